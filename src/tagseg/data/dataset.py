@@ -1,0 +1,96 @@
+"""What every reader returns: photographs with tags, in two splits, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from tagseg.data.images import MAX_CLASSES, read_index_png
+from tagseg.errors import BadInput
+
+MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that draws the mask when asked
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One photograph. `name` is unique, has no suffix and may hold slashes; `tags` are 0-based class numbers."""
+
+    name: str
+    image: Path
+    tags: tuple[int, ...]
+    mask: MaskSource | None = None
+    saliency: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `sample` is the photograph that `--skip-bad` would leave out, if that cures it."""
+
+    text: str
+    sample: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Photographs with tags. Masks are for measuring only: nothing that trains may read them."""
+
+    root: Path
+    classes: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...] = ()
+    problems: tuple[Problem, ...] = field(default=())
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return self.train + self.val
+
+    def tag_names(self, sample: Sample) -> list[str]:
+        return [self.classes[c] for c in sample.tags]
+
+    def without(self, names: set[str]) -> Dataset:
+        """The same data less the photographs called `names`."""
+        keep = lambda samples: tuple(s for s in samples if s.name not in names)  # noqa: E731
+        return replace(self, train=keep(self.train), val=keep(self.val), problems=())
+
+
+def multi_hot(tags: tuple[int, ...], num_classes: int) -> np.ndarray:
+    """`(C,)` float32 with 1 at every tag."""
+    vector = np.zeros(num_classes, dtype=np.float32)
+    vector[list(tags)] = 1
+    return vector
+
+
+def read_mask(source: MaskSource) -> np.ndarray:
+    """`(H, W)` class indices of a ground-truth mask: 0 background, class c at c + 1, 255 ignore."""
+    return read_index_png(source) if isinstance(source, Path) else source()
+
+
+def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
+    """Problems of a class list: none, too many, twice, or different by case only."""
+    problems = []
+    if not classes:
+        problems.append(Problem(f"{where}: no class is named; give at least one photograph a tag."))
+    if len(classes) > MAX_CLASSES:
+        problems.append(Problem(f"{where}: {len(classes)} classes do not fit an 8-bit mask ({MAX_CLASSES} at most)."))
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            problems.append(
+                Problem(f"{where}: the classes '{other}' and '{name}' differ by case only; use one spelling.")
+            )
+    for name in sorted({c for c in classes if classes.count(c) > 1}):
+        problems.append(Problem(f"{where}: the class '{name}' is listed twice; remove one line."))
+    return problems
+
+
+def raise_problems(problems: tuple[Problem, ...] | list[Problem], root: Path) -> None:
+    """Raise the first problem as `BadInput`, with the count of the others; nothing when there is none."""
+    if not problems:
+        return
+    more = len(problems) - 1
+    tail = f" ({more} more: 'tagseg check {root}' lists all)" if more else ""
+    raise BadInput(problems[0].text + tail)

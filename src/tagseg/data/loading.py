@@ -1,0 +1,139 @@
+"""Loading in an order, and with an augmentation, that depend on (seed, epoch, photograph) and on nothing else.
+
+A run that was stopped and goes on at an epoch's start therefore sees exactly what an undisturbed run sees, however
+many worker processes either of them has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tagseg.data.dataset import Sample, multi_hot
+from tagseg.data.images import read_image, read_index_png
+from tagseg.data.views import random_view, whole
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields `(epoch, index)` in a random order fixed by seed and epoch; each process gets its own share.
+
+    The last incomplete batch is filled up from the order's start, so that no step has a batch of one.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.seed, self.rank, self.world_size = length, seed, rank, world_size
+        self.padded = -(-length // (batch_size * world_size)) * batch_size * world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = np.resize(order, self.padded)[self.rank :: self.world_size]
+        return ((self.epoch, int(index)) for index in order)
+
+    def __len__(self) -> int:
+        return self.padded // self.world_size
+
+
+class PixelStatistics(Protocol):
+    """What a network wants subtracted and divided: per-channel mean and deviation of RGB in 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def normalise(image: np.ndarray, statistics: PixelStatistics) -> torch.Tensor:
+    """`(H, W, 3)` uint8 RGB -> `(3, H, W)` float32 as the network wants it."""
+    scale = 1 / (255 * np.asarray(statistics.std, dtype=np.float32))
+    shift = np.asarray(statistics.mean, dtype=np.float32) / np.asarray(statistics.std, dtype=np.float32)
+    return torch.from_numpy(image.astype(np.float32) * scale - shift).permute(2, 0, 1)
+
+
+class TrainingViews(Dataset[dict[str, Any]]):
+    """Random views of tagged photographs: `image (3, S, S)`, `tags (C,)`, and `mask (S, S)` if `masks` are given.
+
+    `masks` maps a sample to the path of its *pseudo*-mask; the samples' true masks are never opened here.
+    """
+
+    def __init__(
+        self,
+        samples: tuple[Sample, ...],
+        num_classes: int,
+        statistics: PixelStatistics,
+        *,
+        side: int,
+        scales: tuple[float, float],
+        seed: int,
+        masks: Callable[[Sample], Any] | None = None,
+    ) -> None:
+        self.samples, self.num_classes, self.statistics = samples, num_classes, statistics
+        self.side, self.scales, self.seed, self.masks = side, scales, seed, masks
+        self.fill = np.round(255 * np.asarray(statistics.mean)).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        sample = self.samples[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
+        mask = None if self.masks is None else read_index_png(self.masks(sample))
+        view = random_view(whole(read_image(sample.image), mask), self.side, self.scales, rng, self.fill)
+        item: dict[str, Any] = {
+            "image": normalise(view.image, self.statistics),
+            "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes)),
+        }
+        if view.mask is not None:
+            item["mask"] = torch.from_numpy(view.mask.astype(np.int64))
+        return item
+
+
+def training_loader(views: Dataset[Any], batch_size: int, seed: int, workers: int, rank: int, world_size: int) -> DataLoader:
+    """A loader of `(epoch, index)`-keyed views with an `EpochSampler`."""
+    sampler = EpochSampler(len(views), batch_size, seed, rank=rank, world_size=world_size)  # type: ignore[arg-type]
+    return DataLoader(
+        views,
+        batch_size=batch_size,
+        sampler=sampler,  # type: ignore[arg-type]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_single_thread,
+        drop_last=True,
+    )
+
+
+def _single_thread(worker: int) -> None:  # noqa: ARG001
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prefetch(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 4, threads: int = 2) -> Iterator[Result]:
+    """`map(function, items)` in order, with at most `ahead` results computed in advance by threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Any] = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,0 +1,134 @@
+"""One door to every layout, and the look at every file before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tagseg.data.coco import find_coco, read_coco
+from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
+from tagseg.data.files import read_json, write_json
+from tagseg.data.folder import read_folder
+from tagseg.data.images import IGNORE, decode_image
+from tagseg.data.voc import find_voc, read_voc
+from tagseg.errors import BadInput
+
+
+def read_dataset(root: str | Path, tags: Literal["xml", "masks"] = "xml") -> Dataset:
+    """Read the data set at `root`: a VOC devkit, a COCO tree, or the plain folder layout (see `tagseg.data.folder`).
+
+    The lists are read, the photographs are not opened; see `inspect_files` for that.
+
+    Raises:
+        BadInput: there is no such folder, or it has no layout that is known.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise BadInput(f"{root}: there is no such folder; give the folder that holds the photographs and their tags.")
+    if find_voc(root):
+        return read_voc(root, tags)
+    if find_coco(root):
+        return read_coco(root)
+    return read_folder(root)
+
+
+class FileFacts(dict[str, dict]):
+    """What `inspect_files` learnt of each photograph: size in pixels, digest, and its problems, by name."""
+
+    def digest(self, samples: tuple[Sample, ...]) -> str:
+        """One digest of the contents and tags of `samples`, in order."""
+        text = "\n".join(f"{s.name} {self[s.name]['digest']} {s.tags}" for s in samples)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def inspect_files(
+    data: Dataset,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 2,
+) -> tuple[Dataset, FileFacts]:
+    """Open every photograph and mask once: are they whole, do they fit together, what do they contain?
+
+    With `cache`, files whose size and time are as remembered there are not opened again.
+
+    Returns:
+        the data set with the problems found added, and the facts by name.
+    """
+    remembered: dict[str, dict] = read_json(cache) if cache is not None and cache.exists() else {}
+    facts = FileFacts()
+    problems = list(data.problems)
+    samples = data.samples
+
+    def look(sample: Sample) -> dict:
+        stamp = json.dumps([_stamp(sample.image), _stamp(sample.mask), sample.mask is not None])
+        known = remembered.get(sample.name)
+        if known is not None and known["stamp"] == stamp and not known["problems"]:
+            return known
+        return {"stamp": stamp, **_inspect(sample, len(data.classes))}
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (sample, fact) in enumerate(zip(samples, pool.map(look, samples), strict=True), start=1):
+            facts[sample.name] = fact
+            problems += [Problem(text, sample.name) for text in fact["problems"]]
+            if progress is not None:
+                progress(done, len(samples))
+    if not data.train:
+        problems.append(Problem(f"{data.root}: no photograph is left for training; add some to train.txt."))
+    if cache is not None and facts != remembered:
+        write_json(cache, facts)
+    return replace(data, problems=tuple(problems)), facts
+
+
+def _inspect(sample: Sample, num_classes: int) -> dict:
+    problems = []
+    size, digest = (0, 0), ""
+    try:
+        content = sample.image.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        height, width = decode_image(content, sample.image).shape[:2]
+        size = (height, width)
+        if min(size) < 8:
+            problems.append(f"{sample.image}: {width} x {height} pixels are too few to work with; remove it.")
+    except FileNotFoundError:
+        problems.append(f"{sample.image}: there is no such image; add the file or remove its entry.")
+    except BadInput as error:
+        problems.append(str(error))
+    if sample.mask is not None and not problems:
+        problems += _inspect_mask(sample.mask, size, num_classes)
+    return {"size": list(size), "digest": digest, "problems": problems}
+
+
+def _inspect_mask(source: MaskSource, size: tuple[int, int], num_classes: int) -> list[str]:
+    where = source if isinstance(source, Path) else "annotation"
+    try:
+        mask = read_mask(source)
+    except BadInput as error:
+        return [str(error)]
+    if mask.shape != size:
+        height, width = mask.shape
+        return [
+            f"{where}: the mask has {width} x {height} pixels, its photograph {size[1]} x {size[0]}; "
+            "save it at the photograph's size."
+        ]
+    values = np.unique(mask)
+    wrong = values[(values > num_classes) & (values != IGNORE)]
+    if wrong.size:
+        return [
+            f"{where}: the mask holds the value {wrong[0]}, but there are {num_classes} classes; "
+            f"use 0 for background, 1 to {num_classes} for classes and {IGNORE} for ignore."
+        ]
+    return []
+
+
+def _stamp(source: MaskSource | None) -> list[int]:
+    if not isinstance(source, Path) or not source.exists():
+        return []
+    status = source.stat()
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,82 @@
+"""Views of a photograph with exact geometry: whatever is done to the image is done to the mask beside it, and
+is remembered, so that a map made from the view can be pasted back where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from tagseg.data.images import IGNORE
+
+
+@dataclass(frozen=True)
+class View:
+    """A window on a (resized, perhaps mirrored) photograph.
+
+    image: `(h, w, 3)` uint8, padded with `fill` where the window leaves the photograph.
+    mask: `(h, w)` uint8 class indices, 255 where padded; None when there is none.
+    size: `(H, W)` of the resized photograph the window lies on.
+    box: `(x0, y0, x1, y1)` of the window on the resized, *unmirrored* photograph; may leave it.
+    flipped: whether the window is mirrored left to right.
+    """
+
+    image: np.ndarray
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    mask: np.ndarray | None = None
+    flipped: bool = False
+
+
+def whole(image: np.ndarray, mask: np.ndarray | None = None) -> View:
+    """The photograph itself as a view."""
+    height, width = image.shape[:2]
+    return View(image=image, size=(height, width), box=(0, 0, width, height), mask=mask)
+
+
+def resize(view: View, size: tuple[int, int]) -> View:
+    """Resize a *whole* view to `size` (H, W): area averaging when shrinking, bilinear when enlarging; masks nearest."""
+    if size == view.image.shape[:2]:
+        return view
+    shrinking = size[0] < view.image.shape[0]
+    image = cv2.resize(view.image, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    mask = None if view.mask is None else cv2.resize(view.mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return replace(view, image=image, mask=mask, size=size, box=(0, 0, size[1], size[0]))
+
+
+def flip(view: View) -> View:
+    """Mirror left to right."""
+    mask = None if view.mask is None else np.ascontiguousarray(view.mask[:, ::-1])
+    return replace(view, image=np.ascontiguousarray(view.image[:, ::-1]), mask=mask, flipped=not view.flipped)
+
+
+def random_crop(view: View, side: tuple[int, int], rng: np.random.Generator, fill: np.ndarray) -> View:
+    """Cut a window of `side` (h, w) at a random place of an unmirrored whole view, padding what is too small.
+
+    Where the photograph is smaller than the window, it lies at a random place inside it.
+    """
+    (h, w), (height, width) = side, view.image.shape[:2]
+    y0, x0 = (int(rng.integers(min(0, n - k), max(0, n - k) + 1)) for n, k in ((height, h), (width, w)))
+    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + h, height), min(x0 + w, width)
+    inside = (slice(top - y0, bottom - y0), slice(left - x0, right - x0))
+    source = (slice(top, bottom), slice(left, right))
+    image = np.empty((h, w, 3), dtype=np.uint8)
+    image[:] = fill
+    image[inside] = view.image[source]
+    mask = None
+    if view.mask is not None:
+        mask = np.full((h, w), IGNORE, dtype=np.uint8)
+        mask[inside] = view.mask[source]
+    return replace(view, image=image, mask=mask, box=(x0, y0, x0 + w, y0 + h))
+
+
+def random_view(
+    view: View, side: int, scales: tuple[float, float], rng: np.random.Generator, fill: np.ndarray
+) -> View:
+    """The usual training view: long side drawn from `scales` x `side`, a `side` x `side` window, mirrored or not."""
+    height, width = view.image.shape[:2]
+    factor = side * rng.uniform(*scales) / max(height, width)
+    view = resize(view, (max(1, round(height * factor)), max(1, round(width * factor))))
+    view = random_crop(view, (side, side), rng, fill)
+    return flip(view) if rng.random() < 0.5 else view

@@ -1,0 +1,94 @@
+"""PASCAL VOC 2012 devkit, with the SBD extension (`trainaug`) where its lists and masks are at hand."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Literal
+
+from tagseg.data.dataset import Dataset, Problem, Sample, read_mask
+from tagseg.errors import BadInput, nearest
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+def find_voc(root: Path) -> Path | None:
+    """The folder that holds `JPEGImages` and `ImageSets`, at `root` or in the devkit's usual places below it."""
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (base / "JPEGImages").is_dir() and (base / "ImageSets").is_dir():
+            return base
+    return None
+
+
+def read_voc(root: Path, tags: Literal["xml", "masks"] = "xml") -> Dataset:
+    """Read a VOC tree: training on `trainaug` where that list exists, else on `train`; evaluation on `val`.
+
+    Tags come from the XML annotation (every object, difficult ones too) or from the classes in the mask.
+    """
+    base = find_voc(root)
+    if base is None:
+        raise BadInput(f"{root}: no VOC devkit here; it needs JPEGImages/ and ImageSets/Segmentation/.")
+    lists = {
+        name: path
+        for folder in ("SegmentationAug", "Segmentation")
+        for name in ("trainaug", "train_aug", "train", "val")
+        if (path := base / "ImageSets" / folder / f"{name}.txt").exists()
+    }
+    train_list = lists.get("trainaug") or lists.get("train_aug") or lists.get("train")
+    if train_list is None:
+        raise BadInput(f"{base / 'ImageSets' / 'Segmentation'}: neither trainaug.txt nor train.txt is there.")
+    problems: list[Problem] = []
+
+    def samples(path: Path | None) -> tuple[Sample, ...]:
+        if path is None:
+            return ()
+        names = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = []
+        for fields in names:
+            name = Path(fields[0]).stem  # trainaug lists name either ids or image and mask paths
+            image = base / "JPEGImages" / f"{name}.jpg"
+            if not image.exists():
+                problems.append(Problem(f"{path}: there is no photograph {image}; add it or remove the line.", name))
+                continue
+            mask = next(
+                (
+                    m
+                    for folder in ("SegmentationClass", "SegmentationClassAug")
+                    if (m := base / folder / f"{name}.png").exists()
+                ),
+                None,
+            )
+            found.append(Sample(name=name, image=image, tags=_tags(base, name, mask, tags, problems), mask=mask))
+        return tuple(found)
+
+    train, val = samples(train_list), samples(lists.get("val"))
+    return Dataset(root=root, classes=VOC_CLASSES, train=train, val=val, problems=tuple(problems))
+
+
+def _tags(base: Path, name: str, mask: Path | None, source: str, problems: list[Problem]) -> tuple[int, ...]:
+    if source == "masks":
+        if mask is None:
+            problems.append(Problem(f"{base}: '{name}' has no mask to take tags from; set data.tags=xml.", name))
+            return ()
+        return tuple(sorted({int(v) - 1 for v in set(read_mask(mask).flat) if 0 < v <= len(VOC_CLASSES)}))
+    path = base / "Annotations" / f"{name}.xml"
+    try:
+        root = ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        problems.append(Problem(f"{path}: the annotation is missing; add it or set data.tags=masks.", name))
+        return ()
+    except ElementTree.ParseError as error:
+        problems.append(Problem(f"{path}: the annotation is not valid XML ({error}); replace it.", name))
+        return ()
+    found = set()
+    for item in root.iterfind("object"):
+        label = (item.findtext("name") or "").strip()
+        if label in VOC_CLASSES:
+            found.add(VOC_CLASSES.index(label))
+        else:
+            hint = nearest(label, list(VOC_CLASSES)) or "; correct it."
+            problems.append(Problem(f"{path}: '{label}' is not a VOC class{hint}", name))
+    return tuple(sorted(found))

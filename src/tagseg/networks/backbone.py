@@ -1,0 +1,205 @@
+"""timm behind one small door: an image goes in, one grid of features comes out, and the grid's geometry is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.errors import BadInput, nearest
+
+
+class Backbone(nn.Module):
+    """Any timm network as `(B, 3, H, W) -> (B, D, h, w)`, its last features before pooling.
+
+    Geometry. Convolutions that stride with odd, padded kernels put cell i's centre on pixel `stride * i`, so an
+    image of side `stride * k + 1` has cells on its very corners and flips onto itself; even kernels (patch
+    embeddings, 2x2 pooling) tile the image, and a side of `stride * k` is covered exactly. `fit_size` gives the
+    nearest such side and `resize_maps` interpolates with the matching convention: no row is lost and
+    nothing is shifted by half a cell.
+
+    Args:
+        name: timm's name of the architecture.
+        weights: `"pretrained"` (timm's own, downloaded), `"random"`, or a `.safetensors` / `.pth` file.
+        output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own.
+
+    Raises:
+        BadInput: unknown name, weights that do not fit, or a stride the network does not have.
+    """
+
+    def __init__(self, name: str, weights: str = "random", output_stride: int | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.pretrained = weights != "random"
+        self.network = _create(name, weights, output_stride)
+        config = self.network.pretrained_cfg
+        self.mean: tuple[float, float, float] = tuple(config.get("mean", (0.485, 0.456, 0.406)))
+        self.std: tuple[float, float, float] = tuple(config.get("std", (0.229, 0.224, 0.225)))
+        self.corners = _first_stride_is_odd(self.network)
+        self.channels, self.stride = _probe(self.network)
+        if output_stride is not None and self.stride != output_stride:
+            raise BadInput(
+                f"output_stride={output_stride}: '{name}' has stride {self.stride} and cannot be dilated; "
+                "set output_stride=null or choose another backbone."
+            )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return _as_grid(self.network, self.network.forward_features(images), images.shape[-2:])
+
+    def fit_size(self, height: float, width: float) -> tuple[int, int]:
+        """The nearest input size whose feature grid covers the image exactly."""
+        return fit_size(height, width, self.stride, self.corners)
+
+    def freeze(self, early: bool, norms: bool) -> None:
+        """Keep what comes before stride 4 (`early`) and every batch normalisation (`norms`) as they are.
+
+        Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
+        """
+        if early:
+            for parameter in _parameters_to_stride(self.network, 4):
+                parameter.requires_grad_(False)
+        self.frozen_norms = norms
+        if norms:
+            for module in _batch_norms(self.network):
+                module.requires_grad_(False)
+
+    frozen_norms: bool = False
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        if self.frozen_norms:
+            for module in _batch_norms(self.network):
+                module.eval()
+        return self
+
+
+def fit_size(height: float, width: float, stride: int, corners: bool) -> tuple[int, int]:
+    """Nearest `(stride * k + 1)` (grid on the corners) or `(stride * k)` (tiles) to each side, k at least 1."""
+    if corners:
+        return tuple(max(1, round((n - 1) / stride)) * stride + 1 for n in (height, width))  # type: ignore[return-value]
+    return tuple(max(1, round(n / stride)) * stride for n in (height, width))  # type: ignore[return-value]
+
+
+def resize_maps(maps: torch.Tensor, size: tuple[int, int], corners: bool) -> torch.Tensor:
+    """Bilinear `(B, K, h, w) -> (B, K, *size)` in the geometry of the grid (see `Backbone`)."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=corners)
+
+
+def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
+    if not timm.is_model(name):
+        raise BadInput(f"backbone '{name}' is not a timm model{nearest(name, timm.list_models())}")
+    options: dict = {"num_classes": 0, "global_pool": ""}
+    if output_stride is not None and output_stride != 32:
+        options["output_stride"] = output_stride
+    try:
+        network = _create_flexible(name, options)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        if "output_stride" not in options:
+            raise
+        raise BadInput(
+            f"output_stride={output_stride}: '{name}' does not offer it ({error}); set output_stride=null."
+        ) from error
+    if weights == "random":
+        return network
+    if weights == "pretrained":
+        try:
+            source = timm.create_model(name, pretrained=True)
+        except Exception as error:
+            raise BadInput(
+                f"the weights of '{name}' could not be fetched ({type(error).__name__}); "
+                "give a local file with --weights FILE, or --weights random."
+            ) from error
+        state = source.state_dict()
+    else:
+        state = _read_weights(Path(weights))
+    _load(network, state, weights)
+    return network
+
+
+def _create_flexible(name: str, options: dict) -> nn.Module:
+    """Transformers must accept any image size; convolutional networks do not know the option."""
+    try:
+        return timm.create_model(name, dynamic_img_size=True, **options)
+    except TypeError:
+        return timm.create_model(name, **options)
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise BadInput(f"{path}: there is no such weights file; give a .safetensors or .pth file, or 'pretrained'.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BadInput(f"{path}: these weights cannot be read ({error}); is the file whole?") from error
+    return state.get("state_dict", state)
+
+
+def _load(network: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+    head = network.pretrained_cfg.get("classifier") or ()
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    wanted = network.state_dict()
+    state = {k: v for k, v in state.items() if k in wanted or not any(k.startswith(h) for h in heads)}
+    missing = sorted(k for k in wanted.keys() - state.keys() if not k.endswith("num_batches_tracked"))
+    other = sorted(k for k in state if k in wanted and state[k].shape != wanted[k].shape)
+    if missing or other:
+        raise BadInput(
+            f"{where}: the weights do not fit the backbone (first: '{(missing + other)[0]}' "
+            f"{'is missing' if missing else 'has another shape'}); give weights of the same architecture."
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def _parameters_to_stride(network: nn.Module, stride: int) -> list[nn.Parameter]:
+    """Parameters of the stem and of every part whose features still have at most `stride`."""
+    early = [info["module"] for info in network.feature_info if info["reduction"] <= stride]
+    if not early:
+        return []
+    members = timm.models.group_parameters(network, network.group_matcher(coarse=True))
+    last = max(
+        (number for number, names in members.items() if any(n.startswith(f"{early[-1]}.") for n in names)), default=-1
+    )
+    return [network.get_parameter(n) for number, names in members.items() if number <= last for n in names]
+
+
+def _batch_norms(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def _first_stride_is_odd(network: nn.Module) -> bool:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+            stride, kernel = (v[0] if isinstance(v, tuple) else v for v in (module.stride, module.kernel_size))
+            if stride > 1:
+                return kernel % 2 == 1
+    return True
+
+
+@torch.no_grad()
+def _probe(network: nn.Module) -> tuple[int, int]:
+    """Channels and stride of the feature grid, from one small image."""
+    training = network.training
+    side = 224
+    image = torch.zeros(1, 3, side, side)
+    grid = _as_grid(network, network.eval().forward_features(image), (side, side))
+    network.train(training)
+    return grid.shape[1], round(side / grid.shape[-1])
+
+
+def _as_grid(network: nn.Module, features: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
+    """Tokens `(B, n, D)` and channels-last grids `(B, h, w, D)` as `(B, D, h, w)`."""
+    if features.ndim == 3:
+        tokens = features[:, getattr(network, "num_prefix_tokens", 0) :]
+        patch = network.patch_embed.patch_size
+        return tokens.transpose(1, 2).unflatten(2, (size[0] // patch[0], size[1] // patch[1]))
+    if getattr(network, "output_fmt", "NCHW") == "NHWC":
+        return features.permute(0, 3, 1, 2)
+    return features
