@@ -1,7 +1,7 @@
-"""Loading in an order, and with an augmentation, that depend on (seed, epoch, photograph) and on nothing else.
+"""Loading in an order, and with an augmentation, that depend on (seed, epoch, photograph) and on nothing
+else.
 
-A run that was stopped and goes on at an epoch's start therefore sees exactly what an undisturbed run sees, however
-many worker processes either of them has.
+A run that was stopped and goes on at an epoch's start therefore sees exactly what an undisturbed run sees.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from tagseg.data.dataset import Sample, multi_hot
 from tagseg.data.images import read_image, read_index_png
@@ -102,24 +102,33 @@ class TrainingViews(Dataset[dict[str, Any]]):
         return item
 
 
-def training_loader(views: Dataset[Any], batch_size: int, seed: int, workers: int, rank: int, world_size: int) -> DataLoader:
-    """A loader of `(epoch, index)`-keyed views with an `EpochSampler`."""
-    sampler = EpochSampler(len(views), batch_size, seed, rank=rank, world_size=world_size)  # type: ignore[arg-type]
-    return DataLoader(
-        views,
-        batch_size=batch_size,
-        sampler=sampler,  # type: ignore[arg-type]
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_single_thread,
-        drop_last=True,
-    )
+class TrainingLoader:
+    """Batches of `(epoch, index)`-keyed views, made by threads a few batches ahead of the training step.
 
+    Threads, not processes: decoding, resizing and array arithmetic all let go of Python's lock, while worker processes
+    copy the interpreter (half a gigabyte each where they are spawned) or, forked beside running thread pools, hang.
 
-def _single_thread(worker: int) -> None:  # noqa: ARG001
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    Args:
+        views: maps `(epoch, index)` to a dictionary of tensors.
+        batch_size: photographs a step and process.
+        seed: fixes the order.
+        threads: how many views are made at once.
+    """
+
+    def __init__(
+        self, views: Dataset[Any], batch_size: int, seed: int, threads: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.views, self.batch_size, self.threads = views, batch_size, threads
+        length = len(views)  # type: ignore[arg-type]
+        self.sampler = EpochSampler(length, batch_size, seed, rank=rank, world_size=world_size)
+
+    def __len__(self) -> int:
+        return len(self.sampler) // self.batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        items = prefetch(self.views.__getitem__, self.sampler, ahead=3 * self.batch_size, threads=self.threads)
+        while batch := list(islice(items, self.batch_size)):
+            yield default_collate(batch)
 
 
 def cpu_count() -> int:

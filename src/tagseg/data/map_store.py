@@ -19,10 +19,17 @@ from tagseg.errors import BadInput
 
 @dataclass(frozen=True)
 class StoredMaps:
-    """Maps of one photograph: `maps (K, h, w)` float32 in [0, 1] for the classes `classes` (0-based, ascending)."""
+    """Maps of one photograph: `maps (K, h, w)` float32 in [0, 1] for the classes `classes` (0-based, ascending),
+    and the classifier's probability of every tag, `(C,)`."""
 
     classes: tuple[int, ...]
     maps: np.ndarray
+    tag_probabilities: np.ndarray
+
+    def only(self, classes: tuple[int, ...]) -> StoredMaps:
+        """The same photograph with those of its maps that are of `classes`."""
+        keep = [k for k, c in enumerate(self.classes) if c in classes]
+        return StoredMaps(tuple(self.classes[k] for k in keep), self.maps[keep], self.tag_probabilities)
 
 
 class MapStore:
@@ -57,6 +64,7 @@ class MapStore:
         for number, entry in enumerate(entries.values()):
             arrays[f"{number}.maps"] = np.round(entry.maps * 255).astype(np.uint8)
             arrays[f"{number}.classes"] = np.asarray(entry.classes, dtype=np.int32)
+            arrays[f"{number}.tags"] = entry.tag_probabilities.astype(np.float32)
         path = self.folder / f"{len(list(self.folder.glob('*.safetensors'))):06d}.safetensors"
         with write_aside(path) as aside:
             save_file(arrays, aside, metadata={"names": "\n".join(entries)})
@@ -74,4 +82,5 @@ class MapStore:
         with safe_open(path, framework="numpy") as shard:
             maps = shard.get_tensor(f"{number}.maps")
             classes = shard.get_tensor(f"{number}.classes")
-        return StoredMaps(tuple(int(c) for c in classes), maps.astype(np.float32) / 255)
+            tags = shard.get_tensor(f"{number}.tags")
+        return StoredMaps(tuple(int(c) for c in classes), maps.astype(np.float32) / 255, tags)

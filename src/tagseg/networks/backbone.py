@@ -32,7 +32,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, weights: str = "random", output_stride: int | None = None) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.output_stride = name, output_stride
         self.pretrained = weights != "random"
         self.network = _create(name, weights, output_stride)
         config = self.network.pretrained_cfg

@@ -1,0 +1,118 @@
+"""Intersection over union, precision and recall of masks, counted over a whole set of photographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORE = 255
+
+
+class Confusion:
+    """Pixel counts `(C + 1, C + 2)` by truth and prediction; the last column counts pixels predicted as ignore.
+
+    Pixels whose truth is ignore do not count. A predicted 255 ("don't know") is a miss of the true class and no
+    false alarm of another.
+    """
+
+    def __init__(self, num_classes: int, counts: np.ndarray | None = None) -> None:
+        size = num_classes + 1
+        self.counts = np.zeros((size, size + 1), dtype=np.int64) if counts is None else counts
+
+    def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
+        """Count one photograph; both `(H, W)` class indices."""
+        size = self.counts.shape[0]
+        known = truth != IGNORE
+        predicted = np.minimum(prediction[known].astype(np.int64), size)
+        cells = truth[known].astype(np.int64) * (size + 1) + predicted
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def scores(self) -> Scores:
+        size = self.counts.shape[0]
+        hits = np.diag(self.counts[:, :size]).astype(np.float64)
+        truth = self.counts.sum(axis=1)
+        predicted = self.counts[:, :size].sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Scores(hits / (truth + predicted - hits), hits / predicted, hits / truth)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per class, background first, each in [0, 1]; NaN for a class that is neither there nor predicted."""
+
+    iou: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over background and all classes that occur."""
+        return _mean(self.iou)
+
+    def as_dict(self, classes: tuple[str, ...]) -> dict:
+        """For JSON: percentages, None where undefined. Mean precision and recall leave the background out."""
+        names = ("background", *classes)
+        per_class = {
+            name: {"iou": _percent(i), "precision": _percent(p), "recall": _percent(r)}
+            for name, i, p, r in zip(names, self.iou, self.precision, self.recall, strict=True)
+        }
+        return {
+            "miou": _percent(self.miou),
+            "precision": _percent(_mean(self.precision[1:])),
+            "recall": _percent(_mean(self.recall[1:])),
+            "classes": per_class,
+        }
+
+
+class ThresholdSweep:
+    """The confusion of `argmax([score, maps])` for every background score at once, from one pass over the maps.
+
+    A pixel's label depends on the score only through its strongest map value, so counting pixels by
+    (truth, strongest class, value in 256 steps) is enough.
+    """
+
+    BINS = 256
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.counts = np.zeros((num_classes + 1, num_classes + 1, self.BINS), dtype=np.int64)
+
+    def add(self, maps: np.ndarray, classes: tuple[int, ...], truth: np.ndarray) -> None:
+        """Count one photograph: `maps (K, H, W)` in [0, 1] of the 0-based `classes` (K may be 0)."""
+        known = truth != IGNORE
+        if classes:
+            labels = np.asarray(classes)[maps.argmax(axis=0)[known]] + 1
+            values = np.clip(maps.max(axis=0)[known] * (self.BINS - 1), 0, self.BINS - 1).astype(np.int64)
+        else:
+            labels = values = np.zeros(int(known.sum()), dtype=np.int64)
+        size = self.num_classes + 1
+        cells = (truth[known].astype(np.int64) * size + labels) * self.BINS + values
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def at(self, score: float) -> Confusion:
+        """Confusion at one background score in [0, 1]."""
+        edge = min(self.BINS, int(np.ceil(score * (self.BINS - 1))))
+        counts = np.zeros((self.num_classes + 1, self.num_classes + 2), dtype=np.int64)
+        counts[:, :-1] = self.counts[:, :, edge:].sum(axis=2)
+        counts[:, 0] += self.counts[:, :, :edge].sum(axis=(1, 2))
+        return Confusion(self.num_classes, counts)
+
+    def curve(self, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
+        """Background scores 0, 1/steps ... 1 and the mIoU at each."""
+        scores = np.arange(steps + 1) / steps
+        return scores, np.array([self.at(float(s)).scores().miou for s in scores])
+
+    def oracle(self) -> tuple[float, float]:
+        """The score with the best mIoU, and that mIoU. It looks at the truth: report it as *oracle*, never use it."""
+        scores, miou = self.curve()
+        best = int(np.nanargmax(miou))
+        return float(scores[best]), float(miou[best])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _percent(value: float) -> float | None:
+    return None if np.isnan(value) else round(100 * float(value), 2)

@@ -1,0 +1,255 @@
+"""`fit`: photographs and tags in, a segmentation network out, in five stages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tagseg.data.dataset import Dataset, raise_problems
+from tagseg.data.files import remove_partial, write_aside
+from tagseg.data.loading import TrainingViews, cpu_count
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.errors import BadInput
+from tagseg.methods.base import load_method
+from tagseg.networks.backbone import Backbone
+from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
+from tagseg.pipeline.measure import measure
+from tagseg.pipeline.mining import Miner, mine
+from tagseg.pipeline.progress import Reporter
+from tagseg.pipeline.run_folder import RunFolder, StageResult
+from tagseg.pipeline.settings import FitSettings, resolve
+from tagseg.pipeline.training import Schedule, train
+from tagseg.report.html import write_report
+from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.model import SegmentationModel
+from tagseg.segmentation.training import SegmentationTraining
+
+PREDICTION_MARGIN = 1.25  # photographs are segmented at this times the training window, whose mean scale it is
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Where everything lies. `metrics` is empty when there are no masks to measure with."""
+
+    folder: Path
+    report: Path
+    model: Path
+    metrics: dict[str, Any]
+
+
+def fit(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recipe: str = "cam",
+    settings: dict[str, Any] | None = None,
+    skip_bad: bool = False,
+    quiet: bool = False,
+) -> FitResult:
+    """Train a segmentation network from tagged photographs.
+
+    Called again with the same `out` it goes on from the last completed piece of work; a stage whose settings or
+    inputs changed is done again.
+
+    Args:
+        data: folder of the data set (see `tagseg.data.reading.read_dataset`).
+        out: folder of the run.
+        recipe: a method, `DATASET/METHOD`, or a YAML file.
+        settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
+        skip_bad: leave out photographs with problems instead of stopping at the first.
+        quiet: print nothing.
+
+    Raises:
+        BadInput: with one sentence that says what is wrong and how to mend it.
+    """
+    reporter = Reporter(quiet)
+    chosen = resolve(recipe, settings)
+    out = Path(out)
+    dataset, facts = _open(Path(data), out, chosen, skip_bad, reporter)
+    run = RunFolder(out, dataset.root, facts.digest(dataset.train), reporter.say)
+    return _Fit(dataset, facts, chosen, run, reporter).run()
+
+
+def _open(root: Path, out: Path, settings: FitSettings, skip_bad: bool, reporter: Reporter) -> tuple[Dataset, FileFacts]:
+    cache = out / "files.json" if (out / "run.json").exists() else None
+    dataset = read_dataset(root, settings.data.tags)
+    with reporter.bar("check", len(dataset.samples), "photographs") as advance:
+        dataset, facts = inspect_files(dataset, cache, lambda done, _: advance(done, ""), workers=cpu_count())
+    if not skip_bad:
+        raise_problems(dataset.problems, root)
+    bad = {p.sample for p in dataset.problems if p.sample is not None}
+    incurable = [p for p in dataset.problems if p.sample is None]
+    raise_problems(incurable, root)
+    for problem in dataset.problems:
+        reporter.say(f"skipped: {problem.text}")
+    dataset = dataset.without(bad)
+    if not dataset.train:
+        raise BadInput(f"{root}: no photograph is left for training.")
+    return dataset, facts
+
+
+class _Fit:
+    """The five stages over one set of settings; each method is one stage."""
+
+    def __init__(
+        self, dataset: Dataset, facts: FileFacts, settings: FitSettings, run: RunFolder, reporter: Reporter
+    ) -> None:
+        self.data, self.facts, self.settings, self.folder, self.reporter = dataset, facts, settings, run, reporter
+        self.num_classes = len(dataset.classes)
+        torch.set_num_threads(cpu_count())
+
+    def run(self) -> FitResult:
+        stages: dict[str, StageResult] = {}
+        for name, stage in (
+            ("train", self.train),
+            ("mine", self.mine),
+            ("masks", self.masks),
+            ("segment", self.segment),
+            ("report", self.report),
+        ):
+            stages[name] = stage(stages)
+        report = self.folder.path / "report.html"
+        self.reporter.say(f"report: {report}")
+        return FitResult(self.folder.path, report, self.folder.path / "segment", stages["report"].values["metrics"])
+
+    def train(self, _: dict[str, StageResult]) -> StageResult:
+        s = self.settings
+        inputs = {
+            "photographs": self.facts.digest(self.data.train),
+            "classes": list(self.data.classes),
+            "method": s.method,
+            "backbone": s.backbone,
+            "weights": _weights_digest(s.weights),
+            "seed": s.seed,
+            "settings": s.train.model_dump(mode="json"),
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            schedule = Schedule(s.train.epochs, s.train.batch_size, s.seed)
+            torch.manual_seed(s.seed)
+            method = load_method(s.method)(
+                s.backbone, s.weights, self.num_classes, s.train, schedule.steps(len(self.data.train))
+            )
+            views = method.training_views(self.data.train, s.seed)
+            epochs = train(method, views, schedule, folder, "train", self.reporter)
+            _save_network(method, folder)
+            return {"epochs": epochs}
+
+        return self._stage("train", inputs, work)
+
+    def mine(self, stages: dict[str, StageResult]) -> StageResult:
+        inputs = {"train": stages["train"].key, "settings": self.settings.mine.model_dump(mode="json")}
+
+        def work(folder: Path) -> dict[str, Any]:
+            with self.reporter.bar("mine", len(self.data.train), "photographs") as advance:
+                mine(self._miner(), self.data.train, self.facts, folder, advance)
+            return {"bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors"))}
+
+        return self._stage("mine", inputs, work)
+
+    def masks(self, stages: dict[str, StageResult]) -> StageResult:
+        s = self.settings.masks
+        inputs = {"mine": stages["mine"].key, "settings": s.model_dump(mode="json")}
+
+        def work(folder: Path) -> dict[str, Any]:
+            store = MapStore(self.folder.path / "mine")
+            background = choose_background(store, self.data.train, s)
+            with self.reporter.bar("masks", len(self.data.train), "photographs") as advance:
+                make_masks(store, self.data.train, background, s, self._corners(), folder, advance)
+            return {"background": round(background, 4)}
+
+        return self._stage("masks", inputs, work)
+
+    def segment(self, stages: dict[str, StageResult]) -> StageResult:
+        s = self.settings.segment
+        inputs = {"masks": stages["masks"].key, "settings": s.model_dump(mode="json")}
+
+        def work(folder: Path) -> dict[str, Any]:
+            schedule = Schedule(s.epochs, s.batch_size, self.settings.seed)
+            torch.manual_seed(self.settings.seed + 1)
+            weights = self.settings.weights if s.start == "weights" else "random"
+            backbone = Backbone(self.settings.backbone, weights, s.output_stride)
+            if s.start == "attention":
+                backbone.load_state_dict(self._attention().backbone.state_dict())
+            pretrained = self.settings.weights != "random"
+            backbone.freeze(early=pretrained, norms=pretrained)
+            network = DeepLab(backbone, s.head, self.num_classes)
+            side, _ = backbone.fit_size(s.side, s.side)
+            views = TrainingViews(
+                self.data.train,
+                self.num_classes,
+                backbone,
+                side=side,
+                scales=s.scales,
+                seed=self.settings.seed + 1,
+                masks=MaskFolder(self.folder.path / "masks"),
+            )
+            module = SegmentationTraining(network, s, schedule.steps(len(self.data.train)))
+            epochs = train(module, views, schedule, folder, "segment", self.reporter)
+            SegmentationModel(network, self.data.classes, round(side * PREDICTION_MARGIN)).save(folder)
+            return {"epochs": epochs}
+
+        return self._stage("segment", inputs, work)
+
+    def report(self, stages: dict[str, StageResult]) -> StageResult:
+        stamps = "".join(self.facts[s.name]["stamp"] for s in self.data.samples)
+        inputs = {
+            "segment": stages["segment"].key,
+            "evaluation": self.facts.digest(self.data.val),
+            "files": hashlib.blake2b(stamps.encode(), digest_size=16).hexdigest(),
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            metrics = measure(
+                self.data,
+                self.facts,
+                self._miner(),
+                self.folder.path,
+                folder,
+                stages["masks"].values["background"],
+                self.reporter,
+            )
+            write_report(self.folder.path / "report.html", self.data, self.settings.model_dump(mode="json"), {
+                name: {**result.values, "seconds": result.seconds, "resumed": result.resumed} for name, result in stages.items()
+            }, metrics, self.folder.path)
+            return {"metrics": metrics}
+
+        return self._stage("report", inputs, work)
+
+    def _stage(self, name: str, inputs: dict[str, Any], work: Any) -> StageResult:
+        result = self.folder.stage(name, inputs, work)
+        (self.folder.path / name / "last.ckpt").unlink(missing_ok=True)  # only for going on within the stage
+        return result
+
+    def _attention(self) -> Any:
+        s = self.settings
+        method = load_method(s.method)(s.backbone, "random", self.num_classes, s.train, 1)
+        method.load_state_dict(load_file(self.folder.path / "train" / "attention.safetensors"))
+        return method
+
+    def _miner(self) -> Miner:
+        return Miner(self._attention(), self.settings.mine)
+
+    def _corners(self) -> bool:
+        return self._attention().backbone.corners
+
+
+def _save_network(module: torch.nn.Module, folder: Path) -> None:
+    remove_partial(folder)
+    with write_aside(folder / "attention.safetensors") as aside:
+        save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, aside)
+
+
+def _weights_digest(weights: str) -> str:
+    path = Path(weights)
+    if weights in ("pretrained", "random") or not path.is_file():
+        return weights
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32] if hasattr(hashlib, "file_digest") else hashlib.blake2b(file.read()).hexdigest()[:32]

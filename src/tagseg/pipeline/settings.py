@@ -1,0 +1,125 @@
+"""All settings of a run: defaults, then a recipe, then what the command line sets."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from tagseg.errors import BadInput, nearest
+from tagseg.methods.base import TrainSettings, load_method, method_names
+from tagseg.segmentation.training import SegmentSettings
+from tagseg.settings import Settings, parse
+
+_RECIPES = importlib.resources.files("tagseg") / "recipes"
+
+
+class DataSettings(Settings):
+    """Of reading the data set."""
+
+    tags: Literal["xml", "masks"] = "xml"  # where VOC tags come from
+
+
+class MineSettings(Settings):
+    """Of turning the trained classifier into class maps."""
+
+    side: int = Field(321, ge=32)  # long side of the photograph at scale 1, pixels
+    scales: tuple[float, ...] = Field((0.75, 1.0, 1.5), min_length=1)
+    flip: bool = True
+
+
+class MaskSettings(Settings):
+    """Of turning class maps into pseudo-masks."""
+
+    background: Literal["auto"] | float = "auto"  # the score in 0..1 that a map must exceed
+    refine: Literal["par", "none"] = "par"
+
+
+class FitSettings(Settings):
+    """Everything that decides what a run computes."""
+
+    method: str = "cam"
+    backbone: str = "resnet50"
+    weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
+    seed: int = Field(0, ge=0)
+    data: DataSettings = DataSettings()
+    train: TrainSettings
+    mine: MineSettings = MineSettings()
+    masks: MaskSettings = MaskSettings()
+    segment: SegmentSettings = SegmentSettings()
+
+
+def resolve(recipe: str = "cam", overrides: dict[str, Any] | None = None) -> FitSettings:
+    """Settings of a recipe with overrides.
+
+    Args:
+        recipe: `METHOD` (its defaults), `DATASET/METHOD` (what was published for that data set), or a YAML file.
+        overrides: dotted keys to values, e.g. `{"train.epochs": 4}`.
+
+    Raises:
+        BadInput: there is no such recipe, or it names an unknown setting.
+    """
+    values = _read_recipe(recipe)
+    for key, value in (overrides or {}).items():
+        place = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise BadInput(f"setting '{key}': '{parent}' is a single value and has no parts.")
+        place[last] = value
+    method = load_method(str(values.get("method", "cam")))
+    train = parse(method.Settings, values.pop("train", None) or {}, f"recipe '{recipe}', train")
+    # the rest is checked with a stand-in for the method's own settings, which are done
+    rest = parse(_WithoutTrain, values, f"recipe '{recipe}'")
+    return FitSettings.model_construct(**{**dict(rest), "train": train})
+
+
+class _WithoutTrain(FitSettings):
+    train: Any = None
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    if recipe in method_names():
+        return {"method": recipe}
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise BadInput(f"{path}: there is no such recipe file.")
+        text = path.read_text(encoding="utf-8")
+    else:
+        resource = _RECIPES / f"{recipe}.yaml"
+        if not resource.is_file():
+            known = recipe_names()
+            raise BadInput(f"recipe '{recipe}' does not exist{nearest(recipe, known) or '.'} Known: {', '.join(known)}.")
+        text = resource.read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise BadInput(f"{recipe}: this is not valid YAML ({error}).") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"{recipe}: a recipe is a table of settings, this is a {type(values).__name__}.")
+    return values
+
+
+def recipe_names() -> list[str]:
+    """Methods, then the recipes that come with tagseg."""
+    files = (f"{folder.name}/{f.name[:-5]}" for folder in _RECIPES.iterdir() if folder.is_dir() for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return [*method_names(), *sorted(files)]
+
+
+def parse_assignments(pairs: list[str]) -> dict[str, Any]:
+    """`["train.epochs=4"]` -> `{"train.epochs": 4}`; values are YAML."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise BadInput(f"--set {pair}: write it as key=value, for example --set train.epochs=4.")
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BadInput(f"--set {pair}: the value is not valid YAML ({error}).") from error
+    return values

@@ -1,0 +1,142 @@
+"""Running a Lightning module so that it can be killed anywhere and ends as if it had not been."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+from torch.utils.data import Dataset
+
+from tagseg.data.files import remove_partial, write_aside
+from tagseg.data.loading import TrainingLoader, cpu_count
+from tagseg.networks.precision import default_device, trainer_precision
+from tagseg.pipeline.progress import Reporter
+
+_SEED_STRIDE = 1_000_003  # epochs of different seeds do not share random numbers
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and from which seed."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+
+    def steps(self, photographs: int) -> int:
+        return self.epochs * -(-photographs // self.batch_size)
+
+
+def train(
+    module: lightning.LightningModule,
+    views: Dataset[Any],
+    schedule: Schedule,
+    folder: Path,
+    name: str,
+    reporter: Reporter,
+) -> list[dict[str, float]]:
+    """Train `module` on `views`, from the last finished epoch in `folder` if there is one.
+
+    Everything random in an epoch depends on seed and epoch only, and the epoch's end is on the disk before the next
+    begins, so the weights do not depend on whether and where the process was killed.
+
+    Returns:
+        per epoch: mean loss, seconds, and the share of that time spent waiting for data.
+    """
+    _quieten()
+    remove_partial(folder)
+    device = default_device()
+    loader = TrainingLoader(views, schedule.batch_size, schedule.seed, threads=min(8, cpu_count()))
+    log = EpochLog(name, schedule, reporter)
+    checkpoint = folder / "last.ckpt"
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=1,
+        precision=trainer_precision(device),
+        max_epochs=schedule.epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        plugins=[WholeCheckpoints()],
+        callbacks=[
+            log,
+            ModelCheckpoint(
+                dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+            ),
+        ],
+    )
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None)
+    return log.epochs
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints are written aside and renamed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with write_aside(Path(path)) as aside:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+
+
+class EpochLog(Callback):
+    """Seeds every epoch, measures it, shows it, and is saved with the checkpoint."""
+
+    def __init__(self, name: str, schedule: Schedule, reporter: Reporter) -> None:
+        self.name, self.schedule, self.reporter = name, schedule, reporter
+        self.epochs: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": list(self.epochs)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = list(state_dict["epochs"])
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        total = self.schedule.epochs * int(trainer.num_training_batches)
+        self._context = self.reporter.bar(self.name, total, "steps")
+        self._advance = self._context.__enter__()
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        self._context.__exit__(None, None, None)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        torch.manual_seed(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
+        self._begun = self._idle_since = time.perf_counter()
+        self._waited, self._loss, self._steps = 0.0, 0.0, 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._waited += time.perf_counter() - self._idle_since
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, *_: Any) -> None:  # noqa: ARG002
+        self._loss += float(outputs["loss"])
+        self._steps += 1
+        self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
+        self._idle_since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        seconds = time.perf_counter() - self._begun
+        self.epochs.append(
+            {
+                "loss": round(self._loss / max(1, self._steps), 6),
+                "seconds": round(seconds, 2),
+                "waiting": round(self._waited / seconds, 4),
+            }
+        )
+
+
+def _quieten() -> None:
+    """Lightning's advice is for people who call it themselves."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")

@@ -1,0 +1,75 @@
+"""DeepLab v1 (LargeFOV) and v2 (ASPP): Chen et al., ICLR 2015 and TPAMI 2018, on any backbone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tagseg.networks.backbone import Backbone, resize_maps
+
+HeadName = Literal["aspp", "largefov"]
+
+
+class LargeFOV(nn.Sequential):
+    """3x3 dilated convolution with a large field of view, two dropouts, 1x1 class convolution (v1, section 4.1).
+
+    The published dilation 12 is for stride 8; at other strides it spans the same pixels.
+    """
+
+    def __init__(self, channels: int, outputs: int, stride: int) -> None:
+        dilation = _at_stride(12, stride)
+        super().__init__(
+            nn.Conv2d(channels, 1024, 3, padding=dilation, dilation=dilation),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Conv2d(1024, 1024, 1),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Conv2d(1024, outputs, 1),
+        )
+        _initialise(self)
+
+
+class ASPP(nn.Module):
+    """Sum of four dilated 3x3 class convolutions (v2, section 3.2); dilations 6, 12, 18, 24 at stride 8."""
+
+    def __init__(self, channels: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        dilations = [_at_stride(d, stride) for d in (6, 12, 18, 24)]
+        self.branches = nn.ModuleList(
+            [nn.Conv2d(channels, outputs, 3, padding=d, dilation=d) for d in dilations]
+        )
+        _initialise(self)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.stack([branch(features) for branch in self.branches]).sum(dim=0)
+
+
+class DeepLab(nn.Module):
+    """Backbone and head: `(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first."""
+
+    def __init__(self, backbone: Backbone, head: HeadName, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head_name = head
+        self.head = {"aspp": ASPP, "largefov": LargeFOV}[head](backbone.channels, num_classes + 1, backbone.stride)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(images))
+
+    def logits_at(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Logits interpolated to `size`: `(B, C + 1, *size)`."""
+        return resize_maps(self(images), size, self.backbone.corners)
+
+
+def _at_stride(dilation: int, stride: int) -> int:
+    return max(1, dilation * 8 // stride)
+
+
+def _initialise(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,140 @@
+"""The network that people take home: a folder of `model.safetensors` and `model.json`, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from tagseg.data.files import read_json, write_aside, write_json
+from tagseg.data.images import read_image
+from tagseg.data.loading import normalise
+from tagseg.data.views import resize, whole
+from tagseg.errors import BadInput
+from tagseg.networks.backbone import Backbone
+from tagseg.networks.precision import default_device, inference_autocast
+from tagseg.segmentation.deeplab import DeepLab
+
+FORMAT = 1
+ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+
+
+class SegmentationModel:
+    """A trained segmentation network with the names of its classes.
+
+    Args:
+        network: the network.
+        classes: the C class names, background left out.
+        side: long side, in pixels, at which photographs are looked at.
+    """
+
+    def __init__(self, network: DeepLab, classes: tuple[str, ...], side: int) -> None:
+        self.network, self.classes, self.side = network.eval(), classes, side
+        self.to(default_device())
+
+    def to(self, device: torch.device | str) -> SegmentationModel:
+        self.device = torch.device(device)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        return self
+
+    def predict(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
+        """Class of every pixel: `(H, W)` uint8, 0 background, class c at c + 1.
+
+        Args:
+            image: path, PIL image, or `(H, W, 3)` uint8 RGB; any size.
+            scales: sizes to look at, relative to the training size; probabilities are averaged.
+            flip: look at the mirrored photograph too.
+        """
+        photo = _to_array(image)
+        return self._probabilities(photo, scales, flip).argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+    def probabilities(
+        self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False
+    ) -> np.ndarray:
+        """As `predict`, but `(C + 1, H, W)` float32 that sum to one at every pixel."""
+        return self._probabilities(_to_array(image), scales, flip).cpu().numpy()
+
+    @torch.inference_mode()
+    def _probabilities(self, photo: np.ndarray, scales: tuple[float, ...], flip: bool) -> torch.Tensor:
+        height, width = photo.shape[:2]
+        backbone = self.network.backbone
+        total: torch.Tensor | None = None
+        for scale in scales:
+            factor = self.side * scale / max(height, width)
+            size = backbone.fit_size(height * factor, width * factor)
+            pixels = normalise(resize(whole(photo), size).image, backbone)[None].to(self.device)
+            if flip:
+                pixels = torch.cat([pixels, pixels.flip(-1)])
+            with inference_autocast(self.device):
+                logits = self.network(pixels.contiguous(memory_format=torch.channels_last))
+            probabilities = F.softmax(logits.float(), dim=1)
+            if flip:
+                probabilities = (probabilities[:1] + probabilities[1:].flip(-1)) / 2
+            if total is None:
+                total = torch.zeros(probabilities.shape[1], height, width, device=self.device)
+            total += F.interpolate(probabilities, (height, width), mode="bilinear", align_corners=backbone.corners)[0]
+        assert total is not None
+        return total / len(scales)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors`, then `model.json`; each whole or not at all."""
+        backbone = self.network.backbone
+        with write_aside(folder / "model.safetensors") as aside:
+            save_file({k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}, aside)
+        write_json(
+            folder / "model.json",
+            {
+                "format": FORMAT,
+                "task": "segmentation",
+                "classes": list(self.classes),
+                "architecture": {
+                    "backbone": backbone.name,
+                    "output_stride": backbone.output_stride,
+                    "head": self.network.head_name,
+                },
+                "input": {"side": self.side, "mean": list(backbone.mean), "std": list(backbone.std)},
+            },
+        )
+
+
+def load(path: str | os.PathLike[str]) -> SegmentationModel:
+    """Open a trained model: the folder of a run, or any folder with `model.json` and `model.safetensors`.
+
+    Nothing is unpickled and nothing is downloaded.
+
+    Raises:
+        BadInput: there is no model there, or its files are damaged.
+    """
+    folder = Path(path)
+    folder = folder if (folder / "model.json").exists() else folder / "segment"
+    if not (folder / "model.json").exists():
+        raise BadInput(f"{path}: there is no trained model here (no model.json); give the folder of a finished run.")
+    try:
+        described: dict[str, Any] = read_json(folder / "model.json")
+        if described["format"] != FORMAT:
+            raise BadInput(f"{folder / 'model.json'}: format {described['format']} is not known; update tagseg.")
+        parts = described["architecture"]
+        backbone = Backbone(parts["backbone"], "random", parts["output_stride"])
+        backbone.mean, backbone.std = tuple(described["input"]["mean"]), tuple(described["input"]["std"])
+        network = DeepLab(backbone, parts["head"], len(described["classes"]))
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+        raise BadInput(f"{folder}: the model's files are damaged or do not belong together ({error}).") from error
+    return SegmentationModel(network, tuple(described["classes"]), described["input"]["side"])
+
+
+def _to_array(image: ImageLike) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise BadInput(f"the image has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB.")
+        return image
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    return read_image(Path(image))

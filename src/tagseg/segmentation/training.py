@@ -1,0 +1,76 @@
+"""Teaching DeepLab with masks that are partly unknown and partly wrong."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning.pytorch as lightning
+import torch
+from torch.nn import functional as F
+
+from tagseg.data.images import IGNORE
+from tagseg.networks.optimisers import poly_optimiser
+from tagseg.segmentation.deeplab import DeepLab, HeadName
+from tagseg.settings import Settings
+
+
+class SegmentSettings(Settings):
+    """Of the segmentation network and its training. The published ones are in the recipes."""
+
+    head: HeadName = "aspp"
+    start: Literal["attention", "weights"] = "attention"  # backbone from the tag-trained network, or as it came
+    output_stride: int | None = 16
+    epochs: int = 16
+    batch_size: int = 16
+    side: int = 257  # of the square training window; photographs are predicted at this long side times 1.25
+    scales: tuple[float, float] = (0.8, 1.6)
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-4
+    head_factor: float = 10.0
+    weight_decay: float = 0.01
+
+
+def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over labelled pixels; zero, with zero gradient, when there is none.
+
+    Args:
+        logits: `(B, C + 1, h, w)`; masks: `(B, h, w)` int64, 255 = ignore.
+    """
+    total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="sum")
+    return total / (masks != IGNORE).sum().clamp(min=1)
+
+
+def sample_masks(masks: torch.Tensor, step: int, corners: bool) -> torch.Tensor:
+    """Every `step`-th label, at the pixels where a grid of that stride has its centres. `(B, H, W) -> (B, h, w)`."""
+    offset = 0 if corners else step // 2
+    return masks[:, offset::step, offset::step]
+
+
+class SegmentationTraining(lightning.LightningModule):
+    """Cross-entropy at a quarter of the resolution: between the published output stride (which loses borders)
+    and full size (which costs more than the network on a CPU)."""
+
+    LOSS_STRIDE = 4
+
+    def __init__(self, network: DeepLab, settings: SegmentSettings, steps: int) -> None:
+        super().__init__()
+        self.network, self.settings, self.steps = network, settings, steps
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        masks = sample_masks(batch["mask"], self.LOSS_STRIDE, self.network.backbone.corners)
+        logits = self.network.logits_at(batch["image"], (masks.shape[-2], masks.shape[-1]))
+        loss = segmentation_loss(logits, masks)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        return poly_optimiser(
+            self.network.backbone,
+            self.network.head,
+            kind=s.optimiser,
+            learning_rate=s.learning_rate,
+            head_factor=s.head_factor,
+            weight_decay=s.weight_decay,
+            steps=self.steps,
+        )
