@@ -1,0 +1,56 @@
+"""Small pictures for reports: masks in colour, maps as heat, rows of them side by side."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image
+
+IGNORE = 255
+
+
+def colour_mask(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """`(H, W)` indices -> `(H, W, 3)` uint8; ignore is light grey."""
+    palette = palette.copy()
+    palette[IGNORE] = 224
+    return palette[mask]
+
+
+def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray | None = None) -> np.ndarray:
+    """The photograph with the mask's classes laid over it and their borders drawn white."""
+    palette = _palette() if palette is None else palette
+    inside = ((mask > 0) & (mask != IGNORE))[..., None]
+    mixed = np.where(inside, 0.45 * image + 0.55 * palette[mask], image * 0.9)
+    edges = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    mixed[edges] = 255
+    return mixed.astype(np.uint8)
+
+
+def overlay_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The photograph with a map `(H, W)` in [0, 1] laid over it as heat."""
+    heat = matplotlib.colormaps["inferno"](values)[..., :3] * 255
+    return (0.4 * image + 0.6 * heat).astype(np.uint8)
+
+
+def thumbnail(image: np.ndarray, long_side: int = 220) -> np.ndarray:
+    """Shrink to `long_side`, never enlarge."""
+    factor = min(1.0, long_side / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def data_uri(image: np.ndarray) -> str:
+    """A JPEG in the text of a page."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=86)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _palette() -> np.ndarray:
+    from tagseg.data.images import voc_palette
+
+    return voc_palette()
