@@ -1,0 +1,38 @@
+"""Tags in, masks out: weakly supervised segmentation from image tags.
+
+run = tagseg.fit("photos", "run")                  # images/ and labels.csv -> a segmentation network
+mask = tagseg.load("run").predict("new.jpg")       # (H, W) uint8, 0 background, class c at c + 1
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tagseg.errors import BadInput
+
+if TYPE_CHECKING:
+    from tagseg.pipeline.check import check
+    from tagseg.pipeline.demo import demo
+    from tagseg.pipeline.fit import fit
+    from tagseg.pipeline.predict import evaluate, predict
+    from tagseg.segmentation.model import load
+
+__version__ = "0.1.0"
+__all__ = ["BadInput", "__version__", "check", "demo", "evaluate", "fit", "load", "predict"]
+
+_HOMES = {
+    "check": "tagseg.pipeline.check",
+    "demo": "tagseg.pipeline.demo",
+    "evaluate": "tagseg.pipeline.predict",
+    "fit": "tagseg.pipeline.fit",
+    "load": "tagseg.segmentation.model",
+    "predict": "tagseg.pipeline.predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Torch is imported when something that needs it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tagseg' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -24,7 +24,7 @@ def find_coco(root: Path) -> dict[str, Path]:
 
 
 def read_coco(root: Path) -> Dataset:
-    """Read a COCO tree. Classes are the categories in the order of their numbers; photographs without any are dropped."""
+    """Read a COCO tree. Classes are the categories by number; photographs without any are dropped."""
     try:
         from pycocotools.coco import COCO
     except ImportError as error:
@@ -47,7 +47,8 @@ def read_coco(root: Path) -> Dataset:
             raise BadInput(f"{path}: its categories differ from those of {files['train'].name}; use one release.")
         classes = names
         folder = next(
-            (f for f in (root / f"{split}2014", root / "images" / f"{split}2014") if f.is_dir()), root / f"{split}2014"
+            (f for f in (root / f"{split}2014", root / "images" / f"{split}2014") if f.is_dir()),
+            root / f"{split}2014",
         )
         samples = []
         for number in sorted(coco.imgs):
@@ -61,7 +62,9 @@ def read_coco(root: Path) -> Dataset:
                 problems.append(Problem(f"{path}: there is no photograph {image}; add it or drop its entry.", name))
                 continue
             tags = tuple(sorted({categories[a["category_id"]] for a in annotations}))
-            shapes = tuple((categories[a["category_id"]], float(a.get("area", 0)), a["segmentation"]) for a in annotations)
+            shapes = tuple(
+                (categories[a["category_id"]], float(a.get("area", 0)), a["segmentation"]) for a in annotations
+            )
             samples.append(Sample(name, image, tags, CocoMask(info["height"], info["width"], shapes)))
         splits[split] = tuple(samples)
     return Dataset(root=root, classes=classes, train=splits["train"], val=splits["val"], problems=tuple(problems))

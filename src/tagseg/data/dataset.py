@@ -51,9 +51,9 @@ class Dataset:
         return [self.classes[c] for c in sample.tags]
 
     def without(self, names: set[str]) -> Dataset:
-        """The same data less the photographs called `names`."""
+        """The same data less the photographs called `names`; the problems stay, for the record."""
         keep = lambda samples: tuple(s for s in samples if s.name not in names)  # noqa: E731
-        return replace(self, train=keep(self.train), val=keep(self.val), problems=())
+        return replace(self, train=keep(self.train), val=keep(self.val))
 
 
 def multi_hot(tags: tuple[int, ...], num_classes: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
+_umask = os.umask(0)
+os.umask(_umask)
 
 
 @contextmanager
@@ -25,6 +27,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         yield aside
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask)  # some writers make files that only their owner may read
         os.replace(aside, path)
         _sync_folder(path.parent)
     except BaseException:

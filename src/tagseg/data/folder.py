@@ -1,11 +1,11 @@
 """The plain folder layout.
 
-    DATA/images/**            photographs; or DATA/CLASS/** (or DATA/images/CLASS/**) without labels.csv
-    DATA/labels.csv           image,label;label     (first column with or without suffix; no label = background only)
-    DATA/classes.txt          optional, one class a line, an optional first line `background`
-    DATA/masks/**.png         optional truth for measuring: 0 background, line number of the class, 255 ignore
-    DATA/saliency/**.png      optional 8-bit saliency maps
-    DATA/train.txt, val.txt   optional lists of images; without them every photograph is for training
+DATA/images/**            photographs; or DATA/CLASS/** (or DATA/images/CLASS/**) without labels.csv
+DATA/labels.csv           image,label;label     (first column with or without suffix; no label = background only)
+DATA/classes.txt          optional, one class a line, an optional first line `background`
+DATA/masks/**.png         optional truth for measuring: 0 background, line number of the class, 255 ignore
+DATA/saliency/**.png      optional 8-bit saliency maps
+DATA/train.txt, val.txt   optional lists of images; without them every photograph is for training
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ def read_folder(root: Path) -> Dataset:
         rows, problems = [(0, name, [name.split("/")[0]]) for name in photos], []
         rows = [(n, name, [] if tags == ["background"] else tags) for n, name, tags in rows]
     if not photos:
-        raise BadInput(
-            f"{root}: no photographs found; it needs images/ with labels.csv, or one sub-folder per class."
-        )
+        raise BadInput(f"{root}: no photographs found; it needs images/ with labels.csv, or one sub-folder per class.")
     by_name, duplicate_problems = _by_name(photos)
     problems += duplicate_problems
 
@@ -53,14 +51,18 @@ def read_folder(root: Path) -> Dataset:
         splits[split], split_problems = _read_split(root / f"{split}.txt", by_name, tags)
         problems += split_problems
     if not (root / "train.txt").exists():
-        splits["train"] = [name for name in by_name if name in tags and name not in set(splits["val"])]
+        evaluated = set(splits["val"])
+        splits["train"] = [name for name in by_name if name in tags and name not in evaluated]
     both = sorted(set(splits["train"]) & set(splits["val"]))
     if both:
         problems.append(Problem(f"{root / 'val.txt'}: '{both[0]}' is in train.txt too; keep it in one of them."))
     untagged = [name for name in by_name if name not in tags]
     if untagged and not (root / "train.txt").exists():
         problems += [
-            Problem(f"{by_name[name]}: the photograph has no row in {labels}; add one (no label = background only).", name)
+            Problem(
+                f"{by_name[name]}: the photograph has no row in {labels}; add one (no label = background only).",
+                name,
+            )
             for name in untagged
         ]
 
@@ -80,6 +82,22 @@ def read_folder(root: Path) -> Dataset:
         val=tuple(sample(n) for n in splits["val"]),
         problems=tuple(problems),
     )
+
+
+def read_class_names(path: Path) -> list[str]:
+    """One class a line; an optional first line `background` is left out.
+
+    Raises:
+        BadInput: there is no such file, or it is not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{path}: the class names cannot be read ({error}); give a text file, one class a line."
+        ) from error
+    classes = [line.strip() for line in lines if line.strip()]
+    return classes[1:] if classes and classes[0].strip("_").lower() == "background" else classes
 
 
 def _find_images(base: Path, skip: set[str] = frozenset()) -> dict[str, Path]:  # type: ignore[assignment]
@@ -140,9 +158,7 @@ def _read_labels(path: Path) -> tuple[list[tuple[int, str, list[str]]], list[Pro
 def _read_classes(root: Path, rows: list[tuple[int, str, list[str]]]) -> tuple[list[str], list[Problem]]:
     path = root / "classes.txt"
     if path.exists():
-        classes = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if classes and classes[0].lower() in ("background", "__background__", "_background_"):
-            classes = classes[1:]
+        classes = read_class_names(path)
         return classes, check_classes(classes, path)
     classes = sorted({label for _, _, labels in rows for label in labels})
     return classes, check_classes(classes, root / "labels.csv" if (root / "labels.csv").exists() else root)
@@ -160,7 +176,10 @@ def _match(
         key = name if name in by_name and Path(name).suffix.lower() not in IMAGE_SUFFIXES else _stem(name)
         if key not in by_name:
             problems.append(
-                Problem(f"{where}: there is no photograph '{name}' in {labels.parent / 'images'}; add it or remove the row.", key)
+                Problem(
+                    f"{where}: there is no photograph '{name}' in images/; add it or remove the row.",
+                    key,
+                )
             )
             continue
         if key in tags:
@@ -193,12 +212,17 @@ def _read_split(
             continue
         key = name if name in by_name else _stem(name)
         if key not in by_name:
-            problems.append(Problem(f"{path}:{number}: there is no photograph '{name}'; add it or remove the line.", key))
+            problems.append(
+                Problem(f"{path}:{number}: there is no photograph '{name}'; add it or remove the line.", key)
+            )
         elif key in seen:
             problems.append(Problem(f"{path}:{number}: '{name}' is listed twice; remove one line."))
         elif key not in tags:
             problems.append(
-                Problem(f"{path}:{number}: '{name}' has no row in labels.csv; add one (no label = background only).", key)
+                Problem(
+                    f"{path}:{number}: '{name}' has no row in labels.csv; add one (no label = background only).",
+                    key,
+                )
             )
         else:
             seen.add(key)

@@ -116,7 +116,14 @@ class TrainingLoader:
     """
 
     def __init__(
-        self, views: Dataset[Any], batch_size: int, seed: int, threads: int, *, rank: int = 0, world_size: int = 1
+        self,
+        views: Dataset[Any],
+        batch_size: int,
+        seed: int,
+        threads: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.views, self.batch_size, self.threads = views, batch_size, threads
         length = len(views)  # type: ignore[arg-type]
@@ -136,7 +143,9 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prefetch(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 4, threads: int = 2) -> Iterator[Result]:
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 4, threads: int = 2
+) -> Iterator[Result]:
     """`map(function, items)` in order, with at most `ahead` results computed in advance by threads."""
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Any] = deque()

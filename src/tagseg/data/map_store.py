@@ -44,7 +44,9 @@ class MapStore:
                 with safe_open(path, framework="numpy") as shard:
                     names = (shard.metadata() or {})["names"].split("\n")
             except (SafetensorError, KeyError, OSError) as error:
-                raise BadInput(f"{path}: this shard of class maps is damaged ({error}); delete it and run again.") from error
+                raise BadInput(
+                    f"{path}: this shard of class maps is damaged ({error}); delete it and run again."
+                ) from error
             self._where.update({name: (path, number) for number, name in enumerate(names)})
 
     def __contains__(self, name: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tagseg.data.coco import find_coco, read_coco
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
-from tagseg.data.files import read_json, write_json
+from tagseg.data.files import read_json
 from tagseg.data.folder import read_folder
 from tagseg.data.images import IGNORE, decode_image
 from tagseg.data.voc import find_voc, read_voc
@@ -48,41 +48,42 @@ class FileFacts(dict[str, dict]):
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def remembered(path: Path) -> FileFacts:
+    """Facts written to `path` as JSON by an earlier run; none when there is no such file."""
+    return FileFacts(read_json(path)) if path.exists() else FileFacts()
+
+
 def inspect_files(
     data: Dataset,
-    cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    workers: int = 2,
+    known: FileFacts,
+    advance: Callable[[int, str], None] = lambda done, remark: None,  # noqa: ARG005
+    threads: int = 2,
 ) -> tuple[Dataset, FileFacts]:
     """Open every photograph and mask once: are they whole, do they fit together, what do they contain?
 
-    With `cache`, files whose size and time are as remembered there are not opened again.
+    Files whose size and time are as in `known` (empty for none) are not opened again.
 
     Returns:
         the data set with the problems found added, and the facts by name.
     """
-    remembered: dict[str, dict] = read_json(cache) if cache is not None and cache.exists() else {}
     facts = FileFacts()
     problems = list(data.problems)
     samples = data.samples
 
     def look(sample: Sample) -> dict:
         stamp = json.dumps([_stamp(sample.image), _stamp(sample.mask), sample.mask is not None])
-        known = remembered.get(sample.name)
-        if known is not None and known["stamp"] == stamp and not known["problems"]:
-            return known
+        fact = known.get(sample.name)
+        if fact is not None and fact["stamp"] == stamp and not fact["problems"]:
+            return fact
         return {"stamp": stamp, **_inspect(sample, len(data.classes))}
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for done, (sample, fact) in enumerate(zip(samples, pool.map(look, samples), strict=True), start=1):
             facts[sample.name] = fact
             problems += [Problem(text, sample.name) for text in fact["problems"]]
-            if progress is not None:
-                progress(done, len(samples))
+            advance(done, "")
     if not data.train:
         problems.append(Problem(f"{data.root}: no photograph is left for training; add some to train.txt."))
-    if cache is not None and facts != remembered:
-        write_json(cache, facts)
     return replace(data, problems=tuple(problems)), facts
 
 

@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tagseg.data.files import write_aside
+from tagseg.data.files import read_json, write_aside, write_json
 from tagseg.data.images import write_mask
 
 CLASSES = ("redfin", "bluefin", "ringhorn", "crosshorn", "dotwing", "barwing")
+MARKER = "synthetic.json"  # written last
 HABIT = 0.7  # how often a class stands before its pair's own background
 
 
@@ -34,6 +35,8 @@ def make_synthetic(
 ) -> Path:
     """Write the set in the folder layout (`images/ masks/ labels.csv classes.txt train.txt val.txt`).
 
+    A set that is whole and was made with the same arguments is left as it is.
+
     Args:
         root: folder to write into.
         train, val: how many photographs of each split.
@@ -43,6 +46,10 @@ def make_synthetic(
     Returns:
         `root`.
     """
+    recipe = {"train": train, "val": val, "seed": seed, "sides": list(sides)}
+    if (root / MARKER).exists() and read_json(root / MARKER) == recipe:
+        return root
+    (root / MARKER).unlink(missing_ok=True)
     rows = []
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for number in range(train + val):
@@ -61,6 +68,7 @@ def make_synthetic(
     for split, names in (*splits.items(), ("classes", ["background", *CLASSES])):
         with write_aside(root / f"{split}.txt") as aside:
             aside.write_text("\n".join(names) + "\n", encoding="utf-8")
+    write_json(root / MARKER, recipe)
     return root
 
 
@@ -83,10 +91,14 @@ def draw(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[np.ndarray, 
 
 def _background(rng: np.random.Generator, height: int, width: int, habitat: int) -> np.ndarray:
     """Three textures: grass (fine), water (horizontal waves), rock (coarse)."""
-    tint = np.array([(70, 120, 60), (60, 100, 140), (130, 115, 95)][habitat], dtype=np.float32)
+    tint: np.ndarray = np.array([(70, 120, 60), (60, 100, 140), (130, 115, 95)][habitat], dtype=np.float32)
     tint = tint + rng.normal(0, 10, 3)
-    cells = [(height // 3, width // 3), (height // 4, max(2, width // 24)), (max(2, height // 16), max(2, width // 16))]
-    grain = rng.normal(0, 1, cells[habitat]).astype(np.float32)
+    cells = [
+        (height // 3, width // 3),
+        (height // 4, max(2, width // 24)),
+        (max(2, height // 16), max(2, width // 16)),
+    ]
+    grain: np.ndarray = rng.normal(0, 1, cells[habitat]).astype(np.float32)
     grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(tint + 22 * grain[..., None], 0, 255)
 

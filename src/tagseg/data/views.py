@@ -71,9 +71,7 @@ def random_crop(view: View, side: tuple[int, int], rng: np.random.Generator, fil
     return replace(view, image=image, mask=mask, box=(x0, y0, x0 + w, y0 + h))
 
 
-def random_view(
-    view: View, side: int, scales: tuple[float, float], rng: np.random.Generator, fill: np.ndarray
-) -> View:
+def random_view(view: View, side: int, scales: tuple[float, float], rng: np.random.Generator, fill: np.ndarray) -> View:
     """The usual training view: long side drawn from `scales` x `side`, a `side` x `side` window, mirrored or not."""
     height, width = view.image.shape[:2]
     factor = side * rng.uniform(*scales) / max(height, width)

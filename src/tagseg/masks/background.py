@@ -42,5 +42,5 @@ def with_background(maps: np.ndarray, score: float) -> np.ndarray:
 
 
 def label_mask(scores: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """Strongest channel of `(K + 1, H, W)` as class indices `(H, W)` uint8: 0 background, `classes[k] + 1` for map k."""
+    """Strongest channel of `(K + 1, H, W)` as indices `(H, W)` uint8: 0 background, `classes[k] + 1` for map k."""
     return np.array([0, *(c + 1 for c in classes)], dtype=np.uint8)[scores.argmax(axis=0)]

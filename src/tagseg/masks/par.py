@@ -66,7 +66,7 @@ def _neighbours(values: torch.Tensor, dilations: tuple[int, ...]) -> list[torch.
 
 def _weights(images: torch.Tensor, dilations: tuple[int, ...]) -> torch.Tensor:
     """`(B, n, H, W)`: colour and position weights of the n neighbours of every pixel."""
-    colour = torch.zeros(())
+    colour = images.new_zeros(())
     for channel in images.split(1, dim=1):
         around = torch.cat(_neighbours(channel, dilations), dim=1)
         spread = around.std(dim=1, keepdim=True)
@@ -78,7 +78,14 @@ def _weights(images: torch.Tensor, dilations: tuple[int, ...]) -> torch.Tensor:
     return colour.softmax(dim=1) + _POSITION_WEIGHT * position[None, :, None, None]
 
 
-def refine_par(image: np.ndarray, scores: np.ndarray, *, long_side: int = 256, iterations: int = 10) -> np.ndarray:
+def refine_par(
+    image: np.ndarray,
+    scores: np.ndarray,
+    *,
+    long_side: int = 256,
+    iterations: int = 10,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
     """PAR as a refinement: `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape.
 
     As in the published label refinement it works below full size (there: half of 448 pixels), because its widest
@@ -87,11 +94,11 @@ def refine_par(image: np.ndarray, scores: np.ndarray, *, long_side: int = 256, i
     height, width = image.shape[:2]
     factor = min(1.0, long_side / max(height, width))
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    rough = torch.from_numpy(np.ascontiguousarray(scores))[None].float()
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float()
+    rough = torch.from_numpy(np.ascontiguousarray(scores)).to(device)[None].float()
     if factor < 1:
         pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
         rough = F.interpolate(rough, size=size, mode="bilinear", antialias=True, align_corners=False)
     with torch.inference_mode():
         fine = pixel_adaptive_refinement(pixels, rough, iterations=iterations)
-        return F.interpolate(fine, size=(height, width), mode="bilinear", align_corners=False)[0].numpy()
+        return F.interpolate(fine, size=(height, width), mode="bilinear", align_corners=False)[0].cpu().numpy()

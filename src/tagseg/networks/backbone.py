@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -29,6 +30,8 @@ class Backbone(nn.Module):
     Raises:
         BadInput: unknown name, weights that do not fit, or a stride the network does not have.
     """
+
+    network: Any  # timm has no common type
 
     def __init__(self, name: str, weights: str = "random", output_stride: int | None = None) -> None:
         super().__init__()
@@ -143,7 +146,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state.get("state_dict", state)
 
 
-def _load(network: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+def _load(network: Any, state: dict[str, torch.Tensor], where: str) -> None:
     head = network.pretrained_cfg.get("classifier") or ()
     heads = (head,) if isinstance(head, str) else tuple(head)
     wanted = network.state_dict()
@@ -158,14 +161,15 @@ def _load(network: nn.Module, state: dict[str, torch.Tensor], where: str) -> Non
     network.load_state_dict(state, strict=False)
 
 
-def _parameters_to_stride(network: nn.Module, stride: int) -> list[nn.Parameter]:
+def _parameters_to_stride(network: Any, stride: int) -> list[nn.Parameter]:
     """Parameters of the stem and of every part whose features still have at most `stride`."""
     early = [info["module"] for info in network.feature_info if info["reduction"] <= stride]
     if not early:
         return []
     members = timm.models.group_parameters(network, network.group_matcher(coarse=True))
     last = max(
-        (number for number, names in members.items() if any(n.startswith(f"{early[-1]}.") for n in names)), default=-1
+        (number for number, names in members.items() if any(n.startswith(f"{early[-1]}.") for n in names)),
+        default=-1,
     )
     return [network.get_parameter(n) for number, names in members.items() if number <= last for n in names]
 
@@ -184,7 +188,7 @@ def _first_stride_is_odd(network: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _probe(network: nn.Module) -> tuple[int, int]:
+def _probe(network: Any) -> tuple[int, int]:
     """Channels and stride of the feature grid, from one small image."""
     training = network.training
     side = 224
@@ -194,7 +198,7 @@ def _probe(network: nn.Module) -> tuple[int, int]:
     return grid.shape[1], round(side / grid.shape[-1])
 
 
-def _as_grid(network: nn.Module, features: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
+def _as_grid(network: Any, features: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
     """Tokens `(B, n, D)` and channels-last grids `(B, h, w, D)` as `(B, D, h, w)`."""
     if features.ndim == 3:
         tokens = features[:, getattr(network, "num_prefix_tokens", 0) :]

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tagseg.data.dataset import Dataset, raise_problems
-from tagseg.data.files import remove_partial, write_aside
+from tagseg.data.files import remove_partial, write_aside, write_json
 from tagseg.data.loading import TrainingViews, cpu_count
 from tagseg.data.map_store import MapStore
-from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
 from tagseg.errors import BadInput
 from tagseg.methods.base import load_method
 from tagseg.networks.backbone import Backbone
@@ -23,6 +23,7 @@ from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
 from tagseg.pipeline.measure import measure
 from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.progress import Reporter
+from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run_folder import RunFolder, StageResult
 from tagseg.pipeline.settings import FitSettings, resolve
 from tagseg.pipeline.training import Schedule, train
@@ -31,6 +32,8 @@ from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.model import SegmentationModel
 from tagseg.segmentation.training import SegmentationTraining
 
+FILES = "files.json"  # what was found in the photographs, so that they are not all opened again
+PHOTOGRAPH_MB = 0.04  # room for a photograph's maps, pseudo-mask and prediction
 PREDICTION_MARGIN = 1.25  # photographs are segmented at this times the training window, whose mean scale it is
 
 
@@ -73,23 +76,24 @@ def fit(
     chosen = resolve(recipe, settings)
     out = Path(out)
     dataset, facts = _open(Path(data), out, chosen, skip_bad, reporter)
-    run = RunFolder(out, dataset.root, facts.digest(dataset.train), reporter.say)
+    needed_mb = _check_networks(chosen, len(dataset.classes)) + PHOTOGRAPH_MB * len(dataset.samples)
+    run = RunFolder(out, dataset.root, facts.digest(dataset.train), needed_mb, reporter.say)
+    write_json(out / FILES, facts)
     return _Fit(dataset, facts, chosen, run, reporter).run()
 
 
-def _open(root: Path, out: Path, settings: FitSettings, skip_bad: bool, reporter: Reporter) -> tuple[Dataset, FileFacts]:
-    cache = out / "files.json" if (out / "run.json").exists() else None
+def _open(
+    root: Path, out: Path, settings: FitSettings, skip_bad: bool, reporter: Reporter
+) -> tuple[Dataset, FileFacts]:
+    """Read the data set and look at every file; without `skip_bad` the first problem ends it."""
+    cache = out / FILES
     dataset = read_dataset(root, settings.data.tags)
     with reporter.bar("check", len(dataset.samples), "photographs") as advance:
-        dataset, facts = inspect_files(dataset, cache, lambda done, _: advance(done, ""), workers=cpu_count())
-    if not skip_bad:
-        raise_problems(dataset.problems, root)
-    bad = {p.sample for p in dataset.problems if p.sample is not None}
-    incurable = [p for p in dataset.problems if p.sample is None]
-    raise_problems(incurable, root)
+        dataset, facts = inspect_files(dataset, remembered(cache), advance, threads=cpu_count())
+    raise_problems([p for p in dataset.problems if not skip_bad or p.sample is None], root)
     for problem in dataset.problems:
         reporter.say(f"skipped: {problem.text}")
-    dataset = dataset.without(bad)
+    dataset = dataset.without({p.sample for p in dataset.problems if p.sample is not None})
     if not dataset.train:
         raise BadInput(f"{root}: no photograph is left for training.")
     return dataset, facts
@@ -101,7 +105,13 @@ class _Fit:
     def __init__(
         self, dataset: Dataset, facts: FileFacts, settings: FitSettings, run: RunFolder, reporter: Reporter
     ) -> None:
-        self.data, self.facts, self.settings, self.folder, self.reporter = dataset, facts, settings, run, reporter
+        self.data, self.facts, self.settings, self.folder, self.reporter = (
+            dataset,
+            facts,
+            settings,
+            run,
+            reporter,
+        )
         self.num_classes = len(dataset.classes)
         torch.set_num_threads(cpu_count())
 
@@ -204,21 +214,21 @@ class _Fit:
             "segment": stages["segment"].key,
             "evaluation": self.facts.digest(self.data.val),
             "files": hashlib.blake2b(stamps.encode(), digest_size=16).hexdigest(),
+            "skipped": [problem.text for problem in self.data.problems],
         }
 
         def work(folder: Path) -> dict[str, Any]:
-            metrics = measure(
-                self.data,
-                self.facts,
-                self._miner(),
-                self.folder.path,
-                folder,
-                stages["masks"].values["background"],
-                self.reporter,
-            )
-            write_report(self.folder.path / "report.html", self.data, self.settings.model_dump(mode="json"), {
-                name: {**result.values, "seconds": result.seconds, "resumed": result.resumed} for name, result in stages.items()
-            }, metrics, self.folder.path)
+            background = stages["masks"].values["background"]
+            run = self.folder.path
+            metrics = measure(self.data, self.facts, self._miner(), run, folder, background, self.reporter)
+            records = {
+                name: {**result.values, "seconds": result.seconds, "resumed": result.resumed}
+                for name, result in stages.items()
+            }
+            page = gather(self.data, self.settings, records, metrics, run, self._corners())
+            write_json(run / "metrics.json", metrics)
+            with write_aside(run / "report.html") as aside:
+                write_report(aside, page)
             return {"metrics": metrics}
 
         return self._stage("report", inputs, work)
@@ -247,9 +257,19 @@ def _save_network(module: torch.nn.Module, folder: Path) -> None:
         save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, aside)
 
 
+def _check_networks(settings: FitSettings, num_classes: int) -> float:
+    """Refuse, before anything is written, a backbone, weights or a stride that do not exist or do not fit.
+
+    Returns:
+        how many megabytes the two networks will take, with the optimiser's state, twice while it is replaced.
+    """
+    weights = "random" if settings.weights == "pretrained" else settings.weights
+    attention = load_method(settings.method)(settings.backbone, weights, num_classes, settings.train, 1)
+    Backbone(settings.backbone, "random", settings.segment.output_stride)
+    return 8 * sum(p.numel() * p.element_size() for p in attention.parameters()) / 1e6
+
+
 def _weights_digest(weights: str) -> str:
-    path = Path(weights)
-    if weights in ("pretrained", "random") or not path.is_file():
+    if weights in ("pretrained", "random"):
         return weights
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32] if hasattr(hashlib, "file_digest") else hashlib.blake2b(file.read()).hexdigest()[:32]
+    return hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest()

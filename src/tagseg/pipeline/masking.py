@@ -14,6 +14,7 @@ from tagseg.data.loading import prefetch
 from tagseg.data.map_store import MapStore
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.par import refine_par
+from tagseg.networks.precision import default_device
 from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.progress import Advance
 from tagseg.pipeline.settings import MaskSettings
@@ -53,15 +54,15 @@ def make_masks(
 ) -> None:
     """Write the pseudo-mask of every photograph that has none in `folder` yet."""
     remove_partial(folder)
-    place = MaskFolder(folder)
+    place, device = MaskFolder(folder), default_device()
     missing = [s for s in samples if not place(s).exists()]
     done = len(samples) - len(missing)
     for sample, photo in prefetch(lambda s: (s, read_image(s.image)), missing):
-        maps = maps_at(store.read(sample.name), photo.shape[:2], corners)  # type: ignore[arg-type]
+        maps = maps_at(store.read(sample.name), photo.shape[:2], corners)
         if maps.size:
             scores = with_background(maps, background)
             if settings.refine == "par":
-                scores = refine_par(photo, scores)
+                scores = refine_par(photo, scores, device=device)
             mask = label_mask(scores, sample.tags)
         else:
             mask = np.zeros(photo.shape[:2], dtype=np.uint8)

@@ -71,10 +71,10 @@ def _measure_train(
     place = MaskFolder(masks)
 
     def load_pair(sample: Sample) -> tuple[Sample, np.ndarray, np.ndarray]:
-        return sample, read_mask(sample.mask), read_index_png(place(sample))  # type: ignore[arg-type]
+        return sample, _truth(sample), read_index_png(place(sample))
 
     for sample, truth, mask in prefetch(load_pair, samples):
-        sweep.add(maps_at(store.read(sample.name), truth.shape, corners), sample.tags, truth)  # type: ignore[arg-type]
+        sweep.add(maps_at(store.read(sample.name), truth.shape, corners), sample.tags, truth)
         pseudo.add(mask, truth)
     oracle, oracle_miou = sweep.oracle()
     scores, curve = sweep.curve(20)
@@ -98,12 +98,12 @@ def _measure_val(data: Dataset, store: MapStore, predictions: Path, background: 
         return found
     attention, with_tags, segmentation = ThresholdSweep(size), ThresholdSweep(size), Confusion(size)
     place = MaskFolder(predictions)
-    for sample, truth in prefetch(lambda s: (s, read_mask(s.mask)), samples):
+    for sample, truth in prefetch(lambda s: (s, _truth(s)), samples):
         maps = store.read(sample.name)
         present = tuple(np.flatnonzero(maps.tag_probabilities > PRESENT).tolist())
         for sweep, classes in ((attention, present), (with_tags, sample.tags)):
             kept = maps.only(classes)
-            sweep.add(maps_at(kept, truth.shape, corners), kept.classes, truth)  # type: ignore[arg-type]
+            sweep.add(maps_at(kept, truth.shape, corners), kept.classes, truth)
         segmentation.add(read_index_png(place(sample)), truth)
     return {
         **found,
@@ -112,3 +112,8 @@ def _measure_val(data: Dataset, store: MapStore, predictions: Path, background: 
         "attention_with_tags": with_tags.at(background).scores().as_dict(data.classes),
         "segmentation": segmentation.scores().as_dict(data.classes),
     }
+
+
+def _truth(sample: Sample) -> np.ndarray:
+    assert sample.mask is not None
+    return read_mask(sample.mask)

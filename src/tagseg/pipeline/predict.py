@@ -12,7 +12,7 @@ from PIL import Image
 
 from tagseg.data.dataset import check_classes
 from tagseg.data.files import write_aside, write_json
-from tagseg.data.images import IGNORE, IMAGE_SUFFIXES, read_image, read_index_png, write_mask
+from tagseg.data.images import IGNORE, IMAGE_SUFFIXES, read_image, read_index_png, voc_palette, write_mask
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.evaluation.iou import Confusion
@@ -70,7 +70,7 @@ def predict(
             write_mask(path, mask)
             if overlay:
                 with write_aside(out / f"{name}.overlay.jpg") as aside:
-                    Image.fromarray(overlay_mask(photo, mask)).save(aside, format="JPEG", quality=90)
+                    Image.fromarray(overlay_mask(photo, mask, voc_palette())).save(aside, format="JPEG", quality=90)
             written.append(path)
             advance(len(written), "")
     return written
@@ -88,7 +88,9 @@ def _collect(images: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
             if not path.is_file():
                 raise BadInput(f"{path}: there is no such image.")
             if name in found:
-                raise BadInput(f"{path}: its mask would have the same name as that of {found[name]}; rename one of them.")
+                raise BadInput(
+                    f"{path}: its mask would have the same name as that of {found[name]}; rename one of them."
+                )
             found[name] = path
     if not found:
         raise BadInput(f"{', '.join(map(str, images))}: no photographs found ({', '.join(IMAGE_SUFFIXES)}).")

@@ -36,12 +36,14 @@ class RunFolder:
         path: the folder; made if it is not there.
         data: the data set's folder.
         digest: digest of its training photographs and tags.
+        needed_mb: how much room a run from the beginning takes, megabytes.
 
     Raises:
-        BadInput: the folder holds something else, a run on other data, or a run that is going on right now.
+        BadInput: the folder holds something else, a run on other data, or a run that is going on right now; or the disk
+            is all but full.
     """
 
-    def __init__(self, path: Path, data: Path, digest: str, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, data: Path, digest: str, needed_mb: float, say: Callable[[str], None]) -> None:
         self.path, self.say = path, say
         marker = path / "run.json"
         if marker.exists():
@@ -56,8 +58,9 @@ class RunFolder:
             raise BadInput(f"{path}: this is a file; choose another --out (nothing was changed).")
         elif path.exists() and any(path.iterdir()):
             raise BadInput(
-                f"{path}: this folder holds something that is not a tagseg run; choose another --out (nothing was changed)."
+                f"{path}: this folder holds something else than a run; choose another --out (nothing was changed)."
             )
+        _check_room(path, needed_mb)
         with explain_full_disk(path):
             path.mkdir(parents=True, exist_ok=True)
             write_json(marker, {"format": FORMAT, "data": str(data.resolve()), "digest": digest})
@@ -90,9 +93,26 @@ class RunFolder:
             begun = time.perf_counter()
             values = work(folder)
             seconds = round(time.perf_counter() - begun, 1)
-            record = {"inputs": inputs, "finished": True, "values": values, "seconds": seconds, "resumed": resumed}
+            record = {
+                "inputs": inputs,
+                "finished": True,
+                "values": values,
+                "seconds": seconds,
+                "resumed": resumed,
+            }
             write_json(record_path, record)
         return StageResult(key, values, seconds, resumed)
+
+
+def _check_room(path: Path, needed_mb: float) -> None:
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free / 1e6
+    used = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6 if path.is_dir() else 0
+    if free < needed_mb - used:
+        raise BadInput(
+            f"{path}: the disk has {free:.0f} MB left and the run needs about {needed_mb - used:.0f}; "
+            "free some space or choose another --out."
+        )
 
 
 def _clear(folder: Path) -> None:
@@ -126,7 +146,9 @@ def _lock(path: Path) -> TextIO | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         handle.close()
-        raise BadInput(f"{path}: another tagseg is at work on this run; wait for it or choose another --out.") from error
+        raise BadInput(
+            f"{path}: another tagseg is at work on this run; wait for it or choose another --out."
+        ) from error
     handle.write(f"{os.getpid()}\n")
     handle.flush()
     return handle

@@ -26,8 +26,8 @@ class DataSettings(Settings):
 class MineSettings(Settings):
     """Of turning the trained classifier into class maps."""
 
-    side: int = Field(321, ge=32)  # long side of the photograph at scale 1, pixels
-    scales: tuple[float, ...] = Field((0.75, 1.0, 1.5), min_length=1)
+    side: int = Field(default=321, ge=32)  # long side of the photograph at scale 1, pixels
+    scales: tuple[float, ...] = Field(default=(0.75, 1.0, 1.5), min_length=1)
     flip: bool = True
 
 
@@ -44,7 +44,7 @@ class FitSettings(Settings):
     method: str = "cam"
     backbone: str = "resnet50"
     weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     data: DataSettings = DataSettings()
     train: TrainSettings
     mine: MineSettings = MineSettings()
@@ -94,7 +94,9 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         resource = _RECIPES / f"{recipe}.yaml"
         if not resource.is_file():
             known = recipe_names()
-            raise BadInput(f"recipe '{recipe}' does not exist{nearest(recipe, known) or '.'} Known: {', '.join(known)}.")
+            raise BadInput(
+                f"recipe '{recipe}' does not exist{nearest(recipe, known) or '.'} Known: {', '.join(known)}."
+            )
         text = resource.read_text(encoding="utf-8")
     try:
         values = yaml.safe_load(text) or {}
@@ -107,7 +109,13 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
 
 def recipe_names() -> list[str]:
     """Methods, then the recipes that come with tagseg."""
-    files = (f"{folder.name}/{f.name[:-5]}" for folder in _RECIPES.iterdir() if folder.is_dir() for f in folder.iterdir() if f.name.endswith(".yaml"))
+    files = (
+        f"{folder.name}/{f.name[:-5]}"
+        for folder in _RECIPES.iterdir()
+        if folder.is_dir()
+        for f in folder.iterdir()
+        if f.name.endswith(".yaml")
+    )
     return [*method_names(), *sorted(files)]
 
 

@@ -76,7 +76,7 @@ def train(
             ),
         ],
     )
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.to(memory_format=torch.channels_last)
     trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None)
     return log.epochs
 

@@ -20,9 +20,8 @@ def colour_mask(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return palette[mask]
 
 
-def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray | None = None) -> np.ndarray:
+def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """The photograph with the mask's classes laid over it and their borders drawn white."""
-    palette = _palette() if palette is None else palette
     inside = ((mask > 0) & (mask != IGNORE))[..., None]
     mixed = np.where(inside, 0.45 * image + 0.55 * palette[mask], image * 0.9)
     edges = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
@@ -48,9 +47,3 @@ def data_uri(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=86)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _palette() -> np.ndarray:
-    from tagseg.data.images import voc_palette
-
-    return voc_palette()

@@ -38,9 +38,7 @@ class ASPP(nn.Module):
     def __init__(self, channels: int, outputs: int, stride: int) -> None:
         super().__init__()
         dilations = [_at_stride(d, stride) for d in (6, 12, 18, 24)]
-        self.branches = nn.ModuleList(
-            [nn.Conv2d(channels, outputs, 3, padding=d, dilation=d) for d in dilations]
-        )
+        self.branches = nn.ModuleList([nn.Conv2d(channels, outputs, 3, padding=d, dilation=d) for d in dilations])
         _initialise(self)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

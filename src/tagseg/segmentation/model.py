@@ -41,7 +41,7 @@ class SegmentationModel:
 
     def to(self, device: torch.device | str) -> SegmentationModel:
         self.device = torch.device(device)
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last)
         return self
 
     def predict(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
@@ -55,9 +55,7 @@ class SegmentationModel:
         photo = _to_array(image)
         return self._probabilities(photo, scales, flip).argmax(dim=0).to(torch.uint8).cpu().numpy()
 
-    def probabilities(
-        self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False
-    ) -> np.ndarray:
+    def probabilities(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
         """As `predict`, but `(C + 1, H, W)` float32 that sum to one at every pixel."""
         return self._probabilities(_to_array(image), scales, flip).cpu().numpy()
 

@@ -1,0 +1,189 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+import tagseg
+from tagseg.errors import BadInput
+
+app = typer.Typer(
+    help="Tags in, masks out: segmentation networks from photographs that are only tagged.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[Path, typer.Argument(help="Folder of the data set: plain folder, VOC devkit or COCO tree.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out photographs with problems, and list them.")]
+
+
+@app.command()
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it was stopped.")],
+    recipe: Annotated[str, typer.Option(help="METHOD, DATASET/METHOD (see 'tagseg recipes') or a YAML file.")] = "cam",
+    assignments: Annotated[
+        Optional[list[str]],  # noqa: UP045, typer reads annotations on Python 3.10
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=4. Repeatable."),
+    ] = None,
+    backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
+    weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045
+    skip_bad: SkipBad = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a segmentation network from tagged photographs."""
+    from tagseg.pipeline.settings import parse_assignments
+
+    named = {"backbone": backbone, "weights": weights, "seed": seed}
+    settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
+    result = tagseg.fit(data, out, recipe=recipe, settings=settings, skip_bad=skip_bad, quiet=quiet)
+    _print_fit(result)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or of a model.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write the photograph with its mask over it.")
+    ] = False,
+    scales: Annotated[str, typer.Option(help="Sizes to look at, e.g. 0.75,1,1.25.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored photograph too.")] = False,
+    skip_bad: SkipBad = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a mask (palette PNG: 0 background, class c at c + 1) for every photograph."""
+    try:
+        sizes = tuple(float(s) for s in scales.split(","))
+    except ValueError as error:
+        raise BadInput(f"--scales {scales}: give numbers with commas between them, e.g. 0.75,1,1.25.") from error
+    written = tagseg.predict(run, images, out, scales=sizes, flip=flip, overlay=overlay, skip_bad=skip_bad, quiet=quiet)
+    typer.echo(f"{len(written)} masks in {out}")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Folder of masks.")],
+    truth: Annotated[Path, typer.Argument(help="Folder of true masks of the same names.")],
+    classes: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Text file, one class a line (as classes.txt of a data set)."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the numbers go as JSON.")] = Path("evaluation.json"),
+) -> None:
+    """Print the IoU of every class, and write it as JSON."""
+    from tagseg.data.folder import read_class_names
+
+    names = None if classes is None else read_class_names(classes)
+    result = tagseg.evaluate(predictions, truth, classes=names, out=out)
+    _print_scores(result)
+    if result["truths_without_prediction"]:
+        typer.echo(f"{result['truths_without_prediction']} true masks have no prediction and were left out")
+    typer.echo(f"{result['masks']} masks; written to {out}")
+
+
+@app.command()
+def check(
+    data: Data,
+    tags: Annotated[str, typer.Option(help="Where VOC tags come from: xml or masks.")] = "xml",
+    quiet: Quiet = False,
+) -> None:
+    """Read a data set and say everything that is wrong with it."""
+    if tags not in ("xml", "masks"):
+        raise BadInput(f"--tags {tags}: give xml or masks.")
+    result = tagseg.check(data, tags=tags, quiet=quiet)  # type: ignore[arg-type]
+    for problem in result.problems:
+        typer.echo(problem)
+    typer.echo(
+        f"{result.train} training and {result.val} evaluation photographs, {result.masks} with masks, "
+        f"{result.empty} without tags; {len(result.classes)} classes: "
+        + ", ".join(f"{name} {count}" for name, count in result.classes.items())
+    )
+    if result.problems:
+        typer.echo(f"{len(result.problems)} problem{'s' if len(result.problems) > 1 else ''}")
+        raise typer.Exit(2)
+    typer.echo("nothing is wrong")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the data set and the run.")] = Path("tagseg-demo"),
+    seed: Annotated[int, typer.Option(help="Of the data set and the run.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Make a small data set, run the main job on it, and print where the report lies."""
+    _print_fit(tagseg.demo(out, seed=seed, quiet=quiet))
+
+
+@app.command()
+def recipes(
+    name: Annotated[Optional[str], typer.Argument(help="Print all settings of this one as YAML.")] = None,  # noqa: UP045
+) -> None:
+    """List the recipes, or print one with all its settings."""
+    import yaml
+
+    from tagseg.pipeline.settings import recipe_names, resolve
+
+    if name is None:
+        typer.echo("\n".join(recipe_names()))
+    else:
+        typer.echo(
+            yaml.safe_dump(resolve(name).model_dump(mode="json"), sort_keys=False, default_flow_style=None),
+            nl=False,
+        )
+
+
+def _print_fit(result: Any) -> None:
+    for split, part, name in (
+        ("train", "seeds", "attention seeds, training"),
+        ("train", "pseudo_masks", "pseudo-masks, training"),
+        ("val", "attention", "attention maps, evaluation"),
+        ("val", "segmentation", "segmentation, evaluation"),
+    ):
+        scores = result.metrics.get(split, {}).get(part)
+        if scores:
+            typer.echo(
+                f"{name:<27} mIoU {_number(scores['miou'])}  precision {_number(scores['precision'])}"
+                f"  recall {_number(scores['recall'])}"
+            )
+    typer.echo(f"model   {result.model}")
+    typer.echo(f"report  {result.report}")
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    width = max(len(name) for name in scores["classes"])
+    typer.echo(f"{'':<{width}}     IoU   precision  recall")
+    rows = [*scores["classes"].items(), ("mean", {"iou": scores["miou"], **scores})]
+    for name, row in rows:
+        typer.echo(f"{name:<{width}}  {_number(row['iou'])}      {_number(row['precision'])}  {_number(row['recall'])}")
+
+
+def _number(value: float | None) -> str:
+    return "     -" if value is None else f"{value:6.2f}"
+
+
+def main() -> None:
+    """Entry of the `tagseg` command: 0 done, 2 bad input, 130 stopped by the keyboard."""
+    try:
+        app()
+    except BadInput as error:
+        print(f"tagseg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "tagseg: stopped; the same command goes on from the last completed piece of work.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

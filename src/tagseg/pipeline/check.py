@@ -1,0 +1,50 @@
+"""`check`: everything that is wrong with a data set, at once."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tagseg.data.loading import cpu_count
+from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.pipeline.progress import Reporter
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a data set holds, and one sentence for everything that is wrong with it."""
+
+    train: int
+    val: int
+    masks: int
+    empty: int  # photographs without tags
+    classes: dict[str, int]  # name -> photographs that have it
+    problems: tuple[str, ...]
+
+
+def check(data: str | os.PathLike[str], *, tags: Literal["xml", "masks"] = "xml", quiet: bool = False) -> CheckResult:
+    """Read the data set at `data` and open every photograph and mask in it; nothing is written.
+
+    Args:
+        data: folder of the data set (see `tagseg.data.reading.read_dataset`).
+        tags: where a VOC devkit's tags come from.
+        quiet: show no progress.
+
+    Raises:
+        BadInput: there is no data set that could be read at all.
+    """
+    dataset = read_dataset(Path(data), tags)
+    with Reporter(quiet).bar("check", len(dataset.samples), "photographs") as advance:
+        dataset, _ = inspect_files(dataset, FileFacts(), advance, threads=cpu_count())
+    counts = Counter(tag for sample in dataset.samples for tag in sample.tags)
+    return CheckResult(
+        train=len(dataset.train),
+        val=len(dataset.val),
+        masks=sum(sample.mask is not None for sample in dataset.samples),
+        empty=sum(not sample.tags for sample in dataset.samples),
+        classes={name: counts[number] for number, name in enumerate(dataset.classes)},
+        problems=tuple(problem.text for problem in dataset.problems),
+    )

@@ -1,0 +1,119 @@
+"""Gathering what the report shows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tagseg.data.dataset import Dataset, Sample, read_mask
+from tagseg.data.images import read_image, read_index_png, voc_palette
+from tagseg.data.loading import cpu_count
+from tagseg.data.map_store import MapStore
+from tagseg.networks.precision import default_device, trainer_precision
+from tagseg.pipeline.masking import MaskFolder
+from tagseg.pipeline.mining import PRESENT, maps_at
+from tagseg.pipeline.settings import FitSettings
+from tagseg.report.html import GalleryRow, Report
+from tagseg.report.pictures import colour_mask, overlay_map, overlay_mask, thumbnail
+from tagseg.segmentation.model import load
+
+GALLERY, MAPS_SHOWN = 12, 2  # photographs a split, maps a photograph
+
+
+def gather(
+    data: Dataset,
+    settings: FitSettings,
+    stages: dict[str, dict[str, Any]],
+    metrics: dict[str, Any],
+    run: Path,
+    corners: bool,
+) -> Report:
+    """The report of the run in folder `run`; `stages` are the records of its finished stages."""
+    counts = Counter(tag for sample in data.train for tag in sample.tags)
+    return Report(
+        title=f"{settings.method} on {data.root.resolve().name}",
+        facts=[
+            ("training photographs:", str(len(data.train))),
+            ("evaluation photographs:", str(len(data.val))),
+            ("classes:", str(len(data.classes))),
+            ("backbone:", settings.backbone),
+            ("weights:", Path(settings.weights).name),
+            ("seed:", str(settings.seed)),
+        ],
+        classes=[(name, counts[number]) for number, name in enumerate(data.classes)],
+        metrics=metrics,
+        stages=stages,
+        settings=settings.model_dump(mode="json"),
+        versions=_versions(),
+        gallery=_gallery(data, run, corners),
+        skipped=[problem.text for problem in data.problems],
+    )
+
+
+def _versions() -> list[tuple[str, str]]:
+    packages = (
+        "tagseg",
+        "torch",
+        "torchvision",
+        "timm",
+        "lightning",
+        "numpy",
+        "opencv-python-headless",
+        "pillow",
+    )
+    device = default_device()
+    found = [("Python", platform.python_version())]
+    for name in packages:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return [
+        *found,
+        ("device", f"{device.type} ({machine}, {cpu_count()} cores, {trainer_precision(device)})"),
+    ]
+
+
+def _gallery(data: Dataset, run: Path, corners: bool) -> dict[str, list[GalleryRow]]:
+    model = load(run)
+    kept = run / "report"
+    training, maps = MapStore(run / "mine"), MapStore(kept / "maps")
+
+    def rows(samples: tuple[Sample, ...], store: MapStore, pseudo: bool) -> list[GalleryRow]:
+        steps = np.linspace(0, len(samples) - 1, min(GALLERY, len(samples))).round().astype(int)
+        return [_row(samples[i], store, pseudo) for i in steps]
+
+    def _row(sample: Sample, store: MapStore, pseudo: bool) -> GalleryRow:
+        photo = read_image(sample.image)
+        size: tuple[int, int] = photo.shape[:2]
+        stored = store.read(sample.name)
+        shown = sample.tags if pseudo else tuple(np.flatnonzero(stored.tag_probabilities > PRESENT).tolist())
+        stored = stored.only(shown)
+        pictures = [("photograph", photo)]
+        for number, values in zip(stored.classes[:MAPS_SHOWN], maps_at(stored, size, corners), strict=False):
+            pictures.append((f"map: {data.classes[number]}", overlay_map(photo, values)))
+        if pseudo:
+            mask = read_index_png(MaskFolder(run / "masks")(sample))
+            pictures.append(("pseudo-mask", overlay_mask(photo, mask, voc_palette())))
+        pictures.append(("prediction", overlay_mask(photo, model.predict(photo), voc_palette())))
+        if sample.mask is not None:
+            pictures.append(("truth", colour_mask(read_mask(sample.mask), voc_palette())))
+        tags = [(data.classes[c], _colour(c)) for c in sample.tags]
+        return GalleryRow(sample.name, tags, [(caption, thumbnail(p)) for caption, p in pictures])
+
+    return {
+        "Training photographs": rows(data.train, training, pseudo=True),
+        "Evaluation photographs": rows(data.val, maps, pseudo=False) if data.val else [],
+    }
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    red, green, blue = (int(v) for v in voc_palette()[number + 1])
+    return red, green, blue
