@@ -10,7 +10,7 @@ from tagseg.errors import BadInput, explain_full_disk
 from tagseg.pipeline.fit import FitResult, fit
 from tagseg.pipeline.progress import Reporter
 
-TRAIN, VAL = 300, 60
+TRAIN, VAL = 500, 100
 
 
 def demo(out: str | os.PathLike[str] = "tagseg-demo", *, seed: int = 0, quiet: bool = False) -> FitResult:

@@ -16,7 +16,7 @@ from tagseg.data.loading import normalise, prefetch
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.data.reading import FileFacts
 from tagseg.data.views import resize, whole
-from tagseg.networks.backbone import resize_maps
+from tagseg.networks.backbone import on_canvas, resize_maps
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.progress import Advance
 from tagseg.pipeline.settings import MineSettings
@@ -58,8 +58,8 @@ class Miner:
             pixels = pixels.to(self.device, memory_format=torch.channels_last)
             for flipped in (False, True)[: 1 + self.settings.flip]:
                 with inference_autocast(self.device):
-                    raw = self.method.class_maps(pixels.flip(-1) if flipped else pixels)
-                raw = raw.float()
+                    images = pixels.flip(-1) if flipped else pixels
+                    raw = on_canvas(self.method.class_maps, images, self.method.backbone.stride, BATCH).float()
                 logits.append(self.method.tag_logits(raw))
                 maps.append(raw.flip(-1) if flipped else raw)
         h, w = max((m.shape[-2], m.shape[-1]) for m in maps)

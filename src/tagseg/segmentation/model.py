@@ -18,7 +18,7 @@ from tagseg.data.images import read_image
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
 from tagseg.errors import BadInput
-from tagseg.networks.backbone import Backbone
+from tagseg.networks.backbone import Backbone, on_canvas
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.segmentation.deeplab import DeepLab
 
@@ -71,7 +71,8 @@ class SegmentationModel:
             if flip:
                 pixels = torch.cat([pixels, pixels.flip(-1)])
             with inference_autocast(self.device):
-                logits = self.network(pixels.contiguous(memory_format=torch.channels_last))
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
+                logits = on_canvas(self.network, pixels, backbone.stride, batch=1 + flip)
             probabilities = F.softmax(logits.float(), dim=1)
             if flip:
                 probabilities = (probabilities[:1] + probabilities[1:].flip(-1)) / 2

@@ -22,7 +22,7 @@ class SegmentSettings(Settings):
     output_stride: int | None = 16
     epochs: int = 16
     batch_size: int = 16
-    side: int = 257  # of the square training window; photographs are predicted at this long side times 1.25
+    side: int = 321  # of the square training window; photographs are predicted at this long side times 1.25
     scales: tuple[float, float] = (0.8, 1.6)
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-4
