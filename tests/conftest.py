@@ -1,0 +1,40 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tagseg.data.synthetic import make_synthetic
+
+# A network of half a million weights and windows of 49 pixels: the whole job within seconds.
+TINY: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "weights": "random",
+    "train.epochs": 2,
+    "train.batch_size": 4,
+    "train.side": 49,
+    "mine.side": 65,
+    "mine.scales": [1.0],
+    "segment.epochs": 2,
+    "segment.batch_size": 4,
+    "segment.side": 49,
+}
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten training and four evaluation photographs with masks."""
+    return make_synthetic(tmp_path_factory.mktemp("data") / "tiny", train=10, val=4, sides=(40, 61))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The result of a fit on `tiny_set`; tests must not write into it."""
+    import tagseg
+
+    return tagseg.fit(tiny_set, tmp_path_factory.mktemp("run") / "run", settings=TINY, quiet=True)

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from tagseg.data.reading import read_dataset
+from tagseg.data.voc import VOC_CLASSES
+from tests.data.trees import mask, photo
+
+
+def voc(root: Path, train_list: str = "Segmentation/train.txt") -> Path:
+    base = root / "VOCdevkit" / "VOC2012"
+    for number, objects in (("2007_000001", ["person", "dog", "dog"]), ("2007_000002", ["tvmonitor"])):
+        photo(base / "JPEGImages" / f"{number}.jpg")
+        (base / "Annotations").mkdir(exist_ok=True)
+        names = "".join(f"<object><name>{o}</name><difficult>1</difficult></object>" for o in objects)
+        (base / "Annotations" / f"{number}.xml").write_text(f"<annotation>{names}</annotation>")
+        mask(base / "SegmentationClass" / f"{number}.png", [0, 15, 255])
+    for path, text in ((train_list, "2007_000001\n"), ("Segmentation/val.txt", "2007_000002\n")):
+        (base / "ImageSets" / path).parent.mkdir(parents=True, exist_ok=True)
+        (base / "ImageSets" / path).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_tags_from_the_annotations(tmp_path: Path, below: str):
+    data = read_dataset(voc(tmp_path) / below)
+    assert data.classes == VOC_CLASSES
+    assert [s.name for s in data.train] == ["2007_000001"]
+    assert data.tag_names(data.train[0]) == ["dog", "person"]
+    assert data.tag_names(data.val[0]) == ["tvmonitor"]
+    assert data.problems == ()
+
+
+def test_tags_from_the_masks(tmp_path: Path):
+    data = read_dataset(voc(tmp_path), tags="masks")
+    assert data.tag_names(data.val[0]) == ["person"]
+
+
+@pytest.mark.parametrize("line", ["2007_000002", "/JPEGImages/2007_000002.jpg /SegmentationClassAug/2007_000002.png"])
+def test_trainaug_is_preferred_in_either_notation(tmp_path: Path, line: str):
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    (base / "SegmentationClass" / "2007_000002.png").unlink()
+    mask(base / "SegmentationClassAug" / "2007_000002.png", [20])
+    (base / "ImageSets/SegmentationAug").mkdir()
+    (base / "ImageSets/SegmentationAug/trainaug.txt").write_text(line + "\n")
+    data = read_dataset(tmp_path)
+    assert [s.name for s in data.train] == ["2007_000002"]
+    assert data.train[0].mask == base / "SegmentationClassAug/2007_000002.png"
+
+
+def test_faults_are_named(tmp_path: Path):
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    (base / "Annotations/2007_000001.xml").write_text("<annotation><object><name>dgo</name></object></annotation>")
+    (base / "Annotations/2007_000002.xml").write_text("<annotation>")
+    (base / "ImageSets/Segmentation/train.txt").write_text("2007_000001\n2007_000009\n")
+    texts = [p.text for p in read_dataset(tmp_path).problems]
+    assert len(texts) == 3
+    assert any("'dgo' is not a VOC class; did you mean 'dog'?" in t for t in texts)
+    assert any("2007_000009.jpg" in t for t in texts)
+    assert any("not valid XML" in t for t in texts)
