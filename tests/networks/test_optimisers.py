@@ -1,0 +1,27 @@
+import pytest
+import torch
+from torch import nn
+
+from tagseg.networks.optimisers import poly_optimiser
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_rates_and_decay(kind: str):
+    backbone, head = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.Conv2d(4, 2, 1)
+    backbone[0].bias.requires_grad_(False)
+    made = poly_optimiser(
+        backbone, head, kind=kind, learning_rate=0.1, head_factor=10, weight_decay=0.5, steps=4, power=0.9
+    )  # type: ignore[arg-type]
+    optimiser, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rate_of = {id(p): (g["initial_lr"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
+    assert rate_of[id(backbone[0].weight)] == (0.1, 0.5)
+    assert rate_of[id(backbone[1].weight)] == (0.1, 0.0)
+    assert rate_of[id(head.weight)] == (1.0, 0.5)
+    assert rate_of[id(head.bias)] == (1.0, 0.0)
+    assert id(backbone[0].bias) not in rate_of
+    rates = []
+    for _ in range(5):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    torch.testing.assert_close(rates, [0.1 * (1 - t / 4) ** 0.9 for t in range(5)])

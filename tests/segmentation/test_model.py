@@ -1,0 +1,86 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tagseg
+from tagseg.networks.backbone import Backbone
+from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.model import SegmentationModel, load
+
+
+@pytest.fixture
+def model() -> SegmentationModel:
+    return SegmentationModel(DeepLab(Backbone("test_resnet", output_stride=16), "aspp", 3), ("a", "b", "c"), 65)
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (37, 58, 3), dtype=np.uint8)
+
+
+def test_a_saved_model_opens_alone_and_says_the_same(model: SegmentationModel, photo: np.ndarray, tmp_path: Path, monkeypatch):
+    model.save(tmp_path / "m")
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["model.json", "model.safetensors"]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(pickle, "Unpickler", never)
+    monkeypatch.setattr(torch, "load", never)
+    opened = load(tmp_path / "m")
+    assert opened.classes == ("a", "b", "c")
+    np.testing.assert_array_equal(opened.probabilities(photo), model.probabilities(photo))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (37, 58), (201, 11), (64, 300)])
+def test_any_size_comes_back_at_its_size(model: SegmentationModel, size: tuple[int, int]):
+    photo = np.zeros((*size, 3), dtype=np.uint8)
+    mask = model.predict(photo)
+    assert mask.shape == size
+    assert mask.dtype == np.uint8
+    assert mask.max() <= 3
+
+
+def test_probabilities_sum_to_one_and_flip_averages(model: SegmentationModel, photo: np.ndarray):
+    found = model.probabilities(photo, scales=(0.75, 1.0), flip=True)
+    assert found.shape == (4, 37, 58)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-4)
+    mirrored = model.probabilities(np.ascontiguousarray(photo[:, ::-1]), scales=(0.75, 1.0), flip=True)
+    np.testing.assert_allclose(found, mirrored[..., ::-1], atol=0.02)
+
+
+def test_paths_pictures_and_arrays_are_the_same_to_it(model: SegmentationModel, photo: np.ndarray, tmp_path: Path):
+    Image.fromarray(photo).save(tmp_path / "p.png")
+    expected = model.predict(photo)
+    for image in (tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(photo)):
+        np.testing.assert_array_equal(model.predict(image), expected)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((9, 9, 3), np.float32)])
+def test_arrays_of_another_kind_are_refused(model: SegmentationModel, bad: np.ndarray):
+    with pytest.raises(tagseg.BadInput, match=r"\(H, W, 3\) uint8"):
+        model.predict(bad)
+
+
+def test_damaged_models_are_named(model: SegmentationModel, tmp_path: Path):
+    with pytest.raises(tagseg.BadInput, match="no trained model here"):
+        load(tmp_path)
+    model.save(tmp_path)
+    weights, described = tmp_path / "model.safetensors", tmp_path / "model.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(tagseg.BadInput, match="damaged"):
+        load(tmp_path)
+    weights.write_bytes(whole)
+    content = json.loads(described.read_text())
+    described.write_text(json.dumps({**content, "classes": ["a"]}))
+    with pytest.raises(tagseg.BadInput, match="damaged or do not belong together"):
+        load(tmp_path)
+    described.write_text(json.dumps({**content, "format": 99}))
+    with pytest.raises(tagseg.BadInput, match="format 99"):
+        load(tmp_path)

@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tagseg.networks.backbone import Backbone, resize_maps
+from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.training import sample_masks, segmentation_loss
+
+
+def test_loss_is_the_mean_over_labelled_pixels():
+    logits, masks = torch.randn(2, 4, 5, 6), torch.randint(0, 4, (2, 5, 6))
+    masks[0, :3] = 255
+    expected = F.cross_entropy(logits.movedim(1, -1)[masks != 255], masks[masks != 255])
+    torch.testing.assert_close(segmentation_loss(logits, masks), expected)
+
+
+def test_nothing_labelled_is_zero_and_moves_nothing():
+    logits = torch.randn(1, 4, 5, 6, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 5, 6), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize(("corners", "side"), [(True, 33), (False, 32)])
+def test_labels_are_taken_where_the_interpolated_logits_lie(corners: bool, side: int):
+    """A ramp sampled as masks are equals the same ramp made at a coarse grid and interpolated."""
+    column = torch.arange(side).expand(1, side, side)
+    labels = sample_masks(column, 4, corners)
+    cells = torch.arange(side // 16 + corners, dtype=torch.float32) * 16 + (0 if corners else 7.5)
+    coarse = cells.expand(1, 1, len(cells), len(cells))
+    ramp = resize_maps(coarse, tuple(labels.shape[-2:]), corners)
+    inner = slice(None) if corners else slice(2, -2)
+    assert (labels[0, :, inner] - ramp[0, 0, :, inner]).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("head", ["aspp", "largefov"])
+@pytest.mark.parametrize("size", [(33, 49), (65, 33)])
+def test_both_heads_keep_the_grid(head: str, size: tuple[int, int]):
+    network = DeepLab(Backbone("test_resnet", output_stride=16), head, 5).eval()
+    logits = network(torch.randn(2, 3, *size))
+    assert logits.shape == (2, 6, (size[0] - 1) // 16 + 1, (size[1] - 1) // 16 + 1)
+    assert network.logits_at(torch.randn(1, 3, *size), size).shape == (1, 6, *size)
+
+
+@pytest.mark.parametrize(("stride", "dilations"), [(8, (6, 12, 18, 24)), (16, (3, 6, 9, 12))])
+def test_aspp_spans_the_published_pixels(stride: int, dilations: tuple[int, ...]):
+    network = DeepLab(Backbone("test_resnet", output_stride=stride), "aspp", 5)
+    assert tuple(branch.dilation[0] for branch in network.head.branches) == dilations
