@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from tagseg.errors import BadInput, nearest
 
@@ -15,8 +15,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def parse(kind: type[Settings], values: dict[str, Any], where: str) -> Any:
-    """Build settings of `kind` from plain values.
+def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
+    if scales[0] > scales[1]:
+        raise ValueError("the smaller scale comes first")
+    return scales
+
+
+SidePixels = Annotated[int, Field(ge=16)]
+ScaleRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+
+
+def parse(kind: type[Settings], values: dict[str, Any], where: str, prefix: str = "") -> Any:
+    """Build settings of `kind` from plain values; `prefix` goes before keys in messages.
 
     Raises:
         BadInput: naming the first key that is unknown or has an impossible value.
@@ -25,18 +35,34 @@ def parse(kind: type[Settings], values: dict[str, Any], where: str) -> Any:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
+        path = prefix + ".".join(_keys(kind, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = _keys_at(kind, first["loc"][:-1])
             hint = nearest(str(first["loc"][-1]), known) or f"; known: {', '.join(known)}."
             raise BadInput(f"{where}: there is no setting '{path}'{hint}") from error
-        raise BadInput(f"{where}: setting '{path}' cannot be {first['input']!r}: {first['msg']}.") from error
+        reasons = " or ".join(e["msg"] for e in error.errors() if e["loc"][:1] == first["loc"][:1])
+        raise BadInput(f"{where}: setting '{path}' cannot be {first['input']!r}: {reasons}.") from error
+
+
+def _keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The part of an error's path that a person wrote: keys, not positions or alternatives of a type."""
+    keys = []
+    for depth, part in enumerate(path):
+        keys.append(str(part))
+        if str(part) not in _keys_at(kind, path[:depth]) or _model_at(kind, path[: depth + 1]) is None:
+            break
+    return keys
 
 
 def _keys_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    model = _model_at(kind, path)
+    return [] if model is None else list(model.model_fields)
+
+
+def _model_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
     for part in path:
-        annotation = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        kind = annotation
-    return list(kind.model_fields)
+        field = kind.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        kind = field.annotation
+    return kind

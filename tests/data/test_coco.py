@@ -16,9 +16,7 @@ def square(x: int, y: int, side: int) -> list[list[int]]:
 
 
 def coco(root: Path) -> Path:
-    images = [
-        {"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 20, "width": 30} for n in (1, 2, 3)
-    ]
+    images = [{"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 20, "width": 30} for n in (1, 2, 3)]
     annotations = [
         {"id": 1, "image_id": 1, "category_id": 90, "area": 256, "iscrowd": 0, "segmentation": square(2, 2, 16)},
         {"id": 2, "image_id": 1, "category_id": 3, "area": 16, "iscrowd": 0, "segmentation": square(6, 6, 4)},

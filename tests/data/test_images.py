@@ -42,7 +42,9 @@ def test_palette_is_looked_up(tmp_path: Path):
 
 
 def test_cmyk_is_converted(tmp_path: Path):
-    Image.fromarray(np.full((8, 8, 3), (250, 10, 10), np.uint8)).convert("CMYK").save(tmp_path / "print.jpg", quality=95)
+    Image.fromarray(np.full((8, 8, 3), (250, 10, 10), np.uint8)).convert("CMYK").save(
+        tmp_path / "print.jpg", quality=95
+    )
     red, green, blue = read_image(tmp_path / "print.jpg").mean(axis=(0, 1))
     assert red > 200
     assert max(green, blue) < 60

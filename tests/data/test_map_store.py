@@ -27,11 +27,10 @@ def test_maps_come_back_within_a_256th(tmp_path: Path):
     assert store.read("one/a").only((4, 5)).classes == (4,)
 
 
-def test_half_written_shards_are_forgotten(tmp_path: Path):
+def test_half_written_shards_do_not_count(tmp_path: Path):
     (tmp_path / "000000.safetensors.17.partial").write_bytes(b"half")
     store = MapStore(tmp_path)
     assert len(store) == 0
-    assert list(tmp_path.iterdir()) == []
     with pytest.raises(BadInput, match="no maps of 'x'"):
         store.read("x")
 

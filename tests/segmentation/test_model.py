@@ -23,7 +23,9 @@ def photo() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (37, 58, 3), dtype=np.uint8)
 
 
-def test_a_saved_model_opens_alone_and_says_the_same(model: SegmentationModel, photo: np.ndarray, tmp_path: Path, monkeypatch):
+def test_a_saved_model_opens_alone_and_says_the_same(
+    model: SegmentationModel, photo: np.ndarray, tmp_path: Path, monkeypatch
+):
     model.save(tmp_path / "m")
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["model.json", "model.safetensors"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tagseg.data.files import remove_partial, write_aside
+from tagseg.data.files import write_aside
 from tagseg.errors import BadInput
 
 
@@ -38,7 +38,6 @@ class MapStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._where: dict[str, tuple[Path, int]] = {}
-        remove_partial(folder)
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="numpy") as shard:

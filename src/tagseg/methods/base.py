@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import PositiveInt
 from torch.utils.data import Dataset as TorchDataset
 
 from tagseg.data.dataset import Sample
@@ -22,8 +23,8 @@ from tagseg.settings import Settings
 class TrainSettings(Settings):
     """What the training stage needs of every method's settings."""
 
-    epochs: int
-    batch_size: int
+    epochs: PositiveInt
+    batch_size: PositiveInt
 
 
 class Method(Protocol):

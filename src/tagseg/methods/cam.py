@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as lightning
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,20 +19,21 @@ from tagseg.data.loading import TrainingViews
 from tagseg.methods.base import TrainSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser
+from tagseg.settings import ScaleRange, SidePixels
 
 
 class CAMSettings(TrainSettings):
     """The paper fine-tunes an ImageNet classifier; these values suit a few hundred to a few thousand photographs."""
 
-    epochs: int = 10
-    batch_size: int = 16
-    side: int = 257  # of the square training window, pixels
-    scales: tuple[float, float] = (0.8, 1.6)  # long side of the photograph over `side`
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 16
+    side: SidePixels = 257  # of the square training window, pixels
+    scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
     output_stride: int | None = 16
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-4
-    head_factor: float = 10.0
-    weight_decay: float = 0.01
+    learning_rate: PositiveFloat = 1e-4
+    head_factor: PositiveFloat = 10.0
+    weight_decay: NonNegativeFloat = 0.01
 
 
 class CAM(lightning.LightningModule):

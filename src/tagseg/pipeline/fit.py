@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tagseg.data.dataset import Dataset, raise_problems
-from tagseg.data.files import remove_partial, write_aside, write_json
+from tagseg.data.files import write_aside, write_json
 from tagseg.data.loading import TrainingViews, cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
@@ -252,7 +252,6 @@ class _Fit:
 
 
 def _save_network(module: torch.nn.Module, folder: Path) -> None:
-    remove_partial(folder)
     with write_aside(folder / "attention.safetensors") as aside:
         save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, aside)
 

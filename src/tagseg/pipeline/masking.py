@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.data.dataset import Sample
-from tagseg.data.files import remove_partial
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.loading import prefetch
 from tagseg.data.map_store import MapStore
@@ -53,7 +52,6 @@ def make_masks(
     advance: Advance,
 ) -> None:
     """Write the pseudo-mask of every photograph that has none in `folder` yet."""
-    remove_partial(folder)
     place, device = MaskFolder(folder), default_device()
     missing = [s for s in samples if not place(s).exists()]
     done = len(samples) - len(missing)

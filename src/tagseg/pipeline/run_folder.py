@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tagseg.data.files import read_json, write_json
+from tagseg.data.files import PARTIAL, read_json, remove_partial, write_json
 from tagseg.errors import BadInput, explain_full_disk
 
 FORMAT = 1
@@ -56,7 +56,7 @@ class RunFolder:
                 )
         elif path.exists() and not path.is_dir():
             raise BadInput(f"{path}: this is a file; choose another --out (nothing was changed).")
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and any(not p.name.endswith(PARTIAL) for p in path.iterdir()):
             raise BadInput(
                 f"{path}: this folder holds something else than a run; choose another --out (nothing was changed)."
             )
@@ -65,6 +65,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             write_json(marker, {"format": FORMAT, "data": str(data.resolve()), "digest": digest})
         self._lock = _lock(path)
+        remove_partial(path)
 
     def stage(self, name: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> StageResult:
         """Do `work(folder)` unless it was done before with the same inputs; go on where it was interrupted.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from tagseg.errors import BadInput, nearest
 from tagseg.methods.base import TrainSettings, load_method, method_names
@@ -27,14 +27,16 @@ class MineSettings(Settings):
     """Of turning the trained classifier into class maps."""
 
     side: int = Field(default=321, ge=32)  # long side of the photograph at scale 1, pixels
-    scales: tuple[float, ...] = Field(default=(0.75, 1.0, 1.5), min_length=1)
+    scales: tuple[PositiveFloat, ...] = Field(default=(0.75, 1.0, 1.5), min_length=1)
     flip: bool = True
 
 
 class MaskSettings(Settings):
     """Of turning class maps into pseudo-masks."""
 
-    background: Literal["auto"] | float = "auto"  # the score in 0..1 that a map must exceed
+    background: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = (
+        "auto"  # the score in 0..1 that a map must exceed
+    )
     refine: Literal["par", "none"] = "par"
 
 
@@ -72,7 +74,7 @@ def resolve(recipe: str = "cam", overrides: dict[str, Any] | None = None) -> Fit
                 raise BadInput(f"setting '{key}': '{parent}' is a single value and has no parts.")
         place[last] = value
     method = load_method(str(values.get("method", "cam")))
-    train = parse(method.Settings, values.pop("train", None) or {}, f"recipe '{recipe}', train")
+    train = parse(method.Settings, values.pop("train", None) or {}, f"recipe '{recipe}'", "train.")
     # the rest is checked with a stand-in for the method's own settings, which are done
     rest = parse(_WithoutTrain, values, f"recipe '{recipe}'")
     return FitSettings.model_construct(**{**dict(rest), "train": train})

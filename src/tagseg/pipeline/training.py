@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch.utils.data import Dataset
 
-from tagseg.data.files import remove_partial, write_aside
+from tagseg.data.files import write_aside
 from tagseg.data.loading import TrainingLoader, cpu_count
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.progress import Reporter
@@ -52,7 +52,6 @@ def train(
         per epoch: mean loss, seconds, and the share of that time spent waiting for data.
     """
     _quieten()
-    remove_partial(folder)
     device = default_device()
     loader = TrainingLoader(views, schedule.batch_size, schedule.seed, threads=min(8, cpu_count()))
     log = EpochLog(name, schedule, reporter)

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import lightning.pytorch as lightning
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch.nn import functional as F
 
 from tagseg.data.images import IGNORE
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.segmentation.deeplab import DeepLab, HeadName
-from tagseg.settings import Settings
+from tagseg.settings import ScaleRange, Settings, SidePixels
 
 
 class SegmentSettings(Settings):
@@ -20,14 +21,14 @@ class SegmentSettings(Settings):
     head: HeadName = "aspp"
     start: Literal["attention", "weights"] = "attention"  # backbone from the tag-trained network, or as it came
     output_stride: int | None = 16
-    epochs: int = 16
-    batch_size: int = 16
-    side: int = 321  # of the square training window; photographs are predicted at this long side times 1.25
-    scales: tuple[float, float] = (0.8, 1.6)
+    epochs: PositiveInt = 16
+    batch_size: PositiveInt = 16
+    side: SidePixels = 321  # of the square training window; photographs are predicted at this long side times 1.25
+    scales: ScaleRange = (0.8, 1.6)
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-4
-    head_factor: float = 10.0
-    weight_decay: float = 0.01
+    learning_rate: PositiveFloat = 1e-4
+    head_factor: PositiveFloat = 10.0
+    weight_decay: NonNegativeFloat = 0.01
 
 
 def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

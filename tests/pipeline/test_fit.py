@@ -1,0 +1,138 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tagseg
+from tagseg.data.dataset import read_mask
+from tagseg.data.images import read_index_png
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import read_dataset
+from tagseg.evaluation.iou import Confusion
+from tests.conftest import TINY
+from tests.data.trees import folder
+
+
+def test_a_run_leaves_what_it_promises(tiny_set: Path, tiny_run: Any):
+    data = read_dataset(tiny_set)
+    run = tiny_run.folder
+    for sample in data.train:
+        mask = read_index_png(run / "masks" / f"{sample.name}.png")
+        assert mask.shape == read_mask(sample.mask).shape
+        assert set(np.unique(mask).tolist()) <= {0, *(t + 1 for t in sample.tags)}
+    assert len(MapStore(run / "mine")) == len(data.train)
+    assert sorted(p.name for p in (run / "segment").iterdir()) == ["model.json", "model.safetensors", "stage.json"]
+    assert json.loads((run / "metrics.json").read_text()) == tiny_run.metrics
+    model = tagseg.load(run)
+    assert model.classes == data.classes
+    np.testing.assert_array_equal(
+        model.predict(data.val[0].image), read_index_png(run / "report/predictions" / f"{data.val[0].name}.png")
+    )
+
+
+def test_the_numbers_are_those_of_the_files(tiny_set: Path, tiny_run: Any):
+    data = read_dataset(tiny_set)
+    for samples, place, part in (
+        (data.train, "masks", tiny_run.metrics["train"]["pseudo_masks"]),
+        (data.val, "report/predictions", tiny_run.metrics["val"]["segmentation"]),
+    ):
+        confusion = Confusion(len(data.classes))
+        for sample in samples:
+            confusion.add(read_index_png(tiny_run.folder / place / f"{sample.name}.png"), read_mask(sample.mask))
+        assert part == confusion.scores().as_dict(data.classes)
+    train = tiny_run.metrics["train"]
+    assert (
+        train["oracle"]["miou"] >= train["seeds"]["miou"] - 1e-9
+        or abs(train["oracle"]["miou"] - train["seeds"]["miou"]) < 1
+    )
+
+
+def test_the_report_stands_alone(tiny_run: Any):
+    page = tiny_run.report.read_text()
+    assert "data:image/jpeg;base64," in page
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert "<script" not in page
+    for words in ("pseudo-mask", "prediction", "truth", "Otsu", "oracle", "test_resnet", "torch"):
+        assert words in page
+
+
+@pytest.fixture
+def own_run(tiny_run: Any, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    shutil.copytree(tiny_run.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_same_again_changes_nothing(tiny_set: Path, own_run: Path, capsys: pytest.CaptureFixture[str]):
+    before = {p: p.stat().st_mtime_ns for p in own_run.rglob("*.png")}
+    tagseg.fit(tiny_set, own_run, settings=TINY)
+    said = capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in own_run.rglob("*.png")}
+    for stage in ("train", "mine", "masks", "segment", "report"):
+        assert f"{stage}: already done, kept" in said
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(tiny_set: Path, own_run: Path, capsys: pytest.CaptureFixture[str]):
+    tagseg.fit(tiny_set, own_run, settings={**TINY, "masks.background": 0.9})
+    said = capsys.readouterr().out
+    assert "mine: already done, kept" in said
+    assert "masks: done again, because settings.background was 'auto' and is now 0.9" in said
+    assert "segment: done again, because the stage 'masks' before it changed" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backbone": "test_resnext"}, "did you mean 'test_resnet'"),
+        ({"weights": "nowhere.safetensors"}, "no such weights file"),
+        ({"train.output_stride": 3}, "output_stride=3"),
+        ({"train.epoch": 1}, "did you mean 'epochs'"),
+    ],
+)
+def test_a_slip_in_the_settings_costs_nothing(tiny_set: Path, own_run: Path, settings: dict[str, Any], words: str):
+    before = {p: p.stat().st_mtime_ns for p in own_run.rglob("*.*")}
+    with pytest.raises(tagseg.BadInput, match=words):
+        tagseg.fit(tiny_set, own_run, settings={**TINY, **settings}, quiet=True)
+    assert before == {p: p.stat().st_mtime_ns for p in own_run.rglob("*.*")}
+
+
+def test_bad_photographs_stop_it_or_are_skipped_and_listed(tmp_path: Path):
+    root = folder(tmp_path / "data", "a,cat\nb,dog\nc,\nd,cat\n", ("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
+    (root / "images/d.jpg").write_bytes(b"no photograph")
+    with pytest.raises(tagseg.BadInput, match=r"d\.jpg: this is not an image"):
+        tagseg.fit(root, tmp_path / "run", settings=TINY, quiet=True)
+    assert not (tmp_path / "run").exists()
+    result = tagseg.fit(root, tmp_path / "run", settings=TINY, skip_bad=True, quiet=True)
+    assert sorted(p.stem for p in (tmp_path / "run/masks").glob("*.png")) == ["a", "b", "c"]
+    assert "d.jpg: this is not an image" in result.report.read_text()
+    assert result.metrics == {}  # no masks, nothing measured
+    assert read_index_png(tmp_path / "run/masks/c.png").max() == 0  # no tags: background only
+
+
+def test_two_pixels_short_of_a_row_are_not_lost(tmp_path: Path):
+    root = tmp_path / "data"
+    for name, size in (("wide", (17, 203)), ("tall", (151, 19)), ("dot", (8, 8))):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "images" / f"{name}.png")
+    (root / "labels.csv").write_text("wide,x\ntall,x\ndot,x\n")
+    tagseg.fit(root, tmp_path / "run", settings=TINY, quiet=True)
+    for name, size in (("wide", (17, 203)), ("tall", (151, 19)), ("dot", (8, 8))):
+        assert read_index_png(tmp_path / "run/masks" / f"{name}.png").shape == size
+
+
+def test_pixel_masks_touch_nothing_but_the_numbers(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    blind = tmp_path / "blind"
+    shutil.copytree(tiny_set, blind)
+    shutil.rmtree(blind / "masks")
+    result = tagseg.fit(blind, tmp_path / "run", settings=TINY, quiet=True)
+    for path in (tiny_run.folder / "masks").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "run/masks" / path.name).read_bytes()
+    model = "segment/model.safetensors"
+    assert (tiny_run.folder / model).read_bytes() == (tmp_path / "run" / model).read_bytes()
+    assert set(result.metrics["val"]) == {"tags_map"}

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tagseg.data.map_store import StoredMaps
+from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.methods.cam import CAM, CAMSettings
+from tagseg.networks.backbone import resize_maps
+from tagseg.pipeline.mining import Miner, maps_at, mine, to_class_maps
+from tagseg.pipeline.settings import MineSettings
+
+
+@pytest.fixture
+def method() -> CAM:
+    return CAM("test_resnet", "random", 6, CAMSettings(), 1)
+
+
+def test_scales_and_flips_are_averaged(method: CAM):
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    several = Miner(method, MineSettings(side=65, scales=(1.0, 2.0)))
+    single = [Miner(method, MineSettings(side=side, scales=(1.0,), flip=False)) for side in (65, 130)]
+    mirrored = np.ascontiguousarray(photo[:, ::-1])
+    maps = []
+    for miner in single:
+        (plain,), _ = miner([photo])
+        (flipped,), _ = miner([mirrored])
+        maps += [torch.from_numpy(plain)[None], torch.from_numpy(flipped)[None].flip(-1)]
+    size = tuple(maps[-1].shape[-2:])
+    expected = torch.stack([resize_maps(m, size, corners=True) for m in maps]).mean(dim=0)[0]
+    (found,), (tags,) = several([photo])
+    assert found.shape == (6, *size)
+    np.testing.assert_allclose(found, expected.numpy(), atol=2e-2 * np.abs(found).max())
+    assert tags.shape == (6,)
+
+
+def test_class_maps_are_rectified_gated_and_divided_by_their_maximum():
+    signed = np.array([[[-1.0, 2.0, 1.0]], [[5.0, 5.0, 5.0]], [[-1.0, -2.0, -3.0]]])
+    stored = to_class_maps(signed, (0, 2), np.array([0.9, 0.1, 0.6]))
+    assert stored.classes == (0, 2)
+    assert stored.maps.tolist() == [[[0.0, 1.0, 0.5]], [[0.0, 0.0, 0.0]]]
+
+
+def test_maps_of_no_class_have_no_maps():
+    assert maps_at(StoredMaps((), np.zeros((0, 3, 4)), np.zeros(6)), (30, 41), corners=True).shape == (0, 30, 41)
+
+
+def test_every_photograph_is_mined_whatever_its_size(tiny_set: Path, tmp_path: Path, method: CAM):
+    data, facts = inspect_files(read_dataset(tiny_set), FileFacts())
+    miner = Miner(method, MineSettings(side=65, scales=(1.0,)))
+    store = mine(miner, data.train, facts, tmp_path, lambda done, remark: None)
+    assert set(store) == {s.name for s in data.train}
+    for sample in data.train:
+        stored = store.read(sample.name)
+        assert stored.classes == sample.tags
+        size = tuple(facts[sample.name]["size"])
+        alone = miner([np.zeros((*size, 3), np.uint8)])[0].shape[-2:]
+        assert stored.maps.shape == (len(sample.tags), *alone)
+        assert all(m.max() in (0, 1) for m in stored.maps)

@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tagseg
+from tagseg.data.images import read_index_png
+from tests.data.trees import mask, photo
+
+
+def test_masks_of_files_and_folders(tiny_run: Any, tmp_path: Path):
+    photo(tmp_path / "in/deep/a.png", (33, 50))
+    photo(tmp_path / "in/b.jpg", (21, 20))
+    photo(tmp_path / "c.png", (40, 41))
+    written = tagseg.predict(
+        tiny_run.folder, [tmp_path / "in", tmp_path / "c.png"], tmp_path / "out", overlay=True, quiet=True
+    )
+    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in written) == ["b.png", "c.png", "deep/a.png"]
+    for name, size in (("deep/a", (33, 50)), ("b", (21, 20)), ("c", (40, 41))):
+        assert read_index_png(tmp_path / "out" / f"{name}.png").shape == size
+        with Image.open(tmp_path / "out" / f"{name}.overlay.jpg") as picture:
+            assert picture.size == size[::-1]
+
+
+def test_bad_photographs(tiny_run: Any, tmp_path: Path):
+    photo(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"no photograph")
+    with pytest.raises(tagseg.BadInput, match=r"b\.png: this is not an image"):
+        tagseg.predict(tiny_run.folder, [tmp_path / "in"], tmp_path / "out", quiet=True)
+    written = tagseg.predict(tiny_run.folder, [tmp_path / "in"], tmp_path / "out", skip_bad=True, quiet=True)
+    assert [p.name for p in written] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["x.png"], "no such image"), (["one/a.png", "two/a.png"], "the same name"), (["empty"], "no photographs found")],
+)
+def test_what_cannot_be_predicted_is_named(tiny_run: Any, tmp_path: Path, names: list[str], words: str):
+    for name in ("one/a.png", "two/a.png"):
+        photo(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(tagseg.BadInput, match=words):
+        tagseg.predict(tiny_run.folder, [tmp_path / n for n in names], tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_counts_and_writes(tmp_path: Path):
+    mask(tmp_path / "pred/a.png", [0, 0, 1, 1], (1, 4))
+    mask(tmp_path / "truth/a.png", [0, 1, 1, 255], (1, 4))
+    mask(tmp_path / "truth/b.png", [0], (1, 4))
+    result = tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=["cat"], out=tmp_path / "e.json")
+    assert result["classes"]["cat"] == {"iou": 50.0, "precision": 100.0, "recall": 50.0}
+    assert result["classes"]["background"]["iou"] == 50.0
+    assert (result["masks"], result["truths_without_prediction"]) == (1, 1)
+    assert json.loads((tmp_path / "e.json").read_text()) == result
+
+
+def test_evaluation_without_class_names_takes_numbers(tmp_path: Path):
+    mask(tmp_path / "pred/a.png", [0, 3])
+    mask(tmp_path / "truth/a.png", [0, 3])
+    result = tagseg.evaluate(tmp_path / "pred", tmp_path / "truth")
+    assert result["miou"] == 100
+    assert list(result["classes"]) == ["background", "class 1", "class 2", "class 3"]
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "truth", "words"),
+    [
+        ((20, 31), 1, "a.png", "the mask has 31 x 20 pixels, the truth 30 x 20"),
+        ((20, 30), 9, "a.png", "holds the value 9, but there are 1 classes"),
+        ((20, 30), 1, "b.png", r"there is no truth .*a\.png"),
+    ],
+)
+def test_masks_that_do_not_fit(tmp_path: Path, size: tuple[int, int], value: int, truth: str, words: str):
+    mask(tmp_path / "pred/a.png", [0, value], size)
+    mask(tmp_path / "truth" / truth, [0, 1])
+    with pytest.raises(tagseg.BadInput, match=words):
+        tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=["cat"])
+
+
+def test_multi_scale_prediction_differs_but_little(tiny_run: Any, tiny_set: Path):
+    model = tagseg.load(tiny_run.folder)
+    path = next((tiny_set / "images").glob("*.png"))
+    one, many = model.probabilities(path), model.probabilities(path, scales=(0.75, 1.0, 1.25), flip=True)
+    assert one.shape == many.shape
+    assert 0 < np.abs(one - many).mean() < 0.5

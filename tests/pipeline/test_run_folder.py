@@ -1,0 +1,108 @@
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tagseg.errors import BadInput
+from tagseg.pipeline.run_folder import RunFolder
+
+
+class Recorder:
+    """A run folder whose work is counted and whose sentences are kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.said: list[str] = []
+        self.done: list[str] = []
+        self.folder = RunFolder(path, path.parent / "data", "digest", 1.0, self.said.append)
+
+    def stage(self, name: str, inputs: dict[str, Any], fail: bool = False) -> Any:
+        def work(folder: Path) -> dict[str, Any]:
+            self.done.append(name)
+            (folder / "piece").touch()
+            if fail:
+                raise KeyboardInterrupt
+            return {"pieces": len(list(folder.glob("piece*")))}
+
+        return self.folder.stage(name, inputs, work)
+
+    def close(self) -> None:
+        self.folder._lock.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_a_finished_stage_is_kept(path: Path):
+    first = Recorder(path)
+    made = first.stage("train", {"a": (1, 2)})
+    first.close()
+    second = Recorder(path)
+    kept = second.stage("train", {"a": (1, 2)})
+    assert second.done == []
+    assert second.said == ["train: already done, kept"]
+    assert (kept.key, kept.values) == (made.key, made.values)
+
+
+def test_an_interrupted_stage_goes_on_with_its_pieces(path: Path):
+    first = Recorder(path)
+    with pytest.raises(KeyboardInterrupt):
+        first.stage("train", {"a": 1}, fail=True)
+    first.close()
+    (path / "train" / "piece2").touch()
+    second = Recorder(path)
+    assert second.stage("train", {"a": 1}).values == {"pieces": 2}
+    assert second.said == ["train: goes on where it was interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ({"a": 1}, {"a": 2}, "a was 1 and is now 2"),
+        ({"settings": {"b": 1, "c": 2}}, {"settings": {"b": 1, "c": 3}}, "settings.c was 2 and is now 3"),
+        ({"photographs": "x"}, {"photographs": "y"}, "the photographs or their tags changed"),
+        ({"mine": "x"}, {"mine": "y"}, "the stage 'mine' before it changed"),
+    ],
+)
+def test_a_changed_stage_is_done_again_from_nothing_and_says_why(path: Path, before: dict, after: dict, reason: str):
+    recorder = Recorder(path)
+    recorder.stage("masks", before)
+    (path / "masks" / "piece2").touch()
+    assert recorder.stage("masks", after).values == {"pieces": 1}
+    assert recorder.said == [f"masks: done again, because {reason}"]
+
+
+def test_folders_of_others_are_refused_and_left_alone(path: Path, tmp_path: Path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+    with pytest.raises(BadInput, match="something else"):
+        Recorder(path)
+    assert [p.name for p in path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="this is a file"):
+        Recorder(tmp_path / "file")
+
+
+def test_a_run_on_other_data_is_refused(path: Path):
+    Recorder(path).close()
+    with pytest.raises(BadInput, match="holds a run on"):
+        RunFolder(path, path.parent / "other", "other digest", 1.0, print)
+
+
+def test_two_at_once_are_refused(path: Path):
+    first = Recorder(path)
+    with pytest.raises(BadInput, match="another tagseg is at work"):
+        Recorder(path)
+    first.close()
+    Recorder(path).close()
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(path: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 500_000))
+    with pytest.raises(BadInput, match="has 0 MB left and the run needs about 1"):
+        Recorder(path)
+    assert not path.exists()

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from tagseg.errors import BadInput
+from tagseg.pipeline.settings import parse_assignments, recipe_names, resolve
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_whole(name: str):
+    settings = resolve(name)
+    assert settings.model_dump(mode="json")["train"]["epochs"] > 0
+
+
+def test_overrides_win_over_the_recipe():
+    settings = resolve("voc/cam", {"train.epochs": 3, "seed": 7, "masks.background": 0.25})
+    assert (settings.train.epochs, settings.seed, settings.masks.background) == (3, 7, 0.25)
+    assert settings.train.optimiser == "sgd"
+    assert resolve("voc/cam").train.epochs == 5
+
+
+def test_a_recipe_from_a_file(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: cam\nsegment: {head: largefov}\n")
+    assert resolve(str(path)).segment.head == "largefov"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        ("cma", {}, "did you mean 'cam'"),
+        ("nowhere.yaml", {}, "no such recipe file"),
+        ("cam", {"train.epoch": 3}, "no setting 'train.epoch'; did you mean 'epochs'"),
+        ("cam", {"segmnet.epochs": 3}, "no setting 'segmnet'; did you mean 'segment'"),
+        ("cam", {"train.epochs": "many"}, "'train.epochs' cannot be 'many'"),
+        ("cam", {"method": "camm"}, "method 'camm' does not exist; did you mean 'cam'"),
+        ("cam", {"seed": 1, "seed.part": 1}, "'seed' is a single value"),
+        ("cam", {"mine.scales": []}, "'mine.scales' cannot be"),
+        ("cam", {"train.epochs": 0}, "'train.epochs' cannot be 0"),
+        ("cam", {"masks.background": 1.5}, "'masks.background' cannot be 1.5: Input should be 'auto' or .* less than"),
+        ("cam", {"segment.batch_size": -1}, "'segment.batch_size' cannot be -1"),
+        ("cam", {"train.scales": [2, 1]}, "'train.scales' cannot be .*smaller scale comes first"),
+    ],
+)
+def test_bad_settings_are_named(recipe: str, overrides: dict[str, object], words: str):
+    with pytest.raises(BadInput, match=words):
+        resolve(recipe, overrides)
+
+
+def test_a_broken_recipe_file(tmp_path: Path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [")
+    with pytest.raises(BadInput, match="not valid YAML"):
+        resolve(str(path))
+    path.write_text("- a\n")
+    with pytest.raises(BadInput, match="a recipe is a table"):
+        resolve(str(path))
+
+
+def test_assignments():
+    assert parse_assignments(["a.b=4", "c=[1, 2.5]", "d=x"]) == {"a.b": 4, "c": [1, 2.5], "d": "x"}
+    for bad in ("a", "=3", "a=["):
+        with pytest.raises(BadInput, match="--set"):
+            parse_assignments([bad])
