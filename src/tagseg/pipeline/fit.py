@@ -113,7 +113,8 @@ class _Fit:
             reporter,
         )
         self.num_classes = len(dataset.classes)
-        torch.set_num_threads(cpu_count())
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(cpu_count())
 
     def run(self) -> FitResult:
         stages: dict[str, StageResult] = {}
