@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from tagseg.errors import BadInput
-from tagseg.networks.backbone import Backbone, fit_size, resize_maps
+from tagseg.networks.backbone import Backbone, _in_square, fit_size, on_canvas, resize_maps
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,23 @@ def test_the_grid_covers_the_image_and_flips_with_it(stride: int, size: tuple[in
     assert grid.shape == (1, backbone.channels, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1)
     torch.testing.assert_close(grid, grid.flip(-1), rtol=1e-4, atol=1e-6)
     assert grid.std() > 0
+
+
+@pytest.mark.parametrize(("corners", "size"), [(True, (33, 49)), (True, (65, 17)), (False, (32, 48))])
+def test_a_square_canvas_changes_nothing_but_the_shape_the_network_sees(corners: bool, size: tuple[int, int]):
+    seen = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.shape)
+        return convolution(images)
+
+    kernel = {"kernel_size": 5, "padding": 2} if corners else {"kernel_size": 4}
+    convolution = torch.nn.Conv2d(3, 2, stride=4, bias=False, **kernel)
+    images = torch.randn(3, 3, *size)
+    torch.testing.assert_close(_in_square(network, images, stride=4, batch=8), convolution(images))
+    assert seen == [(8, 3, max(size), max(size))]
+    torch.testing.assert_close(on_canvas(network, images, stride=4, batch=8), convolution(images))
+    assert seen[1] == images.shape  # on a CPU they go through as they are
 
 
 def test_transformers_give_a_grid_of_any_shape():

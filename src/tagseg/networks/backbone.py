@@ -108,8 +108,12 @@ def on_canvas(
         stride: of the network.
         batch: B of a full batch.
     """
-    if images.device.type != "cuda":
-        return network(images)
+    return _in_square(network, images, stride, batch) if images.device.type == "cuda" else network(images)
+
+
+def _in_square(
+    network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, stride: int, batch: int
+) -> torch.Tensor:
     count, _, height, width = images.shape
     side = max(height, width)
     canvas = images.new_zeros(max(count, batch), 3, side, side).contiguous(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from tagseg.data.files import write_aside, write_json
 from tagseg.data.loading import TrainingViews, cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, explain_full_disk
 from tagseg.methods.base import load_method
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
@@ -24,7 +24,7 @@ from tagseg.pipeline.measure import measure
 from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.reporting import gather
-from tagseg.pipeline.run_folder import RunFolder, StageResult
+from tagseg.pipeline.run_folder import MARKER, RunFolder, StageResult
 from tagseg.pipeline.settings import FitSettings, resolve
 from tagseg.pipeline.training import Schedule, train
 from tagseg.report.html import write_report
@@ -78,7 +78,8 @@ def fit(
     dataset, facts = _open(Path(data), out, chosen, skip_bad, reporter)
     needed_mb = _check_networks(chosen, len(dataset.classes)) + PHOTOGRAPH_MB * len(dataset.samples)
     run = RunFolder(out, dataset.root, facts.digest(dataset.train), needed_mb, reporter.say)
-    write_json(out / FILES, facts)
+    with explain_full_disk(out):
+        write_json(out / FILES, facts)
     return _Fit(dataset, facts, chosen, run, reporter).run()
 
 
@@ -86,10 +87,10 @@ def _open(
     root: Path, out: Path, settings: FitSettings, skip_bad: bool, reporter: Reporter
 ) -> tuple[Dataset, FileFacts]:
     """Read the data set and look at every file; without `skip_bad` the first problem ends it."""
-    cache = out / FILES
+    known = remembered(out / FILES) if (out / MARKER).exists() else FileFacts()
     dataset = read_dataset(root, settings.data.tags)
     with reporter.bar("check", len(dataset.samples), "photographs") as advance:
-        dataset, facts = inspect_files(dataset, remembered(cache), advance, threads=cpu_count())
+        dataset, facts = inspect_files(dataset, known, advance, threads=cpu_count())
     raise_problems([p for p in dataset.problems if not skip_bad or p.sample is None], root)
     for problem in dataset.problems:
         reporter.say(f"skipped: {problem.text}")
@@ -105,13 +106,8 @@ class _Fit:
     def __init__(
         self, dataset: Dataset, facts: FileFacts, settings: FitSettings, run: RunFolder, reporter: Reporter
     ) -> None:
-        self.data, self.facts, self.settings, self.folder, self.reporter = (
-            dataset,
-            facts,
-            settings,
-            run,
-            reporter,
-        )
+        self.data, self.facts, self.settings = dataset, facts, settings
+        self.folder, self.reporter = run, reporter
         self.num_classes = len(dataset.classes)
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(cpu_count())

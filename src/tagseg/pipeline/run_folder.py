@@ -16,6 +16,7 @@ from tagseg.data.files import PARTIAL, read_json, remove_partial, write_json
 from tagseg.errors import BadInput, explain_full_disk
 
 FORMAT = 1
+MARKER = "run.json"  # what makes a folder a run
 STAGES = ("train", "mine", "masks", "segment", "report")
 
 
@@ -45,7 +46,7 @@ class RunFolder:
 
     def __init__(self, path: Path, data: Path, digest: str, needed_mb: float, say: Callable[[str], None]) -> None:
         self.path, self.say = path, say
-        marker = path / "run.json"
+        marker = path / MARKER
         if marker.exists():
             before = read_json(marker)
             if before["format"] != FORMAT:
