@@ -92,9 +92,8 @@ def test_recipes_are_listed_and_shown():
 def test_help_is_there_at_once():
     script = "import sys, tagseg.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
-    photo_help = tagseg("fit", "--help")
-    assert photo_help.returncode == 0
-    assert "--skip-bad" in photo_help.stdout
+    assert "--skip-bad" in tagseg("fit", "--help").stdout
+    assert tagseg("--version").stdout == "0.1.0\n"
 
 
 def test_coco_photographs_are_found_by_the_command(tmp_path: Path):

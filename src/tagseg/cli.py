@@ -23,6 +23,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only."
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out photographs with problems, and list them.")]
 
 
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    if show:
+        typer.echo(tagseg.__version__)
+        raise typer.Exit
+
+
 @app.command()
 def fit(
     data: Data,

@@ -108,8 +108,7 @@ def read_index_png(path: Path) -> np.ndarray:
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write `(H, W)` class indices as an 8-bit palette PNG in the PASCAL VOC colours, whole or not at all."""
-    image = Image.fromarray(mask.astype(np.uint8), mode=None).convert("L")
-    image = Image.frombytes("P", image.size, image.tobytes())
+    image = Image.frombytes("P", mask.shape[::-1], mask.astype(np.uint8).tobytes())
     image.putpalette(voc_palette().tobytes())
     with write_aside(path) as aside:
         image.save(aside, format="PNG")
