@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tagseg.data.images import read_index_png
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import Confusion
+from tagseg.methods.cam import CAM
 from tests.conftest import TINY
 from tests.data.trees import folder
 
@@ -112,6 +114,27 @@ def test_bad_photographs_stop_it_or_are_skipped_and_listed(tmp_path: Path):
     assert "d.jpg: this is not an image" in result.report.read_text()
     assert result.metrics == {}  # no masks, nothing measured
     assert read_index_png(tmp_path / "run/masks/c.png").max() == 0  # no tags: background only
+
+
+def test_the_keyboard_stops_it_and_it_goes_on(
+    tiny_set: Path, tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    step, handler = CAM.training_step, signal.getsignal(signal.SIGINT)
+
+    def interrupted(module: CAM, batch: Any, index: int) -> Any:
+        if module.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(module, batch, index)
+
+    monkeypatch.setattr(CAM, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
+    monkeypatch.setattr(CAM, "training_step", step)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (tmp_path / "run/train/attention.safetensors").exists()
+    tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
+    model = "segment/model.safetensors"
+    assert (tiny_run.folder / model).read_bytes() == (tmp_path / "run" / model).read_bytes()
 
 
 def test_two_pixels_short_of_a_row_are_not_lost(tmp_path: Path):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +80,24 @@ def train(
         ],
     )
     module.to(memory_format=torch.channels_last)
-    trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None)
+    with _interruptible():
+        trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
     return log.epochs
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning answers Ctrl+C by ending the process and ignoring further ones; that is for the caller to decide."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -107,6 +127,9 @@ class EpochLog(Callback):
         self._advance = self._context.__enter__()
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        self._context.__exit__(None, None, None)
+
+    def on_exception(self, *_: Any) -> None:
         self._context.__exit__(None, None, None)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
