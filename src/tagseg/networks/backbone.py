@@ -99,8 +99,8 @@ def on_canvas(
 ) -> torch.Tensor:
     """`network(images)`, computed on a GPU inside a square and a full batch, so that few input shapes occur.
 
-    cuDNN takes more than a second to choose its kernels for every new shape, as long as a thousand photographs take
-    to compute. Elsewhere the images go through as they are.
+    cuDNN takes seconds to choose its kernels for every new shape, and photographs come in dozens of shapes. Elsewhere
+    the images go through as they are.
 
     Args:
         network: `(B, 3, H, W) -> (B, K, h, w)` with one cell per `stride` pixels.
