@@ -1,6 +1,6 @@
 """Peak memory of the whole job over 500 and over 5,000 synthetic photographs.
 
-python benchmarks/memory.py --out /tmp/memory
+python benchmarks/memory.py --out FOLDER
 """
 
 import argparse
