@@ -123,7 +123,6 @@ class _Fit:
         ):
             stages[name] = stage(stages)
         report = self.folder.path / "report.html"
-        self.reporter.say(f"report: {report}")
         return FitResult(self.folder.path, report, self.folder.path / "segment", stages["report"].values["metrics"])
 
     def train(self, _: dict[str, StageResult]) -> StageResult:
