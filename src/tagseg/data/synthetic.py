@@ -50,6 +50,7 @@ def make_synthetic(
     if (root / MARKER).exists() and read_json(root / MARKER) == recipe:
         return root
     (root / MARKER).unlink(missing_ok=True)
+    (root / "masks").mkdir(parents=True, exist_ok=True)  # first, so that a set half made can be told from other folders
     rows = []
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for number in range(train + val):

@@ -25,7 +25,7 @@ def demo(out: str | os.PathLike[str] = "tagseg-demo", *, seed: int = 0, quiet: b
         BadInput: the folder holds something else.
     """
     data = Path(out) / "data"
-    if data.exists() and not (data / "masks").is_dir():
+    if data.exists() and any(data.iterdir()) and not (data / "masks").is_dir():
         raise BadInput(f"{data}: this folder holds something else; choose another --out (nothing was changed).")
     reporter = Reporter(quiet)
     with reporter.bar("draw", TRAIN + VAL, "photographs") as advance, explain_full_disk(data):

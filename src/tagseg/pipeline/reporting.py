@@ -102,7 +102,9 @@ def _gallery(data: Dataset, run: Path, corners: bool) -> dict[str, list[GalleryR
         if pseudo:
             mask = read_index_png(MaskFolder(run / "masks")(sample))
             pictures.append(("pseudo-mask", overlay_mask(photo, mask, voc_palette())))
-        pictures.append(("prediction", overlay_mask(photo, model.predict(photo), voc_palette())))
+        kept_mask = MaskFolder(kept / "predictions")(sample)
+        predicted = read_index_png(kept_mask) if kept_mask.exists() else model.predict(photo)
+        pictures.append(("prediction", overlay_mask(photo, predicted, voc_palette())))
         if sample.mask is not None:
             pictures.append(("truth", colour_mask(read_mask(sample.mask), voc_palette())))
         tags = [(data.classes[c], _colour(c)) for c in sample.tags]
