@@ -6,14 +6,13 @@ Times forward and backward (training) and forward (mining) on ready tensors, the
 training views through the same step, and of the real miner, side by side in one process.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import torch
-from machine import machine
+from common import machine, run_parser
 
 from tagseg.data.images import read_image
 from tagseg.data.loading import TrainingLoader, cpu_count
@@ -27,11 +26,7 @@ STEPS = 12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--recipe", default="cam")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args()
+    arguments = run_parser(__doc__).parse_args()
     settings = resolve(arguments.recipe, parse_assignments(arguments.set))
     torch.set_num_threads(cpu_count())
     print(f"{arguments.data.name}, {settings.backbone}, {machine()}\n")

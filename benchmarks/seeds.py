@@ -5,12 +5,10 @@
 Runs that are finished are only read, so that several processes may each fit one seed before the last call collects.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine
+from common import machine, mean_spread_each, seeds_parser
 
 import tagseg
 from tagseg.data.files import read_json
@@ -35,13 +33,7 @@ PARTS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", default="cam")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args()
+    arguments = seeds_parser(__doc__).parse_args()
     settings = parse_assignments(arguments.set)
     metrics: list[dict[str, Any]] = []
     seconds: list[dict[str, float]] = []
@@ -57,9 +49,7 @@ def main() -> None:
     print(f"{arguments.data.name}, seeds {arguments.seeds}, {machine()}\n")
     print("| | mean | spread (standard deviation) | each |\n|---|---|---|---|")
     for name, get in PARTS:
-        values = np.array([get(m) for m in metrics])
-        spread = values.std(ddof=1) if len(values) > 1 else float("nan")
-        print(f"| {name} | {values.mean():.1f} | {spread:.1f} | {', '.join(f'{v:.1f}' for v in values)} |")
+        print(f"| {name} | {' | '.join(mean_spread_each([get(m) for m in metrics]))} |")
     for stage in seconds[0]:
         values = np.array([s[stage] for s in seconds])
         each = ", ".join(f"{v:.0f}" for v in values)

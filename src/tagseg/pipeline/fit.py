@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tagseg.data.dataset import Dataset, raise_problems
 from tagseg.data.files import write_aside, write_json
-from tagseg.data.loading import TrainingViews, cpu_count
+from tagseg.data.loading import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
 from tagseg.errors import BadInput, explain_full_disk
@@ -25,16 +25,13 @@ from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run_folder import MARKER, RunFolder, StageResult
+from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import FitSettings, resolve
 from tagseg.pipeline.training import Schedule, train
 from tagseg.report.html import write_report
-from tagseg.segmentation.deeplab import DeepLab
-from tagseg.segmentation.model import SegmentationModel
-from tagseg.segmentation.training import SegmentationTraining
 
 FILES = "files.json"  # what was found in the photographs, so that they are not all opened again
 PHOTOGRAPH_MB = 0.04  # room for a photograph's maps, pseudo-mask and prediction
-PREDICTION_MARGIN = 1.25  # photographs are segmented at this times the training window, whose mean scale it is
 
 
 @dataclass(frozen=True)
@@ -167,8 +164,9 @@ class _Fit:
         def work(folder: Path) -> dict[str, Any]:
             store = MapStore(self.folder.path / "mine")
             background = choose_background(store, self.data.train, s)
+            corners = self._attention().backbone.corners
             with self.reporter.bar("masks", len(self.data.train), "photographs") as advance:
-                make_masks(store, self.data.train, background, s, self._corners(), folder, advance)
+                make_masks(store, self.data.train, background, s, corners, folder, advance)
             return {"background": round(background, 4)}
 
         return self._stage("masks", inputs, work)
@@ -178,7 +176,6 @@ class _Fit:
         inputs = {"masks": stages["masks"].key, "settings": s.model_dump(mode="json")}
 
         def work(folder: Path) -> dict[str, Any]:
-            schedule = Schedule(s.epochs, s.batch_size, self.settings.seed)
             torch.manual_seed(self.settings.seed + 1)
             weights = self.settings.weights if s.start == "weights" else "random"
             backbone = Backbone(self.settings.backbone, weights, s.output_stride)
@@ -186,20 +183,19 @@ class _Fit:
                 backbone.load_state_dict(self._attention().backbone.state_dict())
             pretrained = self.settings.weights != "random"
             backbone.freeze(early=pretrained, norms=pretrained)
-            network = DeepLab(backbone, s.head, self.num_classes)
-            side, _ = backbone.fit_size(s.side, s.side)
-            views = TrainingViews(
-                self.data.train,
-                self.num_classes,
+            model, epochs = teach(
                 backbone,
-                side=side,
-                scales=s.scales,
-                seed=self.settings.seed + 1,
-                masks=MaskFolder(self.folder.path / "masks"),
+                self.data.train,
+                MaskFolder(self.folder.path / "masks"),
+                self.data.classes,
+                s,
+                seed=self.settings.seed,
+                views_seed=self.settings.seed + 1,
+                folder=folder,
+                name="segment",
+                reporter=self.reporter,
             )
-            module = SegmentationTraining(network, s, schedule.steps(len(self.data.train)))
-            epochs = train(module, views, schedule, folder, "segment", self.reporter)
-            SegmentationModel(network, self.data.classes, round(side * PREDICTION_MARGIN)).save(folder)
+            model.save(folder)
             return {"epochs": epochs}
 
         return self._stage("segment", inputs, work)
@@ -216,12 +212,13 @@ class _Fit:
         def work(folder: Path) -> dict[str, Any]:
             background = stages["masks"].values["background"]
             run = self.folder.path
-            metrics = measure(self.data, self.facts, self._miner(), run, folder, background, self.reporter)
+            miner = self._miner()
+            metrics = measure(self.data, self.facts, miner, run, folder, background, self.reporter)
             records = {
                 name: {**result.values, "seconds": result.seconds, "resumed": result.resumed}
                 for name, result in stages.items()
             }
-            page = gather(self.data, self.settings, records, metrics, run, self._corners())
+            page = gather(self.data, self.settings, records, metrics, run, miner.method.backbone.corners)
             write_json(run / "metrics.json", metrics)
             with write_aside(run / "report.html") as aside:
                 write_report(aside, page)
@@ -242,9 +239,6 @@ class _Fit:
 
     def _miner(self) -> Miner:
         return Miner(self._attention(), self.settings.mine)
-
-    def _corners(self) -> bool:
-        return self._attention().backbone.corners
 
 
 def _save_network(module: torch.nn.Module, folder: Path) -> None:
