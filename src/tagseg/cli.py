@@ -42,6 +42,7 @@ def fit(
     backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
     weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045
+    until: Annotated[str, typer.Option(help="Last stage: train, mine, masks, segment or report.")] = "report",
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
@@ -50,7 +51,7 @@ def fit(
 
     named = {"backbone": backbone, "weights": weights, "seed": seed}
     settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
-    result = tagseg.fit(data, out, recipe=recipe, settings=settings, skip_bad=skip_bad, quiet=quiet)
+    result = tagseg.fit(data, out, recipe=recipe, settings=settings, until=until, skip_bad=skip_bad, quiet=quiet)
     _print_fit(result)
 
 
@@ -161,8 +162,11 @@ def _print_fit(result: Any) -> None:
                 f"{name:<27} mIoU {_number(scores['miou'])}  precision {_number(scores['precision'])}"
                 f"  recall {_number(scores['recall'])}"
             )
-    typer.echo(f"model   {result.model}")
-    typer.echo(f"report  {result.report}")
+    for name, path in (("model", result.model), ("report", result.report)):
+        if path is not None:
+            typer.echo(f"{name:<7} {path}")
+    if result.report is None:
+        typer.echo(f"run     {result.folder}")
 
 
 def _print_scores(scores: dict[str, Any]) -> None:

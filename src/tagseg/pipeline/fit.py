@@ -16,7 +16,7 @@ from tagseg.data.files import write_aside, write_json
 from tagseg.data.loading import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
-from tagseg.errors import BadInput, explain_full_disk
+from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.methods.base import load_method
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
@@ -31,16 +31,20 @@ from tagseg.pipeline.training import Schedule, train
 from tagseg.report.html import write_report
 
 FILES = "files.json"  # what was found in the photographs, so that they are not all opened again
+STAGES = ("train", "mine", "masks", "segment", "report")
 PHOTOGRAPH_MB = 0.04  # room for a photograph's maps, pseudo-mask and prediction
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """Where everything lies. `metrics` is empty when there are no masks to measure with."""
+    """Where everything lies. `metrics` is empty when there are no masks to measure with.
+
+    `report` and `model` are None when the run was told to end before they are made.
+    """
 
     folder: Path
-    report: Path
-    model: Path
+    report: Path | None
+    model: Path | None
     metrics: dict[str, Any]
 
 
@@ -50,6 +54,7 @@ def fit(
     *,
     recipe: str = "cam",
     settings: dict[str, Any] | None = None,
+    until: str = "report",
     skip_bad: bool = False,
     quiet: bool = False,
 ) -> FitResult:
@@ -63,12 +68,17 @@ def fit(
         out: folder of the run.
         recipe: a method, `DATASET/METHOD`, or a YAML file.
         settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
+        until: the last stage to do, of train, mine, masks, segment and report; `"train"` gives a classifier to explain.
         skip_bad: leave out photographs with problems instead of stopping at the first.
         quiet: print nothing.
 
     Raises:
         BadInput: with one sentence that says what is wrong and how to mend it.
     """
+    if until not in STAGES:
+        raise BadInput(
+            f"until '{until}': there is no such stage{nearest(until, list(STAGES)) or '.'} Known: {', '.join(STAGES)}."
+        )
     reporter = Reporter(quiet)
     chosen = resolve(recipe, settings)
     out = Path(out)
@@ -77,7 +87,7 @@ def fit(
     run = RunFolder(out, dataset.root, facts.digest(dataset.train), needed_mb, reporter.say)
     with explain_full_disk(out):
         write_json(out / FILES, facts)
-    return _Fit(dataset, facts, chosen, run, reporter).run()
+    return _Fit(dataset, facts, chosen, run, reporter).run(until)
 
 
 def _open(
@@ -109,18 +119,17 @@ class _Fit:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(cpu_count())
 
-    def run(self) -> FitResult:
+    def run(self, until: str) -> FitResult:
         stages: dict[str, StageResult] = {}
-        for name, stage in (
-            ("train", self.train),
-            ("mine", self.mine),
-            ("masks", self.masks),
-            ("segment", self.segment),
-            ("report", self.report),
-        ):
-            stages[name] = stage(stages)
-        report = self.folder.path / "report.html"
-        return FitResult(self.folder.path, report, self.folder.path / "segment", stages["report"].values["metrics"])
+        for name in STAGES[: STAGES.index(until) + 1]:
+            stages[name] = getattr(self, name)(stages)
+        path = self.folder.path
+        return FitResult(
+            folder=path,
+            report=path / "report.html" if "report" in stages else None,
+            model=path / "segment" if "segment" in stages else None,
+            metrics=stages["report"].values["metrics"] if "report" in stages else {},
+        )
 
     def train(self, _: dict[str, StageResult]) -> StageResult:
         s = self.settings

@@ -1,0 +1,27 @@
+"""Maps from any trained classifier: where is the evidence for a class?
+
+    from tagseg.attribution import LayerCAM
+    maps = LayerCAM(model, layers="stages")(images, classes)    # (B, K, H, W) in [0, 1]
+
+Every method here is called as `(images (B, 3, H, W), classes (B, K)) -> (B, K, H, W)`; `layer_maps` gives the
+unnormalised maps of each layer.
+"""
+
+from tagseg.attribution.cam import CAM
+from tagseg.attribution.fusion import fuse, normalise
+from tagseg.attribution.gradient import GradCAM, GradCAMPlusPlus, GradientMaps, LayerCAM, NormGrad
+from tagseg.attribution.guided_backprop import GuidedBackprop
+from tagseg.attribution.score_cam import ScoreCAM
+
+__all__ = [
+    "CAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "GradientMaps",
+    "GuidedBackprop",
+    "LayerCAM",
+    "NormGrad",
+    "ScoreCAM",
+    "fuse",
+    "normalise",
+]

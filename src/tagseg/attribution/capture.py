@@ -1,0 +1,284 @@
+"""One forward pass, and backward passes that stop at the activations, for any network.
+
+The network is left as it was found: modes, hooks, gradients and flags, also after an exception.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tagseg.attribution.formulas import Formula
+from tagseg.attribution.layers import Layer, as_grid
+from tagseg.errors import BadInput
+
+Score = Callable[[Any], torch.Tensor]
+
+
+@dataclass(slots=True)
+class Pass:
+    """What a forward pass left: scores `(B, C)` and one activation `(B, D, h, w)` per layer, ready for backward."""
+
+    scores: torch.Tensor
+    activations: list[torch.Tensor]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode without parameter gradients, eagerly and outside inference mode; everything is put back at the end."""
+    modes = [(m, m.training) for m in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def hooked(layers: Sequence[Layer], hook: Callable[[int, torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Call `hook(number, output)` on every output of the layers; what it returns goes on through the network."""
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+
+            def replace(_: nn.Module, __: Any, output: Any, number: int = number, name: str = layer.name) -> Any:
+                if isinstance(output, tuple) and output and isinstance(output[0], torch.Tensor):
+                    return (hook(number, output[0]), *output[1:])  # attention blocks that also return weights
+                if not isinstance(output, torch.Tensor):
+                    raise BadInput(f"layer '{name}' gives a {type(output).__name__}, no tensor; choose another layer.")
+                return hook(number, output)
+
+            stack.callback(layer.module.register_forward_hook(replace).remove)
+        yield
+
+
+class Tape:
+    """Forward passes that keep the layers' outputs.
+
+    The first outputs become the roots of the graph: what comes before them is not recorded, and backward passes end
+    there. Layers whose output a later in-place operation overwrites are copied; that is found out by the first pass.
+
+    Args:
+        model: the network, unwrapped.
+        layers: whose outputs to keep; of a module that is called several times, the last call.
+        score: from the network's output to scores `(B, C)`; None when it returns them.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], score: Score | None) -> None:
+        self.model, self.layers, self.score = model, layers, score
+        self.copies = False
+
+    def forward(self, images: torch.Tensor) -> Pass:
+        """Record one pass of `images (B, 3, H, W)`; the model must be `undisturbed`."""
+        if self.copies:
+            return self._forward(images)
+        try:
+            return self._forward(images)
+        except _Overwritten:
+            self.copies = True
+            return self._forward(images)
+
+    def _forward(self, images: torch.Tensor) -> Pass:
+        kept: list[torch.Tensor | None] = [None] * len(self.layers)
+        versions = [0] * len(self.layers)
+
+        def keep(number: int, output: torch.Tensor) -> torch.Tensor:
+            if not output.is_floating_point():
+                raise BadInput(f"layer '{self.layers[number].name}' gives whole numbers, which have no gradient.")
+            if not output.requires_grad:
+                output = output.detach().requires_grad_()
+            kept[number], versions[number] = output, output._version
+            return output.clone() if self.copies else output
+
+        try:
+            with hooked(self.layers, keep):
+                output = self.model(images)
+        except RuntimeError as error:
+            if not self.copies and "in-place" in str(error):
+                raise _Overwritten from error
+            raise
+        activations = []
+        for layer, activation, version in zip(self.layers, kept, versions, strict=True):
+            if activation is None:
+                raise BadInput(f"layer '{layer.name}' is not used when the model is called; choose another layer.")
+            if activation._version != version:
+                raise _Overwritten
+            activations.append(activation)
+        return Pass(read_scores(output, self.score, len(images)), activations)
+
+    def backward(
+        self, recorded: Pass, classes: torch.Tensor, formulas: Sequence[Formula], size: tuple[int, int]
+    ) -> list[list[torch.Tensor]]:
+        """Maps `(B, K, h, w)`, float32, per layer and formula, of the class numbers `classes (B, K)`.
+
+        On a GPU all K classes go back in one batched pass. On a CPU they go one after the other, which computes the
+        same and is faster there, and each gradient becomes a map as soon as it is there, so none is ever kept.
+        """
+        picked = recorded.scores.gather(1, classes)
+        factor = 1024.0 if picked.dtype == torch.float16 else 1.0  # gradients of deep networks vanish in 16 bits
+        if not picked.requires_grad:
+            raise self._independent(0)
+        if classes.device.type == "cuda":
+            maps = self._all_at_once(recorded, picked, formulas, size, factor)
+        else:
+            maps = self._one_by_one(recorded, picked, formulas, size, factor)
+        return [[torch.stack(of_classes, dim=1) for of_classes in of_layer] for of_layer in maps]
+
+    def _one_by_one(
+        self,
+        recorded: Pass,
+        picked: torch.Tensor,
+        formulas: Sequence[Formula],
+        size: tuple[int, int],
+        factor: float,
+    ) -> list[list[list[torch.Tensor]]]:
+        maps: list[list[list[torch.Tensor]]] = [[[] for _ in formulas] for _ in self.layers]
+
+        def consume(number: int, gradient: torch.Tensor) -> None:
+            self._apply(number, recorded.activations[number], gradient, formulas, size, factor, maps[number])
+
+        handles = [
+            activation.register_hook(lambda gradient, number=number: consume(number, gradient))
+            for number, activation in enumerate(recorded.activations)
+        ]
+        roots = [a for a in recorded.activations if a.is_leaf]
+        last = picked.shape[1] - 1
+        try:
+            for k in range(last + 1):
+                torch.autograd.grad(picked[:, k].sum() * factor, roots, retain_graph=k < last, allow_unused=True)
+                for number, of_layer in enumerate(maps):
+                    if any(len(of_classes) != k + 1 for of_classes in of_layer):
+                        raise self._independent(number)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return maps
+
+    def _all_at_once(
+        self,
+        recorded: Pass,
+        picked: torch.Tensor,
+        formulas: Sequence[Formula],
+        size: tuple[int, int],
+        factor: float,
+    ) -> list[list[list[torch.Tensor]]]:
+        images, count = picked.shape
+        each = torch.eye(count, dtype=picked.dtype, device=picked.device) * factor
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # operations without a batched backward are looped over, with a warning
+            gradients = torch.autograd.grad(
+                picked,
+                recorded.activations,
+                each[:, None].expand(count, images, count),
+                is_grads_batched=True,
+                allow_unused=True,
+            )
+        maps: list[list[list[torch.Tensor]]] = [[[] for _ in formulas] for _ in self.layers]
+        for number, (activation, gradient) in enumerate(zip(recorded.activations, gradients, strict=True)):
+            if gradient is None:
+                raise self._independent(number)
+            for of_class in gradient:
+                self._apply(number, activation, of_class, formulas, size, factor, maps[number])
+        return maps
+
+    def _apply(
+        self,
+        number: int,
+        activation: torch.Tensor,
+        gradient: torch.Tensor,
+        formulas: Sequence[Formula],
+        size: tuple[int, int],
+        factor: float,
+        into: list[list[torch.Tensor]],
+    ) -> None:
+        name = self.layers[number].name
+        with torch.no_grad():
+            values = as_grid(activation.detach(), size, name)
+            slopes = as_grid(gradient, size, name)
+            if factor != 1:
+                slopes = slopes.float() / factor
+            for formula, of_classes in zip(formulas, into, strict=True):
+                of_classes.append(formula(values, slopes))
+
+    def _independent(self, number: int) -> BadInput:
+        return BadInput(
+            f"layer '{self.layers[number].name}': the class score does not depend on it (it lies beside the path to "
+            "the score, or the model detaches); choose another layer."
+        )
+
+
+class _Overwritten(Exception):
+    """An in-place operation changed what a layer gave; the pass is done again with copies."""
+
+
+def read_scores(output: Any, score: Score | None, images: int) -> torch.Tensor:
+    """The scores `(B, C)` in what the network returned."""
+    if score is not None:
+        output = score(output)
+    elif not isinstance(output, torch.Tensor):
+        has = f"a dict with {', '.join(map(str, output))}" if isinstance(output, dict) else f"a {type(output).__name__}"
+        raise BadInput(
+            f"the model returns {has}; say which part holds the class scores, "
+            "for example score=lambda output: output['logits']."
+        )
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != images:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise BadInput(
+            f"class scores must be (B, C), one row per image, not {shape}; give score=..., for class maps "
+            "for example score=lambda maps: maps.mean(dim=(2, 3))."
+        )
+    return output
+
+
+def check_classes(classes: Any, scores: torch.Tensor) -> torch.Tensor:
+    """Class numbers `(B, K)` on the scores' device; None asks for the highest score of every image.
+
+    Raises:
+        BadInput: a number out of range, or a shape that fits neither `(B, K)` nor `(K,)`.
+    """
+    images, count = scores.shape
+    if classes is None:
+        return scores.argmax(dim=1, keepdim=True)
+    chosen = torch.as_tensor(classes, device=scores.device)
+    if chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise BadInput(f"classes must be whole numbers, not {str(chosen.dtype).removeprefix('torch.')}.")
+    chosen = chosen.long()
+    if chosen.ndim < 2:
+        chosen = chosen.reshape(1, -1).expand(images, -1)
+    if chosen.ndim != 2 or chosen.shape[0] != images or chosen.shape[1] == 0:
+        raise BadInput(
+            f"classes of shape {tuple(chosen.shape)} do not fit {images} images; give (B, K), or K numbers for all."
+        )
+    wrong = chosen[(chosen < 0) | (chosen >= count)]
+    if len(wrong):
+        raise BadInput(f"class {int(wrong[0])} is out of range; the model has classes 0 to {count - 1}.")
+    return chosen
+
+
+@contextmanager
+def count_saved(model: nn.Module, total: list[int]) -> Iterator[None]:
+    """Add to `total[0]` the bytes that the graph recorded inside keeps alive, parameters and buffers aside."""
+    seen = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total[0] += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield

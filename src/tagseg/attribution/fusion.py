@@ -1,0 +1,78 @@
+"""Maps of several layers made comparable and joined: LayerCAM (Jiang et al., TIP 2021), section III-C, equation 9."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+from tagseg.errors import BadInput
+
+Scaling = Literal["tanh", "none", "sqrt", "tan"]
+SCALINGS: tuple[Scaling, ...] = ("tanh", "none", "sqrt", "tan")
+
+
+def normalise(maps: torch.Tensor) -> torch.Tensor:
+    """`(..., h, w)` without negative values, each map divided by its maximum; a map without any stays zero."""
+    maps = maps.clamp_min(0)
+    highest = maps.amax(dim=(-2, -1), keepdim=True)
+    return torch.where(highest > 0, maps / torch.where(highest > 0, highest, 1), 0)
+
+
+def scale(maps: torch.Tensor, scaling: Scaling, gamma: float = 2.0) -> torch.Tensor:
+    """Lift the low values that maps of shallow layers mostly have.
+
+    `tanh` is the published equation 9, `tanh(gamma * M / max M)`, gamma = 2 the best of 1 to 4. `none`, `sqrt`
+    (`gamma * sqrt(M / max M)`) and `tan` (`tan(M / max M)`) are its ablation; how the paper scales the tangent's
+    argument is not said, and 1 keeps it clear of the pole.
+
+    Args:
+        maps: `(..., h, w)`, any range.
+    """
+    maps = normalise(maps)
+    if scaling == "tanh":
+        return torch.tanh(gamma * maps)
+    if scaling == "sqrt":
+        return gamma * maps.sqrt()
+    if scaling == "tan":
+        return torch.tan(maps)
+    if scaling == "none":
+        return maps
+    raise BadInput(f"scaling '{scaling}': choose one of {', '.join(SCALINGS)}.")
+
+
+def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear `(B, K, h, w) -> (B, K, *size)`, corners not aligned, as published."""
+    return maps if maps.shape[-2:] == torch.Size(size) else F.interpolate(maps, size=size, mode="bilinear")
+
+
+def fuse(
+    layer_maps: Sequence[torch.Tensor],
+    size: tuple[int, int],
+    *,
+    scaling: Scaling = "tanh",
+    gamma: float = 2.0,
+    scaled: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """Scale, resize, and take the largest value at every position.
+
+    Args:
+        layer_maps: `(B, K, h, w)` of every layer, shallow to deep, unnormalised.
+        size: (H, W) of the image.
+        scaled: positions of the layers that are scaled; None for all but the deepest. (The paper scales "shallow
+            layers", stages 1 to 3, and leaves the fourth open.)
+
+    Returns:
+        `(B, K, H, W)` in [0, 1]; the maximum of every map is 1, a map without positive evidence is 0.
+    """
+    chosen = range(len(layer_maps) - 1) if scaled is None else scaled
+    fused = None
+    for number, maps in enumerate(layer_maps):
+        values = scale(maps, scaling, gamma) if number in chosen else normalise(maps)
+        values = resize(values, size)
+        fused = values if fused is None else torch.maximum(fused, values)
+    if fused is None:
+        raise BadInput("there are no maps to fuse; give at least one layer.")
+    return normalise(fused)

@@ -1,0 +1,271 @@
+"""Grad-CAM, Grad-CAM++, LayerCAM and NormGrad: maps from activations and the gradients of class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tagseg.attribution import formulas
+from tagseg.attribution.capture import Score, Tape, check_classes, count_saved, undisturbed
+from tagseg.attribution.formulas import Formula
+from tagseg.attribution.fusion import Scaling, fuse
+from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
+from tagseg.errors import BadInput
+
+GIB = 1 << 30
+
+
+class GradientMaps:
+    """Maps of any formulas, layers and classes from one forward pass, and one backward pass to the activations.
+
+    The network may be any classifier: compiled, wrapped for several devices, frozen, in half precision, with in-place
+    operations; it comes out as it went in.
+
+    Args:
+        model: `(B, 3, H, W) -> (B, C)` scores before the softmax, or anything that `score` makes that of.
+        layers: see `tagseg.attribution.layers.find_layers`.
+        formulas: name to function of `tagseg.attribution.formulas`.
+        score: from what the network returns to `(B, C)`.
+        memory: bytes that recorded activations and gradients may take; more images than fit are done in turns. One
+            image is the least.
+
+    Raises:
+        BadInput: see `find_layers`, and on the call for images, classes and layers that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers,
+        formulas: Mapping[str, Formula],
+        *,
+        score: Score | None = None,
+        memory: int = 4 * GIB,
+    ) -> None:
+        self.model, self.wanted, self.formulas = unwrap(model), layers, dict(formulas)
+        self.score, self.memory = score, memory
+        self._tape: Tape | None = None
+        self._bytes: dict[tuple[int, ...], int] = {}
+
+    def __call__(self, images: torch.Tensor, classes: Any = None) -> dict[str, list[torch.Tensor]]:
+        """Maps of the pre-softmax scores.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised as the network wants.
+            classes: `(B, K)` class numbers, K numbers for all images, or None for each image's highest score.
+
+        Returns:
+            for every formula one `(B, K, h, w)` per layer, float32, unnormalised.
+        """
+        return self.with_scores(images, classes)[1]
+
+    def with_scores(
+        self, images: torch.Tensor, classes: Any = None
+    ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
+        """As the call, and the scores `(B, C)` of the same forward pass before the maps."""
+        images = prepare(self.model, images)
+        size = (images.shape[2], images.shape[3])
+        parts: list[tuple[torch.Tensor, list[list[torch.Tensor]]]] = []
+        with undisturbed(self.model):
+            tape = self._open(images)
+            done = 0
+            while done < len(images):
+                chunk = images[done : done + self._fitting(images)]
+                total = [0]
+                if images.shape[1:] in self._bytes:
+                    recorded = tape.forward(chunk)
+                else:
+                    with count_saved(self.model, total):
+                        recorded = tape.forward(chunk)
+                    self._bytes[images.shape[1:]] = max(1, total[0] // len(chunk))
+                chosen = check_classes(_part(classes, done, len(chunk), len(images)), recorded.scores)
+                maps = tape.backward(recorded, chosen, list(self.formulas.values()), size)
+                parts.append((recorded.scores.detach(), maps))
+                done += len(chunk)
+        scores = torch.cat([scores for scores, _ in parts])
+        return scores, {
+            name: [torch.cat([maps[n][f] for _, maps in parts]) for n in range(len(tape.layers))]
+            for f, name in enumerate(self.formulas)
+        }
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers found; known after the first call."""
+        if self._tape is None:
+            raise BadInput("the layers are known once the maps of a first image have been asked for.")
+        return list(self._tape.layers)
+
+    def _open(self, images: torch.Tensor) -> Tape:
+        if self._tape is None:
+            self._tape = Tape(self.model, find_layers(self.model, self.wanted, images[:1]), self.score)
+        return self._tape
+
+    def _fitting(self, images: torch.Tensor) -> int:
+        """Images whose graph, with gradients in flight of at most the same size, stays within `memory`.
+
+        The first image of a new size goes alone and tells what it takes.
+        """
+        known = self._bytes.get(images.shape[1:])
+        return 1 if known is None else max(1, self.memory // (2 * known))
+
+
+class _Attribution:
+    """What the methods share: `layer_maps` as computed, and the call that normalises, fuses and resizes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers,
+        formula: Formula,
+        *,
+        score: Score | None,
+        scaling: Scaling,
+        gamma: float,
+        memory: int,
+    ) -> None:
+        self.maps = GradientMaps(model, layers, {"map": formula}, score=score, memory=memory)
+        self.scaling, self.gamma = scaling, gamma
+
+    def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
+        """One `(B, K, h, w)` per layer, unnormalised; see `GradientMaps.__call__`."""
+        return self.maps(images, classes)["map"]
+
+    def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
+        """Class maps `(B, K, H, W)` in [0, 1], those of several layers fused; see `tagseg.attribution.fusion.fuse`."""
+        maps = self.layer_maps(images, classes)
+        size = (images.shape[2], images.shape[3])
+        return fuse(maps, size, scaling=self.scaling, gamma=self.gamma)
+
+    @property
+    def layers(self) -> list[Layer]:
+        return self.maps.layers
+
+
+class GradCAM(_Attribution):
+    """Grad-CAM (Selvaraju et al., ICCV 2017). Arguments as `LayerCAM`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = "last",
+        *,
+        score: Score | None = None,
+        scaling: Scaling = "tanh",
+        gamma: float = 2.0,
+        memory: int = 4 * GIB,
+    ) -> None:
+        super().__init__(model, layers, formulas.grad_cam, score=score, scaling=scaling, gamma=gamma, memory=memory)
+
+
+class GradCAMPlusPlus(_Attribution):
+    """Grad-CAM++ (Chattopadhay et al., WACV 2018). Arguments as `LayerCAM`.
+
+    `compat="official"` adds the public packages' 1e-6 to the denominator of alpha.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = "last",
+        *,
+        compat: Literal["paper", "official"] = "paper",
+        score: Score | None = None,
+        scaling: Scaling = "tanh",
+        gamma: float = 2.0,
+        memory: int = 4 * GIB,
+    ) -> None:
+        formula = formulas.grad_cam_plus_plus if compat == "paper" else formulas.grad_cam_plus_plus_official
+        super().__init__(model, layers, formula, score=score, scaling=scaling, gamma=gamma, memory=memory)
+
+
+class LayerCAM(_Attribution):
+    """LayerCAM (Jiang et al., TIP 2021).
+
+        maps = LayerCAM(model, layers="stages")(images, classes)    # (B, K, H, W) in [0, 1]
+
+    Args:
+        model: any classifier; see `GradientMaps`.
+        layers: names, modules, `"stages"` or `"last"`; with several the maps are fused.
+        relu_gradients: False is the paper's ablation "LayerCAM-normal".
+        score: from what the network returns to the scores `(B, C)`; None when it returns them.
+        scaling, gamma: of all layers but the deepest, see `tagseg.attribution.fusion.scale`.
+        memory: bound in bytes; see `GradientMaps`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = "last",
+        *,
+        relu_gradients: bool = True,
+        score: Score | None = None,
+        scaling: Scaling = "tanh",
+        gamma: float = 2.0,
+        memory: int = 4 * GIB,
+    ) -> None:
+        formula = formulas.layer_cam if relu_gradients else formulas.layer_cam_normal
+        super().__init__(model, layers, formula, score=score, scaling=scaling, gamma=gamma, memory=memory)
+
+
+class NormGrad(_Attribution):
+    """NormGrad (Rebuffi et al., CVPR 2020). Arguments as `LayerCAM`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = "last",
+        *,
+        score: Score | None = None,
+        scaling: Scaling = "tanh",
+        gamma: float = 2.0,
+        memory: int = 4 * GIB,
+    ) -> None:
+        super().__init__(model, layers, formulas.norm_grad, score=score, scaling=scaling, gamma=gamma, memory=memory)
+
+
+def prepare(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The images on the model's device, in its precision, outside inference mode.
+
+    Raises:
+        BadInput: they are not `(B, 3, H, W)` floats, or hold NaN or infinity.
+    """
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.is_floating_point():
+        what = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, torch.Tensor) else type(images).__name__
+        raise BadInput(f"images must be a float tensor (B, 3, H, W), normalised as the network wants, not {what}.")
+    if not len(images):
+        raise BadInput("images hold no image; give at least one.")
+    if not torch.isfinite(images).all():
+        raise BadInput("images hold NaN or infinity; look at how they were read and normalised.")
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    with torch.inference_mode(False):
+        images = images.clone() if images.is_inference() else images.detach()
+        return images if first is None else images.to(device=first.device, dtype=first.dtype)
+
+
+def _part(classes: Any, start: int, count: int, images: int) -> Any:
+    """The rows of `classes (B, K)` that belong to a chunk; anything else is for all images alike."""
+    if classes is None:
+        return None
+    chosen = torch.as_tensor(classes)
+    if chosen.ndim == 2 and len(chosen) == images:
+        return chosen[start : start + count]
+    if chosen.ndim == 2:
+        raise BadInput(f"classes of shape {tuple(chosen.shape)} do not fit {images} images; give (B, K) numbers.")
+    return chosen
+
+
+def default_formulas() -> dict[str, Formula]:
+    """The methods that share a backward pass, by the names that the command line uses."""
+    return {
+        "gradcam": formulas.grad_cam,
+        "gradcam++": formulas.grad_cam_plus_plus,
+        "layercam": formulas.layer_cam,
+        "layercam-normal": formulas.layer_cam_normal,
+        "normgrad": formulas.norm_grad,
+    }
+
+
+__all__: Sequence[str] = ("GradCAM", "GradCAMPlusPlus", "GradientMaps", "LayerCAM", "NormGrad")
