@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ class Layer:
     module: nn.Module
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Any) -> nn.Module:
     """The network inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
     while True:
         if hasattr(model, "_orig_mod"):
@@ -191,7 +192,7 @@ def _watch(model: nn.Module, image: torch.Tensor) -> list[_Call]:
 
         return hook
 
-    handles = [m.register_forward_hook(note(n)) for n, m in model.named_modules() if n]  # type: ignore[arg-type]
+    handles = [m.register_forward_hook(note(n)) for n, m in model.named_modules() if n]
     try:
         with torch.no_grad():
             model(image)
@@ -223,7 +224,7 @@ def _tokens(values: object) -> int | None:
 def _levels(calls: list[_Call]) -> list[tuple[int, int]]:
     """The resolutions at which something with weights is computed, fine to coarse."""
     levels = {c.grid_out for c in calls if c.grid_out is not None and c.computes}
-    return sorted(levels, key=lambda grid: -grid[0] * grid[1])  # type: ignore[return-value, index]
+    return sorted(levels, key=lambda grid: -grid[0] * grid[1])
 
 
 def _is_stem(computing: list[nn.Module]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tagseg.data.dataset import Dataset, Problem, Sample
+from tagseg.data.dataset import Box, Dataset, Problem, Sample
 from tagseg.errors import BadInput
 
 
@@ -65,7 +65,14 @@ def read_coco(root: Path) -> Dataset:
             shapes = tuple(
                 (categories[a["category_id"]], float(a.get("area", 0)), a["segmentation"]) for a in annotations
             )
-            samples.append(Sample(name, image, tags, CocoMask(info["height"], info["width"], shapes)))
+            boxes = tuple(
+                Box(categories[a["category_id"]], x, y, x + w, y + h)
+                for a in annotations
+                if "bbox" in a
+                for x, y, w, h in [a["bbox"]]
+            )
+            mask = CocoMask(info["height"], info["width"], shapes)
+            samples.append(Sample(name, image, tags, mask, boxes=boxes))
         splits[split] = tuple(samples)
     return Dataset(root=root, classes=classes, train=splits["train"], val=splits["val"], problems=tuple(problems))
 

@@ -15,14 +15,29 @@ MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """One true object: its 0-based class and its edges in pixels, x1 and y1 exclusive."""
+
+    tag: int
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One photograph. `name` is unique, has no suffix and may hold slashes; `tags` are 0-based class numbers."""
+    """One photograph. `name` is unique, has no suffix and may hold slashes; `tags` are 0-based class numbers.
+
+    Masks and boxes are for measuring only.
+    """
 
     name: str
     image: Path
     tags: tuple[int, ...]
     mask: MaskSource | None = None
     saliency: Path | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

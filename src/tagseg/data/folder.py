@@ -4,6 +4,7 @@ DATA/images/**            photographs; or DATA/CLASS/** (or DATA/images/CLASS/**
 DATA/labels.csv           image,label;label     (first column with or without suffix; no label = background only)
 DATA/classes.txt          optional, one class a line, an optional first line `background`
 DATA/masks/**.png         optional truth for measuring: 0 background, line number of the class, 255 ignore
+DATA/boxes.csv            optional true boxes for measuring: image,label,xmin,ymin,xmax,ymax in pixels
 DATA/saliency/**.png      optional 8-bit saliency maps
 DATA/train.txt, val.txt   optional lists of images; without them every photograph is for training
 """
@@ -14,7 +15,7 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-from tagseg.data.dataset import Dataset, Problem, Sample, check_classes
+from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
 from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.errors import BadInput, nearest
 
@@ -66,6 +67,9 @@ def read_folder(root: Path) -> Dataset:
             for name in untagged
         ]
 
+    boxes, box_problems = _read_boxes(root / "boxes.csv", by_name, classes)
+    problems += box_problems
+
     def sample(name: str) -> Sample:
         return Sample(
             name=name,
@@ -73,6 +77,7 @@ def read_folder(root: Path) -> Dataset:
             tags=tags[name],
             mask=_beside(root / "masks", name),
             saliency=_beside(root / "saliency", name),
+            boxes=tuple(boxes.get(name, ())),
         )
 
     return Dataset(
@@ -228,6 +233,35 @@ def _read_split(
             seen.add(key)
             names.append(key)
     return names, problems
+
+
+def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tuple[dict[str, list[Box]], list[Problem]]:
+    boxes: dict[str, list[Box]] = defaultdict(list)
+    problems: list[Problem] = []
+    if not path.exists():
+        return boxes, problems
+    for number, row in enumerate(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()), start=1):
+        if not row or (number == 1 and row[0].strip().lower() == "image"):
+            continue
+        try:
+            name, label, *edges = (value.strip() for value in row)
+            x0, y0, x1, y1 = (float(edge) for edge in edges)
+        except ValueError:
+            problems.append(Problem(f"{path}:{number}: write image,label,xmin,ymin,xmax,ymax with numbers in pixels."))
+            continue
+        key = name if name in by_name else _stem(name)
+        if key not in by_name or label not in classes or x0 >= x1 or y0 >= y1:
+            reason = (
+                f"there is no photograph '{name}'"
+                if key not in by_name
+                else f"'{label}' is no class of this data set{nearest(label, classes)}"
+                if label not in classes
+                else "the box is empty"
+            )
+            problems.append(Problem(f"{path}:{number}: {reason}; correct or remove the line.", key))
+            continue
+        boxes[key].append(Box(classes.index(label), x0, y0, x1, y1))
+    return boxes, problems
 
 
 def _beside(folder: Path, name: str) -> Path | None:

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Literal
 
-from tagseg.data.dataset import Dataset, Problem, Sample, read_mask
+from tagseg.data.dataset import Box, Dataset, Problem, Sample, read_mask
 from tagseg.errors import BadInput, nearest
 
 VOC_CLASSES = (
@@ -61,7 +61,8 @@ def read_voc(root: Path, tags: Literal["xml", "masks"] = "xml") -> Dataset:
                 ),
                 None,
             )
-            found.append(Sample(name=name, image=image, tags=_tags(base, name, mask, tags, problems), mask=mask))
+            boxes = read_xml_boxes(base / "Annotations" / f"{name}.xml", VOC_CLASSES)
+            found.append(Sample(name, image, tags=_tags(base, name, mask, tags, problems), mask=mask, boxes=boxes))
         return tuple(found)
 
     train, val = samples(train_list), samples(lists.get("val"))
@@ -92,3 +93,22 @@ def _tags(base: Path, name: str, mask: Path | None, source: str, problems: list[
             hint = nearest(label, list(VOC_CLASSES)) or "; correct it."
             problems.append(Problem(f"{path}: '{label}' is not a VOC class{hint}", name))
     return tuple(sorted(found))
+
+
+def read_xml_boxes(path: Path, classes: tuple[str, ...]) -> tuple[Box, ...]:
+    """Boxes of an annotation in VOC's XML, whose pixels count from 1 and include the last.
+
+    A missing or damaged file, an unknown class or an object without a box gives none.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (FileNotFoundError, ElementTree.ParseError):
+        return ()
+    boxes = []
+    for item in root.iterfind("object"):
+        label = (item.findtext("name") or "").strip()
+        edges = [item.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
+        if label in classes and None not in edges:
+            x0, y0, x1, y1 = (float(edge) for edge in edges)  # type: ignore[arg-type]
+            boxes.append(Box(classes.index(label), max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1))
+    return tuple(boxes)

@@ -64,7 +64,7 @@ def graph_cut(image: np.ndarray, class_map: np.ndarray, rounds: int = 3) -> np.n
     cv2.grabCut(
         np.ascontiguousarray(image[..., ::-1]),
         seeds,
-        None,
+        (0, 0, 1, 1),  # not read when a mask starts it
         np.zeros((1, 65)),
         np.zeros((1, 65)),
         rounds,
