@@ -14,19 +14,22 @@ from tagseg.errors import BadInput
 if TYPE_CHECKING:
     from tagseg.pipeline.check import check
     from tagseg.pipeline.demo import demo
+    from tagseg.pipeline.explain import explain, locate
     from tagseg.pipeline.fit import fit
     from tagseg.pipeline.predict import evaluate, predict
     from tagseg.segmentation.model import load
 
 __version__ = "0.1.0"
-__all__ = ["BadInput", "__version__", "check", "demo", "evaluate", "fit", "load", "predict"]
+__all__ = ["BadInput", "__version__", "check", "demo", "evaluate", "explain", "fit", "load", "locate", "predict"]
 
 _HOMES = {
     "check": "tagseg.pipeline.check",
     "demo": "tagseg.pipeline.demo",
     "evaluate": "tagseg.pipeline.predict",
+    "explain": "tagseg.pipeline.explain",
     "fit": "tagseg.pipeline.fit",
     "load": "tagseg.segmentation.model",
+    "locate": "tagseg.pipeline.explain",
     "predict": "tagseg.pipeline.predict",
 }
 

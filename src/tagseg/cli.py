@@ -121,6 +121,90 @@ def check(
     typer.echo("nothing is wrong")
 
 
+Photographs = Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")]
+Model = Annotated[str, typer.Option(help="timm:NAME, torchvision:NAME, or the folder of a run.")]
+Weights = Annotated[str, typer.Option(help="'pretrained', 'random' or a file; a run has its own.")]
+LayerNames = Annotated[str, typer.Option(help="'stages', 'last', or names with commas between them.")]
+ClassNames = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Names or numbers with commas between them; without it, the highest scores."),
+]
+Side = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Photographs are looked at as squares of this many pixels; more shows smaller things."),
+]
+
+
+@app.command()
+def explain(
+    images: Photographs,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("explained"),
+    weights: Weights = "pretrained",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="cam, gradcam, gradcam++, layercam, layercam-normal, normgrad, scorecam, guided-backprop; "
+            "several with commas between them."
+        ),
+    ] = "layercam",
+    layers: LayerNames = "stages",
+    classes: ClassNames = None,
+    top: Annotated[int, typer.Option(help="How many of the highest scores.")] = 3,
+    side: Side = None,
+    quiet: Quiet = False,
+) -> None:
+    """Show where a classifier sees its classes: maps over the photographs, and methods by layers."""
+    written = tagseg.explain(
+        images,
+        model,
+        out,
+        weights=weights,
+        methods=_list(method),
+        layers=_layers(layers),
+        classes=None if classes is None else _list(classes),
+        top=top,
+        side=side,
+        quiet=quiet,
+    )
+    typer.echo(f"{len(written)} pictures in {out}")
+
+
+@app.command()
+def locate(
+    images: Photographs,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for boxes.csv, boxes.json and the pictures.")] = Path("located"),
+    weights: Weights = "pretrained",
+    method: Annotated[str, typer.Option(help="As for explain; one.")] = "layercam",
+    layers: LayerNames = "stages",
+    classes: ClassNames = None,
+    top: Annotated[int, typer.Option(help="How many of the highest scores.")] = 1,
+    side: Side = None,
+    threshold: Annotated[float, typer.Option(help="Fraction of the map's maximum.")] = 0.15,
+    graph_cut: Annotated[bool, typer.Option("--graph-cut", help="Join scattered evidence first.")] = False,
+    ten_crops: Annotated[bool, typer.Option("--ten-crops", help="Average the maps of ten crops.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write boxes (CSV and COCO JSON) of the classes in photographs, and draw them."""
+    boxes = tagseg.locate(
+        images,
+        model,
+        out,
+        weights=weights,
+        method=method,
+        layers=_layers(layers),
+        classes=None if classes is None else _list(classes),
+        top=top,
+        side=side,
+        threshold=threshold,
+        cut=graph_cut,
+        crops=ten_crops,
+        quiet=quiet,
+    )
+    typer.echo(f"{len(boxes)} boxes in {out / 'boxes.csv'}")
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the data set and the run.")] = Path("tagseg-demo"),
@@ -147,6 +231,14 @@ def recipes(
             yaml.safe_dump(resolve(name).model_dump(mode="json"), sort_keys=False, default_flow_style=None),
             nl=False,
         )
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _layers(text: str) -> str | list[str]:
+    return text if text in ("stages", "last") else _list(text)
 
 
 def _print_fit(result: Any) -> None:

@@ -244,7 +244,9 @@ def read_scores(output: Any, score: Score | None, images: int) -> torch.Tensor:
 
 
 def check_classes(classes: Any, scores: torch.Tensor) -> torch.Tensor:
-    """Class numbers `(B, K)` on the scores' device; None asks for the highest score of every image.
+    """Class numbers `(B, K)` on the scores' device.
+
+    None asks for the highest score of every image; a function gets the scores `(B, C)` and picks.
 
     Raises:
         BadInput: a number out of range, or a shape that fits neither `(B, K)` nor `(K,)`.
@@ -252,6 +254,8 @@ def check_classes(classes: Any, scores: torch.Tensor) -> torch.Tensor:
     images, count = scores.shape
     if classes is None:
         return scores.argmax(dim=1, keepdim=True)
+    if callable(classes):
+        classes = classes(scores.detach())
     chosen = torch.as_tensor(classes, device=scores.device)
     if chosen.is_floating_point() or chosen.dtype == torch.bool:
         raise BadInput(f"classes must be whole numbers, not {str(chosen.dtype).removeprefix('torch.')}.")

@@ -67,6 +67,15 @@ def norm_grad(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     return _by_image(lambda a, g: a.norm(dim=1) * g.norm(dim=1), activation, gradient)
 
 
+FORMULAS: dict[str, Formula] = {
+    "gradcam": grad_cam,
+    "gradcam++": grad_cam_plus_plus,
+    "layercam": layer_cam,
+    "layercam-normal": layer_cam_normal,
+    "normgrad": norm_grad,
+}  # by the names that the command line uses; they share a backward pass
+
+
 def _weighted(activation: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Sum over channels of `weights (B, D)` times the channel."""
     return torch.stack([torch.tensordot(w, a.float(), dims=1) for w, a in zip(weights, activation, strict=True)])

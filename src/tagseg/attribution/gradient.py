@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -55,7 +55,8 @@ class GradientMaps:
 
         Args:
             images: `(B, 3, H, W)`, normalised as the network wants.
-            classes: `(B, K)` class numbers, K numbers for all images, or None for each image's highest score.
+            classes: `(B, K)` class numbers, K numbers for all images, None for each image's highest score, or a
+                function from the scores `(B, C)` to `(B, K)`.
 
         Returns:
             for every formula one `(B, K, h, w)` per layer, float32, unnormalised.
@@ -247,25 +248,11 @@ def prepare(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def _part(classes: Any, start: int, count: int, images: int) -> Any:
     """The rows of `classes (B, K)` that belong to a chunk; anything else is for all images alike."""
-    if classes is None:
-        return None
+    if classes is None or callable(classes):
+        return classes
     chosen = torch.as_tensor(classes)
     if chosen.ndim == 2 and len(chosen) == images:
         return chosen[start : start + count]
     if chosen.ndim == 2:
         raise BadInput(f"classes of shape {tuple(chosen.shape)} do not fit {images} images; give (B, K) numbers.")
     return chosen
-
-
-def default_formulas() -> dict[str, Formula]:
-    """The methods that share a backward pass, by the names that the command line uses."""
-    return {
-        "gradcam": formulas.grad_cam,
-        "gradcam++": formulas.grad_cam_plus_plus,
-        "layercam": formulas.layer_cam,
-        "layercam-normal": formulas.layer_cam_normal,
-        "normgrad": formulas.norm_grad,
-    }
-
-
-__all__: Sequence[str] = ("GradCAM", "GradCAMPlusPlus", "GradientMaps", "LayerCAM", "NormGrad")

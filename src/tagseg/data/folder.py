@@ -244,7 +244,7 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
         if not row or (number == 1 and row[0].strip().lower() == "image"):
             continue
         try:
-            name, label, *edges = (value.strip() for value in row)
+            name, label, *edges = (value.strip() for value in row[:6])
             x0, y0, x1, y1 = (float(edge) for edge in edges)
         except ValueError:
             problems.append(Problem(f"{path}:{number}: write image,label,xmin,ymin,xmax,ymax with numbers in pixels."))

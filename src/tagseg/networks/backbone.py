@@ -147,7 +147,7 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
             ) from error
         state = source.state_dict()
     else:
-        state = _read_weights(Path(weights))
+        state = read_weights(Path(weights))
     _load(network, state, weights)
     return network
 
@@ -160,7 +160,12 @@ def _create_flexible(name: str, options: dict) -> nn.Module:
         return timm.create_model(name, **options)
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a `.safetensors` or `.pth` file; nothing but tensors is unpickled.
+
+    Raises:
+        BadInput: there is no such file, or it cannot be read.
+    """
     if not path.is_file():
         raise BadInput(f"{path}: there is no such weights file; give a .safetensors or .pth file, or 'pretrained'.")
     try:

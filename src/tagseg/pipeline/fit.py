@@ -24,14 +24,13 @@ from tagseg.pipeline.measure import measure
 from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.reporting import gather
-from tagseg.pipeline.run_folder import MARKER, RunFolder, StageResult
+from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import FitSettings, resolve
 from tagseg.pipeline.training import Schedule, train
 from tagseg.report.html import write_report
 
 FILES = "files.json"  # what was found in the photographs, so that they are not all opened again
-STAGES = ("train", "mine", "masks", "segment", "report")
 PHOTOGRAPH_MB = 0.04  # room for a photograph's maps, pseudo-mask and prediction
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 
 from tagseg.data.dataset import check_classes
 from tagseg.data.files import write_aside, write_json
-from tagseg.data.images import IGNORE, IMAGE_SUFFIXES, read_image, read_index_png, voc_palette, write_mask
+from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette, write_mask
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.evaluation.iou import Confusion
+from tagseg.pipeline.photographs import find_photographs
 from tagseg.pipeline.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.segmentation.model import load
@@ -47,7 +48,7 @@ def predict(
     if not scales or min(scales) <= 0:
         raise BadInput(f"scales {scales}: give positive numbers, for example 0.75,1,1.25.")
     reporter = Reporter(quiet)
-    found = _collect(images)
+    found = find_photographs(images)
     model = load(run)
     written = []
     out = Path(out)
@@ -74,27 +75,6 @@ def predict(
             written.append(path)
             advance(len(written), "")
     return written
-
-
-def _collect(images: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for image in map(Path, images):
-        if image.is_dir():
-            below = [p for p in sorted(image.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
-            members = [(p.relative_to(image).with_suffix("").as_posix(), p) for p in below]
-        else:
-            members = [(image.stem, image)]
-        for name, path in members:
-            if not path.is_file():
-                raise BadInput(f"{path}: there is no such image.")
-            if name in found:
-                raise BadInput(
-                    f"{path}: its mask would have the same name as that of {found[name]}; rename one of them."
-                )
-            found[name] = path
-    if not found:
-        raise BadInput(f"{', '.join(map(str, images))}: no photographs found ({', '.join(IMAGE_SUFFIXES)}).")
-    return found
 
 
 def evaluate(

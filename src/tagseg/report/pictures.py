@@ -47,3 +47,25 @@ def data_uri(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=86)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def draw_boxes(
+    image: np.ndarray, boxes: list[tuple[tuple[float, float, float, float], str, tuple[int, int, int]]]
+) -> np.ndarray:
+    """The photograph with boxes `((x0, y0, x1, y1), label, colour)` and their labels."""
+    drawn = np.ascontiguousarray(image)
+    thickness = max(1, round(min(image.shape[:2]) / 160))
+    size = max(0.4, min(image.shape[:2]) / 800)
+    for (x0, y0, x1, y1), label, colour in boxes:
+        cv2.rectangle(drawn, (int(x0), int(y0)), (int(x1) - 1, int(y1) - 1), colour, thickness)
+        if not label:
+            continue
+        (width, height), base = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+        top = max(0, int(y0) - height - base - 2)
+        cv2.rectangle(drawn, (int(x0), top), (int(x0) + width + 4, top + height + base + 2), colour, -1)
+        bright = sum(colour) > 380
+        place = (int(x0) + 2, top + height + 1)
+        cv2.putText(
+            drawn, label, place, cv2.FONT_HERSHEY_SIMPLEX, size, (0,) * 3 if bright else (255,) * 3, 1, cv2.LINE_AA
+        )
+    return drawn
