@@ -17,10 +17,23 @@ if TYPE_CHECKING:
     from tagseg.pipeline.explain import explain, locate
     from tagseg.pipeline.fit import fit
     from tagseg.pipeline.predict import evaluate, predict
+    from tagseg.pipeline.studies.study import study
     from tagseg.segmentation.model import load
 
 __version__ = "0.1.0"
-__all__ = ["BadInput", "__version__", "check", "demo", "evaluate", "explain", "fit", "load", "locate", "predict"]
+__all__ = [
+    "BadInput",
+    "__version__",
+    "check",
+    "demo",
+    "evaluate",
+    "explain",
+    "fit",
+    "load",
+    "locate",
+    "predict",
+    "study",
+]
 
 _HOMES = {
     "check": "tagseg.pipeline.check",
@@ -31,6 +44,7 @@ _HOMES = {
     "load": "tagseg.segmentation.model",
     "locate": "tagseg.pipeline.explain",
     "predict": "tagseg.pipeline.predict",
+    "study": "tagseg.pipeline.studies.study",
 }
 
 

@@ -206,6 +206,46 @@ def locate(
 
 
 @app.command()
+def study(
+    name: Annotated[
+        str,
+        typer.Argument(help="boxes, segmentation, defects, superpixels, occlusion or curves (insertion, deletion)."),
+    ],
+    data: Data,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the picture.")] = Path("study"),
+    weights: Weights = "pretrained",
+    method: Annotated[
+        str, typer.Option(help="As for explain.")
+    ] = "gradcam,gradcam++,layercam,layercam-normal,normgrad",
+    layers: LayerNames = "stages",
+    split: Annotated[str, typer.Option(help="val or train.")] = "val",
+    limit: Annotated[Optional[int], typer.Option(help="So many photographs, spread over the split.")] = None,  # noqa: UP045
+    side: Side = None,
+    threshold: Annotated[float, typer.Option(help="Of boxes: fraction of the map's maximum.")] = 0.15,
+    quiet: Quiet = False,
+) -> None:
+    """Measure maps of the true tags against boxes, masks or the classifier itself; a table and a picture."""
+    result = tagseg.study(
+        name,
+        data,
+        model,
+        out,
+        weights=weights,
+        methods=_list(method),
+        layers=_layers(layers),
+        split=split,
+        limit=limit,
+        side=side,
+        threshold=threshold,
+        quiet=quiet,
+    )
+    for table in result.tables:
+        typer.echo(table.markdown())
+    typer.echo(f"table    {result.text}\npicture  {result.picture}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the data set and the run.")] = Path("tagseg-demo"),
     seed: Annotated[int, typer.Option(help="Of the data set and the run.")] = 0,

@@ -2,8 +2,10 @@
 
 `"stages"` is found by watching one image go through: a stage is what is computed at one resolution, and its layer is
 the last one before the resolution falls. For the networks of the papers that is the activation after the last
-convolution of every VGG stage and `layer1` to `layer4` of a ResNet; a stem of one strided convolution is no stage. In
-a transformer the layers are the first normalisations of its last blocks: behind the last block only the class token
+convolution of every VGG stage and `layer1` to `layer4` of a ResNet; a stem of one strided convolution is no stage.
+Where a stage ends linearly, as in MobileNets and EfficientNets, its layer is the activation that follows at the same
+resolution, in the first block of the next stage: evidence of both signs cancels out when channels are summed. In a
+transformer the layers are the first normalisations of its last blocks: behind the last block only the class token
 is read, so nothing there depends on the patches.
 """
 
@@ -152,6 +154,14 @@ class _Call:
     grid_in: tuple[int, int] | None
     grid_out: tuple[int, int] | None
     tokens: int | None
+    positive: bool  # no negative value came out
+
+    @property
+    def activates(self) -> bool:
+        if next(self.module.children(), None) is not None or isinstance(self.module, nn.Softmax):
+            return False
+        home = type(self.module).__module__
+        return home == "torch.nn.modules.activation" or home.startswith("timm.layers.activations")
 
     @property
     def computes(self) -> bool:
@@ -159,7 +169,7 @@ class _Call:
 
 
 def _stages(model: nn.Module, image: torch.Tensor) -> list[Layer]:
-    calls = _watch(model, image)
+    calls = _before_class_maps(_watch(model, image))
     levels = _levels(calls)
     blocks = _transformer_blocks(model, calls) if len(levels) <= 1 else []
     if blocks:
@@ -170,13 +180,25 @@ def _stages(model: nn.Module, image: torch.Tensor) -> list[Layer]:
         own = [c for c in calls if c.grid_out == level and not c.name.startswith(inside)]
         ends = [c for c in own if _reach(c, levels) <= 1]
         if ends and not _is_stem([c.module for c in own if c.computes]):
-            stages.append(Layer(ends[-1].name, ends[-1].module))
+            end = _activated(calls, ends[-1])
+            stages.append(Layer(end.name, end.module))
     if not stages:
         raise BadInput(
             "the model has no convolution and no tokens whose grid could be mapped; "
             "these methods need a layer that keeps positions."
         )
     return stages
+
+
+def _before_class_maps(calls: list[_Call]) -> list[_Call]:
+    """Without a class convolution at the end: its channels are classes, whose gradients are one or nothing."""
+    computing = [number for number, call in enumerate(calls) if call.computes]
+    if not computing:
+        return calls
+    last = calls[computing[-1]]
+    if not isinstance(last.module, nn.Conv2d) or last.grid_out is None or len(computing) < 2:
+        return calls
+    return calls[: computing[-1]]
 
 
 def _watch(model: nn.Module, image: torch.Tensor) -> list[_Call]:
@@ -186,9 +208,8 @@ def _watch(model: nn.Module, image: torch.Tensor) -> list[_Call]:
 
     def note(name: str) -> object:
         def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            calls.append(
-                _Call(name, module, _grid(inputs, size, len(image)), _grid(output, size, len(image)), _tokens(output))
-            )
+            grid_in, grid_out = _grid(inputs, size, len(image)), _grid(output, size, len(image))
+            calls.append(_Call(name, module, grid_in, grid_out, _tokens(output), _positive(output)))
 
         return hook
 
@@ -221,10 +242,25 @@ def _tokens(values: object) -> int | None:
     return tensor.shape[1] if tensor is not None and tensor.ndim == 3 else None
 
 
+def _positive(values: object) -> bool:
+    tensor = _first(values)
+    return tensor is not None and tensor.is_floating_point() and bool((tensor >= 0).all())
+
+
 def _levels(calls: list[_Call]) -> list[tuple[int, int]]:
     """The resolutions at which something with weights is computed, fine to coarse."""
     levels = {c.grid_out for c in calls if c.grid_out is not None and c.computes}
     return sorted(levels, key=lambda grid: -grid[0] * grid[1])
+
+
+def _activated(calls: list[_Call], end: _Call) -> _Call:
+    """The end of a stage itself if it is an activation's output, else the activation that follows at its resolution."""
+    place = next(number for number, call in enumerate(calls) if call is end)
+    leaves = [c for c in calls[: place + 1] if next(c.module.children(), None) is None]
+    if end.positive or leaves[-1].activates:
+        return end
+    following = [c for c in calls[place + 1 :] if c.activates and c.grid_out == end.grid_out]
+    return following[-1] if following else end
 
 
 def _is_stem(computing: list[nn.Module]) -> bool:

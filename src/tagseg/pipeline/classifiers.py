@@ -121,6 +121,7 @@ class TagClassifier(nn.Module):
 
     def __init__(self, method: Any) -> None:
         super().__init__()
+        self.network = method.backbone.network  # first, so that its layers have short names
         self.method = method
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

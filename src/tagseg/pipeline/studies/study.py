@@ -1,0 +1,188 @@
+"""`study`: an experiment over a data set, with a table and a picture at its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import tagseg
+from tagseg.data.dataset import Dataset, Sample, read_mask
+from tagseg.data.images import IGNORE
+from tagseg.data.loading import cpu_count
+from tagseg.data.reading import read_dataset
+from tagseg.errors import BadInput, explain_full_disk, nearest
+from tagseg.masks.boxes import ILSVRC_THRESHOLD
+from tagseg.pipeline.classifiers import Classifier, load_classifier
+from tagseg.pipeline.explain import Explainer
+from tagseg.pipeline.progress import Reporter
+from tagseg.pipeline.studies import against_model, against_truth
+from tagseg.pipeline.studies.walk import Case, Table, variants, walk, write_tables
+from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
+from tagseg.report.sheets import contact_sheet, write_picture
+
+STUDIES = ("boxes", "segmentation", "defects", "superpixels", "occlusion", "curves")
+METHODS = ("gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad")
+_PICTURED = 6
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The tables, and where they and the picture lie."""
+
+    tables: list[Table]
+    text: Path
+    picture: Path
+
+
+def study(
+    name: str,
+    data: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    weights: str = "pretrained",
+    methods: Sequence[str] = METHODS,
+    layers: str | Sequence[str] = "stages",
+    split: str = "val",
+    limit: int | None = None,
+    side: int | None = None,
+    threshold: float = ILSVRC_THRESHOLD,
+    quiet: bool = False,
+) -> StudyResult:
+    """Measure maps of the true tags over a data set; the truth is for measuring only.
+
+    Args:
+        name: boxes (loc1, loc5, gt-known, MaxBoxAcc), segmentation (mIoU, PxAP, pointing game), defects (IoU per
+            photograph, frame rate), superpixels (pseudo-masks), occlusion (hide what is marked), curves (insertion,
+            deletion).
+        data: see `tagseg.data.reading.read_dataset`.
+        model, weights, side: see `tagseg.pipeline.classifiers.load_classifier`.
+        out: folder for `NAME.md`, `NAME.json` and `NAME.png`.
+        methods, layers: see `tagseg.explain`.
+        split: `"val"` or `"train"`.
+        limit: look at this many tagged photographs only, spread over the split.
+        threshold: of boxes, as a fraction of the map's maximum.
+
+    Raises:
+        BadInput: in one sentence, what does not fit.
+    """
+    if name not in STUDIES:
+        raise BadInput(
+            f"study '{name}' does not exist{nearest(name, list(STUDIES)) or '.'} Known: {', '.join(STUDIES)}."
+        )
+    if split not in ("train", "val"):
+        raise BadInput(f"split '{split}': give train or val.")
+    if "guided-backprop" in methods:
+        raise BadInput("guided-backprop has no layers to compare; use it with 'tagseg explain'.")
+    reporter, out = Reporter(quiet), Path(out)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cpu_count())
+    dataset = read_dataset(Path(data))
+    classifier = load_classifier(model, weights, side)
+    samples = _samples(dataset, classifier, split, limit)
+    explainer = Explainer(classifier, methods, layers)
+    begun = time.perf_counter()
+    pictured: list[Case] = []
+    every = max(1, len(samples) // _PICTURED)
+
+    def remembered(cases: Iterator[Case]) -> Iterator[Case]:
+        for number, case in enumerate(cases):
+            if number % every == every // 2 and len(pictured) < _PICTURED:
+                pictured.append(case)
+            yield case
+
+    with reporter.bar(name, len(samples), "photographs") as advance, explain_full_disk(out):
+        cases = remembered(walk(explainer, samples, advance))
+        if name in ("occlusion", "curves"):
+            run = against_model.occlusion if name == "occlusion" else against_model.curves
+            tables = run(cases, classifier)
+        else:
+            measure = {
+                "boxes": against_truth.boxes,
+                "segmentation": against_truth.segmentation,
+                "defects": against_truth.defects,
+                "superpixels": against_truth.superpixel_masks,
+            }[name]
+            tables = measure(cases, dataset.classes, threshold)
+        seconds = time.perf_counter() - begun
+        if name == "defects":
+            found = [n for m in pictured[:1] for n in m.maps[methods[0]].layers]
+            tables.append(
+                against_truth.frame_rate(lambda some: Explainer(classifier, ["layercam"], some), found, samples)
+            )
+        facts = {
+            "study": name,
+            "data": Path(data).name,
+            "split": split,
+            "photographs": len(samples),
+            "model": Path(model).name,
+            "side": classifier.side,
+            "seconds": round(seconds, 1),
+            "machine": f"{cpu_count()} cores, {classifier.device.type}, torch {torch.__version__}",
+            "version": tagseg.__version__,
+        }
+        write_tables(out, name, tables, facts)
+        picture = write_picture(out / f"{name}.png", _picture(pictured, classifier, name))
+    return StudyResult(tables, out / f"{name}.md", picture)
+
+
+def _samples(dataset: Dataset, classifier: Classifier, split: str, limit: int | None) -> list[Sample]:
+    if dataset.classes != classifier.classes and len(dataset.classes) != len(classifier.classes):
+        raise BadInput(
+            f"the model has {len(classifier.classes)} classes and {dataset.root} has {len(dataset.classes)}; "
+            "give a classifier of this data set, for example a run of 'tagseg fit DATA --until train'."
+        )
+    tagged = [sample for sample in getattr(dataset, split) if sample.tags]
+    if not tagged:
+        raise BadInput(f"{dataset.root}: no photograph of the split '{split}' has a tag; choose the other split.")
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit {limit}: give at least 1.")
+    if limit is None or limit >= len(tagged):
+        return tagged
+    return [tagged[round(i * (len(tagged) - 1) / max(1, limit - 1))] for i in range(limit)]
+
+
+def _picture(cases: Sequence[Case], classifier: Classifier, name: str) -> np.ndarray:
+    """Photographs as rows; the truth, every method's deepest layer, and LayerCAM's layers and fusion as columns."""
+    rows, pictures = [], []
+    columns: list[str] = []
+    for case in cases:
+        ways = variants(case)
+        deepest = [w for w in ways if w.numbers == (len(case.maps[w.method].maps) - 1,)]
+        main = "layercam" if "layercam" in case.maps else next(iter(case.maps))
+        own = [
+            w
+            for w in ways
+            if w.method == main and w not in deepest and len(w.numbers) in (1, len(case.maps[main].maps))
+        ]
+        shown = list(dict.fromkeys([*deepest, *own]))
+        small = thumbnail(case.photo, 220)
+        size = (small.shape[0], small.shape[1])
+        truth = _truth(case, small)
+        columns = ["truth", *(f"{w.method} {w.layers}" for w in shown)]
+        rows.append(classifier.classes[case.sample.tags[0]])
+        pictures.append([truth, *(overlay_map(small, w.maps(case, size)[0]) for w in shown)])
+    return contact_sheet(rows, columns, pictures, title=name, cell=1.5)
+
+
+def _truth(case: Case, small: np.ndarray) -> np.ndarray:
+    tag, factor = case.sample.tags[0], small.shape[0] / case.photo.shape[0]
+    drawn = small.copy()
+    if case.sample.mask is not None:
+        mask = read_mask(case.sample.mask)
+        rows = np.arange(small.shape[0]) * mask.shape[0] // small.shape[0]
+        columns = np.arange(small.shape[1]) * mask.shape[1] // small.shape[1]
+        inside = mask[rows][:, columns]
+        drawn[(inside != tag + 1) | (inside == IGNORE)] //= 3
+    edges = [
+        ((b.x0 * factor, b.y0 * factor, b.x1 * factor, b.y1 * factor), "", (255, 220, 0))
+        for b in case.sample.boxes
+        if b.tag == tag
+    ]
+    return draw_boxes(drawn, edges)

@@ -1,0 +1,147 @@
+"""What the studies share: photographs with their truth and their maps, variants of the maps, and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tagseg.attribution.fusion import SCALINGS, Scaling, fuse
+from tagseg.data.dataset import Sample
+from tagseg.data.files import write_aside, write_json
+from tagseg.data.images import read_image
+from tagseg.data.loading import prefetch
+from tagseg.pipeline.classifiers import Classifier
+from tagseg.pipeline.explain import Explainer, MethodMaps
+from tagseg.pipeline.progress import Advance
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tagged photograph as the classifier saw it.
+
+    `image (3, S, S)` is what went in, `scores (C,)` came out; `maps` holds by method the maps of the K true tags.
+    """
+
+    sample: Sample
+    photo: np.ndarray
+    image: torch.Tensor
+    scores: torch.Tensor
+    maps: dict[str, MethodMaps]
+
+    def rank(self, tag: int) -> int:
+        """How many classes score higher than the tag."""
+        return int((self.scores > self.scores[tag]).sum())
+
+
+def walk(explainer: Explainer, samples: Sequence[Sample], advance: Advance) -> Iterator[Case]:
+    """The photographs that have tags, in order, `BATCH` at a time, with the maps of their true tags."""
+    tagged = [sample for sample in samples if sample.tags]
+    done = 0
+
+    def load(batch: list[Sample]) -> tuple[list[Sample], list[np.ndarray], torch.Tensor]:
+        photos = [read_image(sample.image) for sample in batch]
+        return batch, photos, explainer.classifier.images(photos)
+
+    batches = [tagged[start : start + BATCH] for start in range(0, len(tagged), BATCH)]
+    for batch, photos, images in prefetch(load, batches, ahead=2):
+        most = max(len(sample.tags) for sample in batch)
+        # photographs with fewer tags repeat their last one, and drop the repetition again
+        classes = torch.tensor([(*s.tags, *(s.tags[-1],) * (most - len(s.tags))) for s in batch], device=images.device)
+        scores, _, maps = explainer(images, classes)
+        for sample, photo, image, of_image, found in zip(batch, photos, images, scores, maps, strict=True):
+            own = {m: MethodMaps(f.layers, [x[: len(sample.tags)] for x in f.maps]) for m, f in found.items()}
+            yield Case(sample, photo, image, of_image, own)
+        done += len(batch)
+        advance(done, "")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to a map: a method, and a layer or several of them fused under a scaling."""
+
+    method: str
+    layers: str
+    scaling: Scaling = "tanh"
+    numbers: tuple[int, ...] = ()
+
+    def maps(self, case: Case, size: tuple[int, int]) -> np.ndarray:
+        """`(K, H, W)` in [0, 1]."""
+        found = case.maps[self.method].maps
+        return fuse([found[n][None] for n in self.numbers], size, scaling=self.scaling)[0].cpu().numpy()
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}, {self.layers}" + ("" if self.scaling == "tanh" else f", scaling {self.scaling}")
+
+
+def variants(case: Case, *, ablation: bool = False) -> list[Variant]:
+    """Every method with every layer alone (deep to shallow), then the deepest fused with more and more shallow ones.
+
+    With `ablation` also the other scalings of LayerCAM's three deepest layers, as published.
+    """
+    found = []
+    for method, maps in case.maps.items():
+        count = len(maps.layers)
+        for n in reversed(range(count)):
+            found.append(Variant(method, _stage(n, count, maps.layers[n]), numbers=(n,)))
+        for n in reversed(range(count - 1)):
+            label = "+".join(f"S{i + 1}" for i in reversed(range(n, count)))
+            found.append(Variant(method, label, numbers=tuple(range(n, count))))
+        if ablation and method == "layercam" and count >= 3:
+            label = "+".join(f"S{i + 1}" for i in reversed(range(count - 3, count)))
+            numbers = tuple(range(count - 3, count))
+            found += [Variant(method, label, scaling, numbers) for scaling in SCALINGS if scaling != "tanh"]
+    return found
+
+
+def _stage(number: int, count: int, name: str) -> str:
+    return f"S{number + 1} ({name})" if count > 1 else name
+
+
+@dataclass
+class Table:
+    """Rows of a study: `rows[i]` has a cell for each of `columns`; None is not known."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    note: str = ""
+
+    def markdown(self) -> str:
+        lines = [f"### {self.title}", "", f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
+        lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in self.rows]
+        return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"title": self.title, "columns": list(self.columns), "rows": [list(r) for r in self.rows]}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def write_tables(folder: Path, name: str, tables: Sequence[Table], facts: dict[str, Any]) -> None:
+    """`NAME.md` to read and `NAME.json` with how they were made."""
+    with write_aside(folder / f"{name}.md") as aside:
+        aside.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
+    write_json(folder / f"{name}.json", {**facts, "tables": [table.as_dict() for table in tables]})
+
+
+def probability_of(classifier: Classifier, tag: int) -> Any:
+    """`images (N, 3, S, S) -> (N,)`: the probability of one class, `BATCH` images at a time."""
+
+    def score(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            parts = [classifier.probabilities(classifier.model(some))[:, tag] for some in images.split(BATCH)]
+        return torch.cat(parts).cpu()
+
+    return score
