@@ -273,9 +273,10 @@ def check_classes(classes: Any, scores: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def count_saved(model: nn.Module, total: list[int]) -> Iterator[None]:
-    """Add to `total[0]` the bytes that the graph recorded inside keeps alive, parameters and buffers aside."""
+def count_saved(model: nn.Module) -> Iterator[list[int]]:
+    """A list whose one number becomes the bytes that the graph recorded inside keeps alive, parameters aside."""
     seen = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    total = [0]
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -285,4 +286,4 @@ def count_saved(model: nn.Module, total: list[int]) -> Iterator[None]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
+        yield total

@@ -72,20 +72,13 @@ class GradientMaps:
         parts: list[tuple[torch.Tensor, list[list[torch.Tensor]]]] = []
         with undisturbed(self.model):
             tape = self._open(images)
-            done = 0
-            while done < len(images):
-                chunk = images[done : done + self._fitting(images)]
-                total = [0]
-                if images.shape[1:] in self._bytes:
-                    recorded = tape.forward(chunk)
-                else:
-                    with count_saved(self.model, total):
-                        recorded = tape.forward(chunk)
-                    self._bytes[images.shape[1:]] = max(1, total[0] // len(chunk))
+            fitting = self._fitting(tape, images)
+            for done in range(0, len(images), fitting):
+                chunk = images[done : done + fitting]
+                recorded = tape.forward(chunk)
                 chosen = check_classes(_part(classes, done, len(chunk), len(images)), recorded.scores)
                 maps = tape.backward(recorded, chosen, list(self.formulas.values()), size)
                 parts.append((recorded.scores.detach(), maps))
-                done += len(chunk)
         scores = torch.cat([scores for scores, _ in parts])
         return scores, {
             name: [torch.cat([maps[n][f] for _, maps in parts]) for n in range(len(tape.layers))]
@@ -104,13 +97,19 @@ class GradientMaps:
             self._tape = Tape(self.model, find_layers(self.model, self.wanted, images[:1]), self.score)
         return self._tape
 
-    def _fitting(self, images: torch.Tensor) -> int:
+    def _fitting(self, tape: Tape, images: torch.Tensor) -> int:
         """Images whose graph, with gradients in flight of at most the same size, stays within `memory`.
 
-        The first image of a new size goes alone and tells what it takes.
+        What one image takes is found out by recording the first of every new size once.
         """
-        known = self._bytes.get(images.shape[1:])
-        return 1 if known is None else max(1, self.memory // (2 * known))
+        shape = images.shape[1:]
+        if len(images) == 1:
+            return 1
+        if shape not in self._bytes:
+            with count_saved(self.model) as total:
+                tape.forward(images[:1])
+            self._bytes[shape] = max(1, total[0])
+        return max(1, self.memory // (2 * self._bytes[shape]))
 
 
 class _Attribution:

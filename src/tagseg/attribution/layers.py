@@ -140,7 +140,7 @@ def _token_grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | N
                 continue
             w = cells // h
             stride = (height * width / cells) ** 0.5
-            if abs(h - height / stride) < 0.75 and abs(w - width / stride) < 0.75 and cells > 1:
+            if abs(h - height / stride) < 0.5 and abs(w - width / stride) < 0.5 and min(h, w) > 1:
                 return h, w
     return None
 
@@ -179,7 +179,8 @@ def _stages(model: nn.Module, image: torch.Tensor) -> list[Layer]:
         inside = tuple(f"{block}." for block in _downsampling(calls, levels, number))
         own = [c for c in calls if c.grid_out == level and not c.name.startswith(inside)]
         ends = [c for c in own if _reach(c, levels) <= 1]
-        if ends and not _is_stem([c.module for c in own if c.computes]):
+        stem = number == 0 and len(levels) > 1 and _is_stem([c.module for c in own if c.computes])
+        if ends and not stem:
             end = _activated(calls, ends[-1])
             stages.append(Layer(end.name, end.module))
     if not stages:

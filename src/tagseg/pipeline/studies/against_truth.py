@@ -102,7 +102,7 @@ def defects(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -
     for case in _with_masks(cases):
         ways = ways or variants(case)
         truth = read_mask(case.sample.mask)  # type: ignore[arg-type]
-        for k, tag in enumerate(case.sample.tags):
+        for tag in case.sample.tags:
             for group in (None, tag):
                 everything.setdefault(group, []).append(100 * float((truth == tag + 1).sum() / (truth != IGNORE).sum()))
         for way in ways:

@@ -165,7 +165,7 @@ def _picture(cases: Sequence[Case], classifier: Classifier, name: str) -> np.nda
         small = thumbnail(case.photo, 220)
         size = (small.shape[0], small.shape[1])
         truth = _truth(case, small)
-        columns = ["truth", *(f"{w.method} {w.layers}" for w in shown)]
+        columns = ["truth", *(w.short for w in shown)]
         rows.append(classifier.classes[case.sample.tags[0]])
         pictures.append([truth, *(overlay_map(small, w.maps(case, size)[0]) for w in shown)])
     return contact_sheet(rows, columns, pictures, title=name, cell=1.5)

@@ -77,6 +77,11 @@ class Variant:
         return fuse([found[n][None] for n in self.numbers], size, scaling=self.scaling)[0].cpu().numpy()
 
     @property
+    def short(self) -> str:
+        """For a column's head."""
+        return f"{self.method} {self.layers.split(' (')[0]}"
+
+    @property
     def label(self) -> str:
         return f"{self.method}, {self.layers}" + ("" if self.scaling == "tanh" else f", scaling {self.scaling}")
 
