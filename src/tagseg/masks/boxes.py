@@ -42,7 +42,8 @@ def graph_cut(image: np.ndarray, class_map: np.ndarray, rounds: int = 3) -> np.n
     """Join the scattered evidence of shallow layers into an object (Simonyan et al., ICLR-W 2014, section 3.2).
 
     Pixels above the map's 95 % quantile are object and those under its 30 % quantile background; colour models of the
-    two and contrast decide on the rest (Boykov and Jolly's cut, with Gaussian mixtures as in GrabCut).
+    two and contrast decide on the rest (Boykov and Jolly's cut, with Gaussian mixtures as in GrabCut). The map is
+    smoothed before, over a fiftieth of the longer side: most of a scattered map is zero, also between its points.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
@@ -51,6 +52,8 @@ def graph_cut(image: np.ndarray, class_map: np.ndarray, rounds: int = 3) -> np.n
     Returns:
         `(H, W)` bool; for a map without two different values, where it is positive.
     """
+    flat = class_map
+    class_map = cv2.GaussianBlur(class_map.astype(np.float32), (0, 0), max(class_map.shape) / 50)
     high, low = np.quantile(class_map, 0.95), np.quantile(class_map, 0.30)
     seeds = np.full(class_map.shape, cv2.GC_PR_BGD, np.uint8)
     middle = 0.5 * (high + low)
@@ -58,8 +61,8 @@ def graph_cut(image: np.ndarray, class_map: np.ndarray, rounds: int = 3) -> np.n
     seeds[class_map <= low] = cv2.GC_BGD
     seeds[(class_map >= high) & (class_map > low)] = cv2.GC_FGD
     sure = seeds == cv2.GC_FGD
-    if not sure.any() or not (seeds == cv2.GC_BGD).any():
-        return class_map > 0
+    if np.ptp(flat) == 0 or not sure.any() or not (seeds == cv2.GC_BGD).any():
+        return flat > 0
     cv2.setRNGSeed(0)
     cv2.grabCut(
         np.ascontiguousarray(image[..., ::-1]),

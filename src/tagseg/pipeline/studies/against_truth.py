@@ -19,11 +19,12 @@ from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.localisation import BestThresholdIoU, BoxAccuracy, Localisation, PixelPrecision, pointing_hit
 from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut
 from tagseg.masks.superpixels import superpixel_mask, superpixels
+from tagseg.pipeline.classifiers import square
 from tagseg.pipeline.explain import Explainer
 from tagseg.pipeline.studies.walk import Case, Table, Variant, variants
 
 SUPERPIXEL_THRESHOLD = 0.3
-_WORKING = 224  # box accuracy is counted on maps of this side, as in wsolevaluation
+_WORKING = 224  # boxes are made on maps of this side, as in wsolevaluation
 _TIMED = 16  # photographs that the frame rate is measured on
 
 
@@ -49,8 +50,8 @@ def boxes(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> 
                 located.setdefault(way.label, Localisation()).add(box, scaled, case.rank(tag))
                 accuracy.setdefault(way.label, BoxAccuracy()).add(small, scaled)
                 if way.numbers in ((0,), (1,)) and way.method == "layercam":
-                    mask = graph_cut(case.photo, way.maps(case, (height, width))[k])
-                    joined.setdefault(way.label, Localisation()).add(box_of_mask(mask), truth, case.rank(tag))
+                    mask = graph_cut(square(case.photo, _WORKING), small)
+                    joined.setdefault(way.label, Localisation()).add(box_of_mask(mask), scaled, case.rank(tag))
     if not counted:
         raise BadInput("no photograph has a box of one of its tags; this study needs boxes.csv or boxes in XML.")
     columns = ("method", "layers", "loc1", "loc5", "gt-known", "MaxBoxAcc", "MaxBoxAccV2")
