@@ -145,6 +145,17 @@ def test_operations_in_place_change_nothing(layer: str):
             assert torch.allclose(one, other, atol=1e-7)
 
 
+def test_a_network_that_insists_on_its_memory_layout():
+    class Views(Plain):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = self.pool(self.stage3(self.stage2(self.stage1(images))))
+            return self.fc(features.view(len(images), -1))
+
+    model, other, batch = Views(), Plain(), images()
+    other.load_state_dict(model.state_dict())
+    assert torch.allclose(LayerCAM(model, "stages")(batch), LayerCAM(other, "stages")(batch), atol=1e-6)
+
+
 def test_one_forward_for_all_layers_images_and_classes():
     model, calls = Plain(), []
     maps = GradientMaps(model, "stages", FORMULAS)

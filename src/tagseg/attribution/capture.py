@@ -69,7 +69,8 @@ class Tape:
     """Forward passes that keep the layers' outputs.
 
     The first outputs become the roots of the graph: what comes before them is not recorded, and backward passes end
-    there. Layers whose output a later in-place operation overwrites are copied; that is found out by the first pass.
+    there. Layers whose output a later in-place operation overwrites are copied; that is found out by the first pass. On
+    a CPU images go in with channels last, in which convolutions are faster, unless the network insists on its own views.
 
     Args:
         model: the network, unwrapped.
@@ -79,17 +80,21 @@ class Tape:
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer], score: Score | None) -> None:
         self.model, self.layers, self.score = model, layers, score
-        self.copies = False
+        self.copies, self.channels_last = False, True
 
     def forward(self, images: torch.Tensor) -> Pass:
         """Record one pass of `images (B, 3, H, W)`; the model must be `undisturbed`."""
-        if self.copies:
-            return self._forward(images)
-        try:
-            return self._forward(images)
-        except _Overwritten:
-            self.copies = True
-            return self._forward(images)
+        while True:
+            try:
+                if self.channels_last and images.device.type == "cpu":
+                    return self._forward(images.contiguous(memory_format=torch.channels_last))
+                return self._forward(images.contiguous())
+            except _Overwritten:
+                self.copies = True
+            except RuntimeError as error:
+                if not self.channels_last or "view size is not compatible" not in str(error):
+                    raise
+                self.channels_last = False
 
     def _forward(self, images: torch.Tensor) -> Pass:
         kept: list[torch.Tensor | None] = [None] * len(self.layers)

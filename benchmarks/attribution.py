@@ -1,0 +1,198 @@
+"""LayerCAM maps of all stages beside the packages that people use, in one run.
+
+    pip install grad-cam torchcam captum
+    python benchmarks/attribution.py --models vgg16 resnet50 vit_small_patch16_224 --classes 1 3
+
+Random weights: time does not depend on them. In every round each contender runs once, one after the other, and the
+median over the rounds is printed, so that a slow minute of the machine meets all of them. *Floor* is what forward and
+backward pass cost when nothing is made of the gradients. Memory is the peak above the loaded network, each contender in
+a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from common import machine
+from torch import nn
+from torchvision import models
+
+from tagseg.attribution import GradientMaps, LayerCAM
+from tagseg.attribution.formulas import FORMULAS
+from tagseg.attribution.layers import find_layers
+from tagseg.data.loading import cpu_count
+from tagseg.networks.precision import default_device
+
+Work = Callable[[], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["vgg16", "resnet50", "vit_small_patch16_224"])
+    parser.add_argument("--classes", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-memory", action="store_true", help="only times")
+    arguments = parser.parse_args()
+    torch.set_num_threads(cpu_count())
+    print(f"224 px, batch {arguments.batch}, {machine().replace('bf16-mixed', 'float32')}")
+    for name in arguments.models:
+        for classes in arguments.classes:
+            _table(name, classes, arguments)
+
+
+def _table(name: str, classes: int, arguments: argparse.Namespace) -> None:
+    contenders = _contenders(name, classes, arguments.batch)
+    times: dict[str, list[float]] = {label: [] for label in contenders}
+    for number in range(arguments.rounds + 1):
+        for label, work in contenders.items():
+            begun = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:  # the first round warms up
+                times[label].append(time.perf_counter() - begun)
+    medians = {label: 1000 * float(np.median(each)) / arguments.batch for label, each in times.items()}
+    print(f"\n### {name}, {classes} class{'es' if classes > 1 else ''} per image\n")
+    print("| | ms per image | of the floor | peak memory, MB |\n|---|---|---|---|")
+    for label, value in medians.items():
+        memory = "-" if arguments.no_memory else f"{_memory(name, classes, arguments.batch, label):.0f}"
+        print(f"| {label} | {value:.0f} | {value / medians['floor: forward + backward']:.2f} | {memory} |", flush=True)
+
+
+def _contenders(name: str, count: int, batch: int) -> dict[str, Work]:
+    torch.manual_seed(0)
+    device = default_device()
+    model = (
+        (timm.create_model(name) if timm.is_model(name) and "vit" in name else models.get_model(name)).eval().to(device)
+    )
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    classes = torch.stack([torch.randperm(1000)[:count] for _ in range(batch)]).to(device)
+    layers = [layer.module for layer in find_layers(model, "stages", images[:1])]
+    ours, methods = LayerCAM(model, "stages"), GradientMaps(model, "stages", FORMULAS)
+    work: dict[str, Work] = {
+        "forward alone": lambda: _forward(model, images),
+        "floor: forward + backward": lambda: _floor(model, layers, images, classes),
+        "tagseg LayerCAM": lambda: ours.layer_maps(images, classes),
+        "tagseg, all five methods": lambda: methods(images, classes),
+    }
+    return {**work, **_torchcam(model, layers, images, classes), **_grad_cam(model, layers, images, classes),
+            **_captum(model, layers, images, classes)}  # fmt: skip
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return model(images)
+
+
+def _floor(model: nn.Module, layers: list[nn.Module], images: torch.Tensor, classes: torch.Tensor) -> None:
+    """Plain torch: one forward pass, and a backward pass to the activations for every class."""
+    kept: list[torch.Tensor] = []
+
+    def keep(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output if output.requires_grad else output.detach().requires_grad_()
+        kept.append(output)
+        return output
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    scores = model(images).gather(1, classes)
+    for handle in handles:
+        handle.remove()
+    for k in range(classes.shape[1]):
+        torch.autograd.grad(scores[:, k].sum(), kept, retain_graph=k + 1 < classes.shape[1])
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def _torchcam(
+    model: nn.Module, layers: list[nn.Module], images: torch.Tensor, classes: torch.Tensor
+) -> dict[str, Work]:
+    try:
+        from torchcam.methods import LayerCAM as Peer
+    except ImportError:
+        return {}
+    if layers and isinstance(layers[0], nn.LayerNorm):
+        return {}  # it maps grids only
+
+    def documented() -> None:
+        with Peer(model, list(layers)) as extractor:
+            for k in range(classes.shape[1]):
+                extractor(classes[:, k].tolist(), model(images))
+
+    def retained() -> None:
+        with Peer(model, list(layers)) as extractor:
+            scores = model(images)
+            for k in range(classes.shape[1]):
+                extractor(classes[:, k].tolist(), scores, retain_graph=k + 1 < classes.shape[1])
+
+    if classes.shape[1] == 1:
+        return {"torchcam": documented}
+    return {"torchcam, as documented": documented, "torchcam, graph retained": retained}
+
+
+def _grad_cam(
+    model: nn.Module, layers: list[nn.Module], images: torch.Tensor, classes: torch.Tensor
+) -> dict[str, Work]:
+    try:
+        from pytorch_grad_cam import LayerCAM as Peer
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError:
+        return {}
+    reshape = None
+    if layers and isinstance(layers[0], nn.LayerNorm):
+        reshape = lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14))  # noqa: E731
+
+    def work() -> None:
+        with Peer(model, list(layers), reshape_transform=reshape) as cam:
+            for k in range(classes.shape[1]):
+                cam(images, [ClassifierOutputTarget(int(c)) for c in classes[:, k]])
+
+    return {"grad-cam": work}
+
+
+def _captum(model: nn.Module, layers: list[nn.Module], images: torch.Tensor, classes: torch.Tensor) -> dict[str, Work]:
+    """Captum has no LayerCAM; gradient times activation is the same passes."""
+    try:
+        from captum.attr import LayerGradientXActivation
+    except ImportError:
+        return {}
+    explainers = [LayerGradientXActivation(model, layer) for layer in layers]
+
+    def work() -> None:
+        for k in range(classes.shape[1]):
+            for explainer in explainers:
+                explainer.attribute(images, target=classes[:, k])
+
+    return {"captum (gradient x activation)": work}
+
+
+def _memory(name: str, classes: int, batch: int, label: str) -> float:
+    """Megabytes above what the process holds before the work."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (name, classes, batch, label))
+
+
+def _peak(name: str, classes: int, batch: int, label: str) -> float:
+    torch.set_num_threads(cpu_count())
+    work = _contenders(name, classes, batch)[label]
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+
+
+if __name__ == "__main__":
+    main()

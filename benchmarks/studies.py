@@ -1,0 +1,57 @@
+"""One classifier per seed and one study of each, and the mean and spread of every number.
+
+    python benchmarks/studies.py DATA --study defects --out FOLDER --seeds 0 1 2 --set weights=FILE --set train.side=385
+
+Trains with `tagseg fit DATA --until train` (into FOLDER/seedN) where the classifier is not there yet; studies that are
+there (FOLDER/STUDY-seedN) are only read.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import seeds_parser
+
+import tagseg
+from tagseg.data.files import read_json
+from tagseg.pipeline.settings import parse_assignments
+
+
+def main() -> None:
+    parser = seeds_parser(__doc__)
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--limit", type=int)
+    arguments = parser.parse_args()
+    found = [_study(arguments, seed) for seed in arguments.seeds]
+    facts = {key: found[0][key] for key in ("study", "data", "split", "photographs", "side", "machine")}
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(f"seeds {arguments.seeds}, seconds {[round(f['seconds']) for f in found]}\n")
+    for number, table in enumerate(found[0]["tables"]):
+        print(f"| {' | '.join(table['columns'])} |\n|{'---|' * len(table['columns'])}")
+        for cells in zip(*(f["tables"][number]["rows"] for f in found), strict=True):
+            print(f"| {' | '.join(_cell(values) for values in zip(*cells, strict=True))} |")
+        print()
+
+
+def _study(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    run, out = arguments.out / f"seed{seed}", arguments.out / f"{arguments.study}-seed{seed}"
+    result: Path = out / f"{arguments.study}.json"
+    if not result.exists():
+        settings = {**parse_assignments(arguments.set), "seed": seed}
+        tagseg.fit(arguments.data, run, recipe=arguments.recipe, settings=settings, until="train")
+        tagseg.study(arguments.study, arguments.data, run, out, limit=arguments.limit)
+    return read_json(result)
+
+
+def _cell(values: tuple[Any, ...]) -> str:
+    """The word that all have in common, or mean and standard deviation over the seeds."""
+    if not isinstance(values[0], int | float):
+        return "-" if values[0] is None else str(values[0])
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    digits = 2 if max(values) <= 1 else 1
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
