@@ -69,8 +69,8 @@ class Tape:
     """Forward passes that keep the layers' outputs.
 
     The first outputs become the roots of the graph: what comes before them is not recorded, and backward passes end
-    there. Layers whose output a later in-place operation overwrites are copied; that is found out by the first pass. On
-    a CPU images go in with channels last, in which convolutions are faster, unless the network insists on its own views.
+    there. Layers whose output a later in-place operation overwrites are copied; that is found out by the first pass.
+    On a CPU images go in with channels last, in which convolutions are faster, unless the network's views forbid it.
 
     Args:
         model: the network, unwrapped.

@@ -25,7 +25,7 @@ def contact_sheet(
     """A table of pictures.
 
     Args:
-        rows, columns: names; long ones are broken at dots and spaces.
+        rows, columns: names; long ones are broken at a space, else at a dot.
         pictures: `(H, W, 3)` uint8 per row and column; None leaves the place empty.
         cell: height of a picture in inches, at 110 pixels each.
 
@@ -81,7 +81,8 @@ def write_picture(path: Path, picture: np.ndarray) -> Path:
 def _broken(name: str, longest: int = 16) -> str:
     if len(name) <= longest:
         return name
-    places = [i for i, letter in enumerate(name) if letter in ". _" and 0 < i < len(name) - 1]
+    breaks = " " if " " in name else "._"
+    places = [i for i, letter in enumerate(name) if letter in breaks and 0 < i < len(name) - 1]
     if not places:
         return name
     middle = min(places, key=lambda i: abs(i - len(name) / 2))
