@@ -16,6 +16,7 @@ from torch import nn
 
 from tagseg.attribution.formulas import Formula
 from tagseg.attribution.layers import Layer, as_grid
+from tagseg.attribution.winograd import FastConvolutions
 from tagseg.errors import BadInput
 
 Score = Callable[[Any], torch.Tensor]
@@ -109,7 +110,7 @@ class Tape:
             return output.clone() if self.copies else output
 
         try:
-            with hooked(self.layers, keep):
+            with hooked(self.layers, keep), FastConvolutions():
                 output = self.model(images)
         except RuntimeError as error:
             if not self.copies and "in-place" in str(error):

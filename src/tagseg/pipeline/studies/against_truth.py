@@ -82,12 +82,12 @@ def segmentation(cases: Iterable[Case], classes: tuple[str, ...], threshold: flo
                 pixels.setdefault(way.label, PixelPrecision()).add(maps[k], truth == tag + 1, truth == IGNORE)
                 hits.setdefault(way.label, []).append(pointing_hit(maps[k], truth == tag + 1))
     _need_masks(ways)
-    table = Table("Maps as masks", ("method", "layers", "mIoU (oracle)", "at score", "PxAP", "pointing game"))
+    table = Table("Maps as masks", ("method", "layers", "mIoU (oracle)", "at score, %", "PxAP", "pointing game"))
     for way in ways:
         score, miou = sweeps[way.label].oracle()
         name = way.layers if way.scaling == "tanh" else f"{way.layers}, scaling {way.scaling}"
         pointed = 100 * float(np.mean(hits[way.label]))
-        table.rows.append((way.method, name, 100 * miou, score, pixels[way.label].value(), pointed))
+        table.rows.append((way.method, name, 100 * miou, 100 * score, pixels[way.label].value(), pointed))
     table.note = "The background score is the best for the whole set (*oracle*); the true tags are given."
     return [table]
 
@@ -114,12 +114,12 @@ def defects(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -
                     counter.add(maps[k], truth == tag + 1, truth == IGNORE)
     _need_masks(ways)
     groups = sorted(tag for tag in everything if tag is not None)
-    columns = ("method", "layers", "IoU (oracle)", "at threshold", *(classes[tag] for tag in groups))
+    columns = ("method", "layers", "IoU (oracle)", "at threshold, %", *(classes[tag] for tag in groups))
     table = Table("Defects", columns)
     for way in ways:
         at, value = best[way.label, None].best()
         each = (best[way.label, tag].best()[1] for tag in groups)
-        table.rows.append((way.method, way.layers, value, at, *each))
+        table.rows.append((way.method, way.layers, value, 100 * at, *each))
     areas = (float(np.mean(everything[tag])) for tag in (None, *groups))
     table.rows.append(("(everything)", "-", next(areas), None, *areas))
     table.note = "IoU in percent; the threshold of every cell is the best for its photographs (*oracle*)."
