@@ -2,8 +2,8 @@
 
     python benchmarks/studies.py DATA --study defects --out FOLDER --seeds 0 1 2 --set weights=FILE --set train.side=385
 
-With `--column NAME` that number alone, methods by layers. Trains with `tagseg fit DATA --until train` (into FOLDER/seedN) where the classifier is not there yet; studies that are
-there (FOLDER/STUDY-seedN) are only read.
+Trains with `tagseg fit DATA --until train` (into FOLDER/seedN) where the classifier is not there yet; studies that are
+there (FOLDER/STUDY-seedN) are only read. With `--column NAME` that number alone is printed, methods by layers.
 """
 
 import argparse
