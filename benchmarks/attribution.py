@@ -5,15 +5,15 @@
 
 Random weights: time does not depend on them. In every round each contender runs once, one after the other, and the
 median over the rounds is printed, so that a slow minute of the machine meets all of them. *Floor* is what forward and
-backward pass cost when nothing is made of the gradients. Memory is the peak above the loaded network, each contender in
-a process of its own.
+backward pass cost in plain torch when nothing is made of the gradients. Memory (`--memory`, Linux) is the peak above
+the loaded network, each in a process of its own.
 """
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-memory", action="store_true", help="only times")
+    parser.add_argument("--memory", action="store_true", help="measure memory too, which takes a process each")
     arguments = parser.parse_args()
     torch.set_num_threads(cpu_count())
     print(f"224 px, batch {arguments.batch}, {machine().replace('bf16-mixed', 'float32')}")
@@ -60,10 +60,13 @@ def _table(name: str, classes: int, arguments: argparse.Namespace) -> None:
                 times[label].append(time.perf_counter() - begun)
     medians = {label: 1000 * float(np.median(each)) / arguments.batch for label, each in times.items()}
     print(f"\n### {name}, {classes} class{'es' if classes > 1 else ''} per image\n")
-    print("| | ms per image | of the floor | peak memory, MB |\n|---|---|---|---|")
+    head = ["ms per image", "of the floor", *(["peak memory, MB"] if arguments.memory else [])]
+    print(f"| | {' | '.join(head)} |\n|{'---|' * (len(head) + 1)}")
     for label, value in medians.items():
-        memory = "-" if arguments.no_memory else f"{_memory(name, classes, arguments.batch, label):.0f}"
-        print(f"| {label} | {value:.0f} | {value / medians['floor: forward + backward']:.2f} | {memory} |", flush=True)
+        cells = [f"{value:.0f}", f"{value / medians['floor: forward + backward']:.2f}"]
+        if arguments.memory:
+            cells.append(f"{_memory(name, classes, arguments.batch, label):.0f}")
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 
 def _contenders(name: str, count: int, batch: int) -> dict[str, Work]:
@@ -189,9 +192,16 @@ def _peak(name: str, classes: int, batch: int, label: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()  # kernels are compiled, layers found
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    before = _peak_rss()
     work()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return _peak_rss() - before
+
+
+def _peak_rss() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 
 
 if __name__ == "__main__":

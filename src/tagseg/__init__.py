@@ -14,8 +14,9 @@ from tagseg.errors import BadInput
 if TYPE_CHECKING:
     from tagseg.pipeline.check import check
     from tagseg.pipeline.demo import demo
-    from tagseg.pipeline.explain import explain, locate
+    from tagseg.pipeline.explain import explain
     from tagseg.pipeline.fit import fit
+    from tagseg.pipeline.locate import locate
     from tagseg.pipeline.predict import evaluate, predict
     from tagseg.pipeline.studies.study import study
     from tagseg.segmentation.model import load
@@ -42,7 +43,7 @@ _HOMES = {
     "explain": "tagseg.pipeline.explain",
     "fit": "tagseg.pipeline.fit",
     "load": "tagseg.segmentation.model",
-    "locate": "tagseg.pipeline.explain",
+    "locate": "tagseg.pipeline.locate",
     "predict": "tagseg.pipeline.predict",
     "study": "tagseg.pipeline.studies.study",
 }

@@ -115,18 +115,19 @@ class GradientMaps:
 class _Attribution:
     """What the methods share: `layer_maps` as computed, and the call that normalises, fuses and resizes."""
 
+    formula: Formula
+
     def __init__(
         self,
         model: nn.Module,
-        layers: Layers,
-        formula: Formula,
+        layers: Layers = "last",
         *,
-        score: Score | None,
-        scaling: Scaling,
-        gamma: float,
-        memory: int,
+        score: Score | None = None,
+        scaling: Scaling = "tanh",
+        gamma: float = 2.0,
+        memory: int = 4 * GIB,
     ) -> None:
-        self.maps = GradientMaps(model, layers, {"map": formula}, score=score, memory=memory)
+        self.maps = GradientMaps(model, layers, {"map": self.formula}, score=score, memory=memory)
         self.scaling, self.gamma = scaling, gamma
 
     def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
@@ -141,23 +142,14 @@ class _Attribution:
 
     @property
     def layers(self) -> list[Layer]:
+        """The layers found; known after the first call."""
         return self.maps.layers
 
 
 class GradCAM(_Attribution):
     """Grad-CAM (Selvaraju et al., ICCV 2017). Arguments as `LayerCAM`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Layers = "last",
-        *,
-        score: Score | None = None,
-        scaling: Scaling = "tanh",
-        gamma: float = 2.0,
-        memory: int = 4 * GIB,
-    ) -> None:
-        super().__init__(model, layers, formulas.grad_cam, score=score, scaling=scaling, gamma=gamma, memory=memory)
+    formula = staticmethod(formulas.grad_cam)
 
 
 class GradCAMPlusPlus(_Attribution):
@@ -166,19 +158,19 @@ class GradCAMPlusPlus(_Attribution):
     `compat="official"` adds the public packages' 1e-6 to the denominator of alpha.
     """
 
+    formula = staticmethod(formulas.grad_cam_plus_plus)
+
     def __init__(
         self,
         model: nn.Module,
         layers: Layers = "last",
         *,
         compat: Literal["paper", "official"] = "paper",
-        score: Score | None = None,
-        scaling: Scaling = "tanh",
-        gamma: float = 2.0,
-        memory: int = 4 * GIB,
+        **options: Any,
     ) -> None:
-        formula = formulas.grad_cam_plus_plus if compat == "paper" else formulas.grad_cam_plus_plus_official
-        super().__init__(model, layers, formula, score=score, scaling=scaling, gamma=gamma, memory=memory)
+        if compat == "official":
+            self.formula = formulas.grad_cam_plus_plus_official
+        super().__init__(model, layers, **options)
 
 
 class LayerCAM(_Attribution):
@@ -195,35 +187,20 @@ class LayerCAM(_Attribution):
         memory: bound in bytes; see `GradientMaps`.
     """
 
+    formula = staticmethod(formulas.layer_cam)
+
     def __init__(
-        self,
-        model: nn.Module,
-        layers: Layers = "last",
-        *,
-        relu_gradients: bool = True,
-        score: Score | None = None,
-        scaling: Scaling = "tanh",
-        gamma: float = 2.0,
-        memory: int = 4 * GIB,
+        self, model: nn.Module, layers: Layers = "last", *, relu_gradients: bool = True, **options: Any
     ) -> None:
-        formula = formulas.layer_cam if relu_gradients else formulas.layer_cam_normal
-        super().__init__(model, layers, formula, score=score, scaling=scaling, gamma=gamma, memory=memory)
+        if not relu_gradients:
+            self.formula = formulas.layer_cam_normal
+        super().__init__(model, layers, **options)
 
 
 class NormGrad(_Attribution):
     """NormGrad (Rebuffi et al., CVPR 2020). Arguments as `LayerCAM`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Layers = "last",
-        *,
-        score: Score | None = None,
-        scaling: Scaling = "tanh",
-        gamma: float = 2.0,
-        memory: int = 4 * GIB,
-    ) -> None:
-        super().__init__(model, layers, formulas.norm_grad, score=score, scaling=scaling, gamma=gamma, memory=memory)
+    formula = staticmethod(formulas.norm_grad)
 
 
 def prepare(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tagseg.data.dataset import Dataset, raise_problems
 from tagseg.data.files import write_aside, write_json
+from tagseg.data.images import MAX_CLASSES
 from tagseg.data.loading import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
@@ -82,6 +83,11 @@ def fit(
     chosen = resolve(recipe, settings)
     out = Path(out)
     dataset, facts = _open(Path(data), out, chosen, skip_bad, reporter)
+    if len(dataset.classes) > MAX_CLASSES and until != "train":
+        raise BadInput(
+            f"{data}: {len(dataset.classes)} classes do not fit an 8-bit mask ({MAX_CLASSES} at most); "
+            "end with the classifier (--until train)."
+        )
     needed_mb = _check_networks(chosen, len(dataset.classes)) + PHOTOGRAPH_MB * len(dataset.samples)
     run = RunFolder(out, dataset.root, facts.digest(dataset.train), needed_mb, reporter.say)
     with explain_full_disk(out):

@@ -20,7 +20,7 @@ from tagseg.evaluation.localisation import BestThresholdIoU, BoxAccuracy, Locali
 from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut
 from tagseg.masks.superpixels import superpixel_mask, superpixels
 from tagseg.pipeline.classifiers import square
-from tagseg.pipeline.explain import Explainer
+from tagseg.pipeline.explainer import Explainer
 from tagseg.pipeline.studies.walk import Case, Table, Variant, variants
 
 SUPERPIXEL_THRESHOLD = 0.3

@@ -19,7 +19,7 @@ from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.masks.boxes import ILSVRC_THRESHOLD
 from tagseg.pipeline.classifiers import Classifier, load_classifier
-from tagseg.pipeline.explain import Explainer
+from tagseg.pipeline.explainer import Explainer
 from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.studies import against_model, against_truth
 from tagseg.pipeline.studies.walk import Case, Table, variants, walk, write_tables

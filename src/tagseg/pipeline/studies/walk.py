@@ -16,7 +16,7 @@ from tagseg.data.files import write_aside, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import prefetch
 from tagseg.pipeline.classifiers import Classifier
-from tagseg.pipeline.explain import Explainer, MethodMaps
+from tagseg.pipeline.explainer import Explainer, MethodMaps
 from tagseg.pipeline.progress import Advance
 
 BATCH = 8

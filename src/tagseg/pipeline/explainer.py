@@ -1,0 +1,128 @@
+"""Several attributions of one classifier at once, over the photographs of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tagseg.attribution import CAM, GradientMaps, GuidedBackprop, ScoreCAM, fuse
+from tagseg.attribution.formulas import FORMULAS
+from tagseg.data.images import read_image
+from tagseg.data.loading import prefetch
+from tagseg.errors import BadInput, nearest
+from tagseg.pipeline.classifiers import Classifier
+
+METHODS = ("cam", *FORMULAS, "scorecam", "guided-backprop")
+
+
+@dataclass(frozen=True)
+class MethodMaps:
+    """What one method says of one photograph: layer names, and `(K, h, w)` unnormalised per layer."""
+
+    layers: tuple[str, ...]
+    maps: list[torch.Tensor]
+
+    def fused(self, size: tuple[int, int]) -> np.ndarray:
+        """`(K, H, W)` in [0, 1]."""
+        return fuse([m[None] for m in self.maps], size)[0].cpu().numpy()
+
+    def single(self, number: int, size: tuple[int, int]) -> np.ndarray:
+        """`(K, H, W)` in [0, 1] of one layer."""
+        return fuse([self.maps[number][None]], size)[0].cpu().numpy()
+
+
+class Explainer:
+    """Several methods over one classifier; those that use gradients share one forward and backward pass.
+
+    Args:
+        classifier: see `load_classifier`.
+        methods: of `METHODS`.
+        layers: see `tagseg.attribution.layers.find_layers`.
+    """
+
+    def __init__(self, classifier: Classifier, methods: Sequence[str], layers: Any) -> None:
+        for method in methods:
+            if method not in METHODS:
+                hint = nearest(method, list(METHODS)) or "."
+                raise BadInput(f"method '{method}' does not exist{hint} Known: {', '.join(METHODS)}.")
+        self.classifier, self.methods, self.wanted = classifier, tuple(dict.fromkeys(methods)), layers
+        model = classifier.model
+        gradient = {name: FORMULAS[name] for name in self.methods if name in FORMULAS}
+        self.gradient = GradientMaps(model, layers, gradient or {"layercam": FORMULAS["layercam"]})
+        self.needs_gradient = bool(gradient)
+        self.others: dict[str, Any] = {}
+        if "cam" in self.methods:
+            self.others["cam"] = CAM(model)
+        if "scorecam" in self.methods:
+            self.others["scorecam"] = ScoreCAM(model, layers)
+        if "guided-backprop" in self.methods:
+            self.others["guided-backprop"] = GuidedBackprop(model)
+
+    def __call__(
+        self, images: torch.Tensor, classes: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, MethodMaps]]]:
+        """Scores `(B, C)`, class numbers `(B, K)`, and for every image the maps by method.
+
+        Args:
+            images: `(B, 3, H, W)`.
+            classes: `(B, K)`, or a function from the scores to them.
+        """
+        if self.needs_gradient:
+            scores, found = self.gradient.with_scores(images, classes)
+            layers = tuple(layer.name for layer in self.gradient.layers)
+        else:
+            with torch.no_grad():
+                scores = self.classifier.model(images)
+            found, layers = {}, ()
+        chosen = classes(scores) if callable(classes) else torch.as_tensor(classes, device=scores.device)
+        names = dict.fromkeys(found, layers)
+        for method, attribution in self.others.items():
+            if method == "guided-backprop":
+                found[method], names[method] = [attribution(images, chosen)], ("pixels",)
+            else:
+                found[method] = attribution.layer_maps(images, chosen)
+                names[method] = ("class maps",) if method == "cam" else tuple(x.name for x in attribution.layers)
+        per_image = [
+            {m: MethodMaps(names[m], [maps[i] for maps in found[m]]) for m in self.methods} for i in range(len(images))
+        ]
+        return scores.detach(), chosen, per_image
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One photograph with the classes looked at, their probabilities, and the maps by method."""
+
+    name: str
+    photo: np.ndarray
+    classes: list[int]
+    probabilities: list[float]
+    maps: dict[str, MethodMaps]
+
+
+def explained(explainer: Explainer, found: dict[str, Path], classes: Sequence[str] | None, top: int) -> Iterator[Shown]:
+    """The photographs in order, with the maps of the named classes or of the `top` highest scores."""
+    classifier = explainer.classifier
+    if top < 1:
+        raise BadInput(f"top {top}: give at least 1.")
+    numbers = classifier.numbers(classes) if classes else None
+    count = min(top, len(classifier.classes))
+
+    def pick(scores: torch.Tensor) -> torch.Tensor:
+        if numbers is not None:
+            return torch.tensor([numbers] * len(scores), device=scores.device)
+        return scores.topk(count, dim=1).indices
+
+    for name, photo in prefetch(lambda item: (item[0], read_image(item[1])), found.items()):
+        scores, chosen, maps = explainer(classifier.images([photo]), pick)
+        probabilities = classifier.probabilities(scores)[0, chosen[0]].tolist()
+        yield Shown(name, photo, chosen[0].tolist(), probabilities, maps[0])
+
+
+def with_ending(stem: Path, ending: str) -> Path:
+    """`NAME` and `.ending` to `NAME.ending`, whatever dots the name has."""
+    return stem.with_name(stem.name + ending)
