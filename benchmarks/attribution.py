@@ -6,7 +6,8 @@
 Random weights: time does not depend on them. In every round each contender runs once, one after the other, and the
 median over the rounds is printed, so that a slow minute of the machine meets all of them. *Floor* is what forward and
 backward pass cost in plain torch when nothing is made of the gradients. Memory (`--memory`, Linux) is the peak above
-the loaded network, each in a process of its own.
+the loaded network, each in a process of its own. `--details` shows instead what the fast convolutions and the order of
+the classes contribute, and how far float32 maps are from float64.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import timm
@@ -23,7 +25,8 @@ from common import machine
 from torch import nn
 from torchvision import models
 
-from tagseg.attribution import GradientMaps, LayerCAM
+from tagseg.attribution import GradientMaps, LayerCAM, winograd
+from tagseg.attribution.capture import Tape, undisturbed
 from tagseg.attribution.formulas import FORMULAS
 from tagseg.attribution.layers import find_layers
 from tagseg.data.loading import cpu_count
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory", action="store_true", help="measure memory too, which takes a process each")
+    parser.add_argument("--details", action="store_true", help="tagseg alone, with and without its parts")
     arguments = parser.parse_args()
     torch.set_num_threads(cpu_count())
     print(f"224 px, batch {arguments.batch}, {machine().replace('bf16-mixed', 'float32')}")
@@ -48,7 +52,7 @@ def main() -> None:
 
 
 def _table(name: str, classes: int, arguments: argparse.Namespace) -> None:
-    contenders = _contenders(name, classes, arguments.batch)
+    contenders = (_details if arguments.details else _contenders)(name, classes, arguments.batch)
     times: dict[str, list[float]] = {label: [] for label in contenders}
     for number in range(arguments.rounds + 1):
         for label, work in contenders.items():
@@ -67,16 +71,12 @@ def _table(name: str, classes: int, arguments: argparse.Namespace) -> None:
         if arguments.memory:
             cells.append(f"{_memory(name, classes, arguments.batch, label):.0f}")
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
+    if arguments.details:
+        _errors(name, arguments.batch)
 
 
 def _contenders(name: str, count: int, batch: int) -> dict[str, Work]:
-    torch.manual_seed(0)
-    device = default_device()
-    model = (
-        (timm.create_model(name) if timm.is_model(name) and "vit" in name else models.get_model(name)).eval().to(device)
-    )
-    images = torch.randn(batch, 3, 224, 224, device=device)
-    classes = torch.stack([torch.randperm(1000)[:count] for _ in range(batch)]).to(device)
+    model, images, classes = _inputs(name, count, batch)
     layers = [layer.module for layer in find_layers(model, "stages", images[:1])]
     ours, methods = LayerCAM(model, "stages"), GradientMaps(model, "stages", FORMULAS)
     work: dict[str, Work] = {
@@ -87,6 +87,51 @@ def _contenders(name: str, count: int, batch: int) -> dict[str, Work]:
     }
     return {**work, **_torchcam(model, layers, images, classes), **_grad_cam(model, layers, images, classes),
             **_captum(model, layers, images, classes)}  # fmt: skip
+
+
+def _inputs(name: str, count: int, batch: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    device = default_device()
+    model = timm.create_model(name) if timm.is_model(name) and "vit" in name else models.get_model(name)
+    classes = torch.stack([torch.randperm(1000)[:count] for _ in range(batch)])
+    return model.eval().to(device), torch.randn(batch, 3, 224, 224, device=device), classes.to(device)
+
+
+def _details(name: str, count: int, batch: int) -> dict[str, Work]:
+    """The floor, and LayerCAM as it is, with direct convolutions, and with all classes in one batched backward pass."""
+    model, images, classes = _inputs(name, count, batch)
+    layers = find_layers(model, "stages", images[:1])
+    ours = LayerCAM(model, "stages")
+
+    def direct() -> None:
+        with patch.object(winograd, "_gains", lambda *_, **__: False):
+            ours.layer_maps(images, classes)
+
+    def batched() -> None:
+        with undisturbed(model), patch.object(winograd, "_gains", lambda *_, **__: False):
+            tape = Tape(model, layers, None)
+            recorded = tape.forward(images)
+            picked = recorded.scores.gather(1, classes)
+            tape._all_at_once(recorded, picked, [FORMULAS["layercam"]], (224, 224), 1.0)
+
+    return {
+        "floor: forward + backward": lambda: _floor(model, [layer.module for layer in layers], images, classes),
+        "tagseg LayerCAM": lambda: ours.layer_maps(images, classes),
+        "direct convolutions": direct,
+        "direct convolutions, classes in one batch": batched,
+    }
+
+
+def _errors(name: str, batch: int) -> None:
+    """Largest difference from float64 over the map's maximum, for every layer."""
+    model, images, classes = _inputs(name, 1, batch)
+    fast = LayerCAM(model, "stages").layer_maps(images, classes)
+    with patch.object(winograd, "_gains", lambda *_, **__: False):
+        direct = LayerCAM(model, "stages").layer_maps(images, classes)
+    exact = LayerCAM(model.double(), "stages").layer_maps(images.double(), classes)
+    for label, maps in (("tagseg LayerCAM", fast), ("direct convolutions", direct)):
+        off = (float((m - e).abs().max() / e.max()) for m, e in zip(maps, exact, strict=True))
+        print(f"off from float64 at worst, {label}: {', '.join(f'{value:.1g}' for value in off)}")
 
 
 @torch.no_grad()
