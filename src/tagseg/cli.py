@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Data = Annotated[Path, typer.Argument(help="Folder of the data set: plain folder, VOC devkit or COCO tree.")]
+Data = Annotated[Path, typer.Argument(help="Folder of the data set: a plain folder, VOC, COCO, ILSVRC, CUB or DAGM.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out photographs with problems, and list them.")]
 

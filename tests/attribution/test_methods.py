@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -103,6 +105,16 @@ def test_frozen_and_under_inference_mode(name: str):
 def test_wrapped_models(name: str, wrap):
     model, batch = Pooled(), images()
     assert torch.equal(ATTRIBUTIONS[name](wrap(model))(batch, [2]), ATTRIBUTIONS[name](model)(batch, [2]))
+
+
+def test_a_distributed_model(tmp_path: Path):
+    model, batch = Pooled(), images()
+    expected = LayerCAM(model, "stages")(batch, [2])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert torch.equal(LayerCAM(nn.parallel.DistributedDataParallel(model), "stages")(batch, [2]), expected)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_model_compiled_in_place():
