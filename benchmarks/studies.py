@@ -22,6 +22,7 @@ def main() -> None:
     parser = seeds_parser(__doc__)
     parser.add_argument("--study", required=True)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--method", help="with commas; without it, all that the study has")
     parser.add_argument("--column")
     arguments = parser.parse_args()
     found = [_study(arguments, seed) for seed in arguments.seeds]
@@ -56,7 +57,8 @@ def _study(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     if not result.exists():
         settings = {**parse_assignments(arguments.set), "seed": seed}
         tagseg.fit(arguments.data, run, recipe=arguments.recipe, settings=settings, until="train")
-        tagseg.study(arguments.study, arguments.data, run, out, limit=arguments.limit)
+        some = {"methods": arguments.method.split(",")} if arguments.method else {}
+        tagseg.study(arguments.study, arguments.data, run, out, limit=arguments.limit, **some)
     return read_json(result)
 
 
