@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -66,3 +69,16 @@ def test_maps_are_those_of_the_direct_convolutions(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tagseg.attribution.winograd._gains", lambda *_, **__: False)
     expected = LayerCAM(model, "1").layer_maps(images, [0, 3])[0]
     assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_torch_keeps_its_threads():
+    """In a process of its own: numba starts its threads once."""
+    code = """
+import torch
+torch.set_num_threads(1)
+from tagseg.attribution.winograd import convolution, transformed
+image = torch.randn(1, 64, 16, 16).contiguous(memory_format=torch.channels_last)
+convolution(image, transformed(torch.randn(64, 64, 3, 3)).transpose(1, 2))
+print(torch.get_num_threads())
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "1\n"

@@ -86,8 +86,7 @@ class _Convolution(torch.autograd.Function):
 def transformed(weight: torch.Tensor, flip: bool = False) -> torch.Tensor:
     """`(O, D, 3, 3)` -> `(36, O, D)`; with `flip` of the filters turned by half a circle, for the backward pass."""
     filters = torch.empty(36, *weight.shape[:2])
-    _set_threads()
-    _transform(weight.detach().contiguous().numpy(), filters.numpy(), flip)
+    _run(_transform, weight.detach().contiguous().numpy(), filters.numpy(), flip)
     return filters
 
 
@@ -113,17 +112,21 @@ def convolution(image: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor |
     buffer = max(_BUFFER, filters.numel())  # long rows where reading the filters is the cost
     rows = min(count * down, max(2, buffer // (36 * across * (inputs + outputs))))
     tiles, products = torch.empty(36, rows * across, inputs), torch.empty(36, rows * across, outputs)
-    _set_threads()
     for first in range(0, count * down, rows):
         last = min(first + rows, count * down)
-        _cut(source, tiles.numpy(), first, last)
+        _run(_cut, source, tiles.numpy(), first, last)
         torch.bmm(tiles, filters, out=products)
-        _join(products.numpy(), shift, target, first, last)
+        _run(_join, products.numpy(), shift, target, first, last)
     return result
 
 
-def _set_threads() -> None:
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+def _run(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Call a kernel on as many threads as torch has; numba's start sets the number for torch too, which is undone."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    kernel(*arguments)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
