@@ -8,7 +8,6 @@ import numpy as np
 from tagseg.errors import BadInput
 
 ILSVRC_THRESHOLD = 0.15  # of the maximum (LayerCAM, section IV-B)
-CUB_THRESHOLD = 0.05
 
 
 def box_of_map(class_map: np.ndarray, threshold: float = ILSVRC_THRESHOLD) -> tuple[int, int, int, int] | None:

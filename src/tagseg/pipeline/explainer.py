@@ -50,7 +50,7 @@ class Explainer:
             if method not in METHODS:
                 hint = nearest(method, list(METHODS)) or "."
                 raise BadInput(f"method '{method}' does not exist{hint} Known: {', '.join(METHODS)}.")
-        self.classifier, self.methods, self.wanted = classifier, tuple(dict.fromkeys(methods)), layers
+        self.classifier, self.methods = classifier, tuple(dict.fromkeys(methods))
         model = classifier.model
         gradient = {name: FORMULAS[name] for name in self.methods if name in FORMULAS}
         self.gradient = GradientMaps(model, layers, gradient or {"layercam": FORMULAS["layercam"]})

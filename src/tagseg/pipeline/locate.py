@@ -67,9 +67,7 @@ def locate(
     with reporter.bar("locate", len(found), "photographs") as advance, explain_full_disk(out):
         for done, shown in enumerate(explained(explainer, found, classes, top), start=1):
             height, width = sizes[shown.name] = shown.photo.shape[:2]
-            maps = shown.maps[method].fused((height, width))
-            if crops:
-                maps = _crop_maps(explainer, shown, method)
+            maps = _crop_maps(explainer, shown, method) if crops else shown.maps[method].fused((height, width))
             drawn = []
             for k, number in enumerate(shown.classes):
                 box = box_of_mask(graph_cut(shown.photo, maps[k])) if cut else None

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tagseg.data.dataset import check_classes
-from tagseg.data.files import write_aside, write_json
+from tagseg.data.files import write_json
 from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette, write_mask
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, explain_full_disk
@@ -19,6 +18,7 @@ from tagseg.evaluation.iou import Confusion
 from tagseg.pipeline.photographs import find_photographs
 from tagseg.pipeline.progress import Reporter
 from tagseg.report.pictures import overlay_mask
+from tagseg.report.sheets import write_picture
 from tagseg.segmentation.model import load
 
 
@@ -70,8 +70,7 @@ def predict(
             path = out / f"{name}.png"
             write_mask(path, mask)
             if overlay:
-                with write_aside(out / f"{name}.overlay.jpg") as aside:
-                    Image.fromarray(overlay_mask(photo, mask, voc_palette())).save(aside, format="JPEG", quality=90)
+                write_picture(out / f"{name}.overlay.jpg", overlay_mask(photo, mask, voc_palette()))
             written.append(path)
             advance(len(written), "")
     return written

@@ -53,7 +53,7 @@ def draw_boxes(
     image: np.ndarray, boxes: list[tuple[tuple[float, float, float, float], str, tuple[int, int, int]]]
 ) -> np.ndarray:
     """The photograph with boxes `((x0, y0, x1, y1), label, colour)` and their labels."""
-    drawn = np.ascontiguousarray(image)
+    drawn = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 160))
     size = max(0.4, min(image.shape[:2]) / 800)
     for (x0, y0, x1, y1), label, colour in boxes:

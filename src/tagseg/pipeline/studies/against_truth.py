@@ -37,7 +37,11 @@ def boxes(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> 
     counted = 0
     for case in cases:
         ways = ways or variants(case, ablation=True)
+        if not case.sample.boxes:
+            continue
         height, width = case.photo.shape[:2]
+        photo = square(case.photo, _WORKING)
+        maps = {way.label: way.maps(case, (_WORKING, _WORKING)) for way in ways}
         for k, tag in enumerate(case.sample.tags):
             truth = np.array([(b.x0, b.y0, b.x1, b.y1) for b in case.sample.boxes if b.tag == tag])
             if not len(truth):
@@ -45,12 +49,12 @@ def boxes(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> 
             counted += 1
             scaled = truth * (_WORKING / np.array([width, height, width, height]))
             for way in ways:
-                small = way.maps(case, (_WORKING, _WORKING))[k]
+                small = maps[way.label][k]
                 box = box_of_map(small, threshold)
                 located.setdefault(way.label, Localisation()).add(box, scaled, case.rank(tag))
                 accuracy.setdefault(way.label, BoxAccuracy()).add(small, scaled)
                 if way.numbers in ((0,), (1,)) and way.method == "layercam":
-                    mask = graph_cut(square(case.photo, _WORKING), small)
+                    mask = graph_cut(photo, small)
                     joined.setdefault(way.label, Localisation()).add(box_of_mask(mask), scaled, case.rank(tag))
     if not counted:
         raise BadInput("no photograph has a box of one of its tags; this study needs boxes.csv or boxes in XML.")
@@ -58,10 +62,9 @@ def boxes(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> 
     table = Table(f"Boxes at {threshold:.0%} of the maximum, {counted} pairs of photograph and class", columns)
     for way in ways:
         found, best = located[way.label].as_dict(), accuracy[way.label].as_dict()
-        name = way.layers if way.scaling == "tanh" else f"{way.layers}, scaling {way.scaling}"
-        table.rows.append((way.method, name, *found.values(), best["MaxBoxAcc"], best["MaxBoxAccV2"]))
+        table.rows.append((way.method, way.name, *found.values(), best["MaxBoxAcc"], best["MaxBoxAccV2"]))
         if way.label in joined:
-            table.rows.append((way.method, f"{name}, graph cut", *joined[way.label].as_dict().values(), None, None))
+            table.rows.append((way.method, f"{way.name}, graph cut", *joined[way.label].as_dict().values(), None, None))
     table.note = "MaxBoxAcc and MaxBoxAccV2 use the threshold that is best for the whole set (*oracle*)."
     return [table]
 
@@ -85,9 +88,8 @@ def segmentation(cases: Iterable[Case], classes: tuple[str, ...], threshold: flo
     table = Table("Maps as masks", ("method", "layers", "mIoU (oracle)", "at score, %", "PxAP", "pointing game"))
     for way in ways:
         score, miou = sweeps[way.label].oracle()
-        name = way.layers if way.scaling == "tanh" else f"{way.layers}, scaling {way.scaling}"
         pointed = 100 * float(np.mean(hits[way.label]))
-        table.rows.append((way.method, name, 100 * miou, 100 * score, pixels[way.label].value(), pointed))
+        table.rows.append((way.method, way.name, 100 * miou, 100 * score, pixels[way.label].value(), pointed))
     table.note = "The background score is the best for the whole set (*oracle*); the true tags are given."
     return [table]
 

@@ -82,8 +82,13 @@ class Variant:
         return f"{self.method} {self.layers.split(' (')[0]}"
 
     @property
+    def name(self) -> str:
+        """The layers, and the scaling where it is not the published one."""
+        return self.layers if self.scaling == "tanh" else f"{self.layers}, scaling {self.scaling}"
+
+    @property
     def label(self) -> str:
-        return f"{self.method}, {self.layers}" + ("" if self.scaling == "tanh" else f", scaling {self.scaling}")
+        return f"{self.method}, {self.name}"
 
 
 def variants(case: Case, *, ablation: bool = False) -> list[Variant]:
