@@ -1,12 +1,23 @@
-"""PAR, pixel-adaptive refinement: Ru et al., "Learning Affinity from Attention" (AFA), CVPR 2022, section 3.4."""
+"""Scores that flow between pixels of like colour.
+
+PAMR: Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020, section 3.2.
+PAR: Ru et al., "Learning Affinity from Attention" (AFA), CVPR 2022, section 3.4.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
+import cv2
+import numba
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from tagseg.masks.crf import check_scores
+from tagseg.masks.permutohedral import compiled, run
+from tagseg.masks.vectors import exp
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 _OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
@@ -38,12 +49,31 @@ def pixel_adaptive_refinement(
     Returns:
         `(B, K, H, W)` in the scores' dtype. Peak memory: `8 * len(dilations)` weights and `2 K` scores a pixel.
     """
-    height, width = images.shape[-2:]
-    if scores.shape[-2:] != images.shape[-2:]:
-        scores = F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=True)
-    weights = _weights(images.to(scores.dtype), dilations)
+    scores = _at_size(scores, images)
+    weights = _weights(images.to(scores.dtype), dilations, _colour).softmax(dim=1)
+    weights += _POSITION_WEIGHT * _position(dilations).to(weights)[:, None, None]
     if compat == "default":
         weights /= 1 + _POSITION_WEIGHT
+    return _spread(scores, weights, dilations, iterations)
+
+
+def pixel_adaptive_mask_refinement(
+    images: torch.Tensor, scores: torch.Tensor, *, iterations: int = 10, dilations: tuple[int, ...] = DILATIONS
+) -> torch.Tensor:
+    """PAMR, from which PAR comes: one softmax over `-|difference| / (0.1 deviations)`, the mean of the channels; the pixel
+    itself counts once for every dilation where the deviation is taken. Arguments and result as there."""
+    scores = _at_size(scores, images)
+    weights = _weights(images.to(scores.dtype), dilations, _mask_colour).softmax(dim=1)
+    return _spread(scores, weights, dilations, iterations)
+
+
+def _at_size(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    if scores.shape[-2:] == images.shape[-2:]:
+        return scores
+    return F.interpolate(scores, size=images.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def _spread(scores: torch.Tensor, weights: torch.Tensor, dilations: tuple[int, ...], iterations: int) -> torch.Tensor:
     for _ in range(iterations):
         refined = torch.zeros_like(scores)
         for weight, neighbour in zip(weights.unbind(1), _neighbours(scores, dilations), strict=True):
@@ -64,18 +94,30 @@ def _neighbours(values: torch.Tensor, dilations: tuple[int, ...]) -> list[torch.
     return windows
 
 
-def _weights(images: torch.Tensor, dilations: tuple[int, ...]) -> torch.Tensor:
-    """`(B, n, H, W)`: colour and position weights of the n neighbours of every pixel."""
+def _weights(
+    images: torch.Tensor, dilations: tuple[int, ...], term: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """`(B, n, H, W)`: minus the mean over channels of `term(channel, neighbours)`."""
     colour = images.new_zeros(())
     for channel in images.split(1, dim=1):
         around = torch.cat(_neighbours(channel, dilations), dim=1)
-        spread = around.std(dim=1, keepdim=True)
-        difference = (around - channel).abs_() / (spread + 1e-8) / _SHARPNESS
-        colour = colour - difference.square_() / 3
+        colour = colour - term(channel, around) / images.shape[1]
+    return colour
+
+
+def _colour(channel: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+    return ((around - channel) / (around.std(dim=1, keepdim=True) + 1e-8) / _SHARPNESS).square()
+
+
+def _mask_colour(channel: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+    with_centres = torch.cat([around, channel.expand(-1, around.shape[1] // len(_OFFSETS), -1, -1)], dim=1)
+    return (around - channel).abs() / (0.1 * with_centres.std(dim=1, keepdim=True) + 1e-8)
+
+
+def _position(dilations: tuple[int, ...]) -> torch.Tensor:
+    """`(n,)`, adding up to 1."""
     distance = torch.tensor([d * (dy * dy + dx * dx) ** 0.5 for d in dilations for dy, dx in _OFFSETS])
-    position = -((distance / (distance.std() + 1e-8) / _SHARPNESS) ** 2)
-    position = position.softmax(0).to(images)
-    return colour.softmax(dim=1) + _POSITION_WEIGHT * position[None, :, None, None]
+    return (-((distance / (distance.std() + 1e-8) / _SHARPNESS) ** 2)).softmax(0)
 
 
 def refine_par(
@@ -85,20 +127,137 @@ def refine_par(
     long_side: int = 256,
     iterations: int = 10,
     device: torch.device | str = "cpu",
+    threads: int | None = None,
 ) -> np.ndarray:
     """PAR as a refinement: `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape.
 
     As in the published label refinement it works below full size (there: half of 448 pixels), because its widest
     neighbour is 24 pixels away: the long side is brought down to `long_side`, never up.
+
+    Args:
+        device: "cpu" (compiled kernels) or a GPU (torch).
+        threads: on the CPU, 1 for one core without Python's lock, or None for as many as torch uses.
+
+    Raises:
+        BadInput: sizes that differ, or scores that are not finite.
     """
+    return _refine(image, scores, False, long_side, iterations, device, threads)
+
+
+def refine_pamr(
+    image: np.ndarray,
+    scores: np.ndarray,
+    *,
+    long_side: int = 256,
+    iterations: int = 10,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+) -> np.ndarray:
+    """PAMR as a refinement; the rest as in `refine_par`."""
+    return _refine(image, scores, True, long_side, iterations, device, threads)
+
+
+def _refine(
+    image: np.ndarray,
+    scores: np.ndarray,
+    masks: bool,
+    long_side: int,
+    iterations: int,
+    device: torch.device | str,
+    threads: int | None,
+) -> np.ndarray:
+    image, scores = check_scores(image, scores)
     height, width = image.shape[:2]
     factor = min(1.0, long_side / max(height, width))
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float()
-    rough = torch.from_numpy(np.ascontiguousarray(scores)).to(device)[None].float()
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    pixels, rough = image.astype(np.float32), scores
     if factor < 1:
-        pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
-        rough = F.interpolate(rough, size=size, mode="bilinear", antialias=True, align_corners=False)
-    with torch.inference_mode():
-        fine = pixel_adaptive_refinement(pixels, rough, iterations=iterations)
-        return F.interpolate(fine, size=(height, width), mode="bilinear", align_corners=False)[0].cpu().numpy()
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        rough = np.stack([cv2.resize(s, size, interpolation=cv2.INTER_AREA) for s in scores])
+    if torch.device(device).type == "cpu":
+        fine = _compiled_refinement(pixels, rough, masks, iterations, threads)
+    else:
+        function = pixel_adaptive_mask_refinement if masks else pixel_adaptive_refinement
+        inputs = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device), torch.from_numpy(rough)[None].to(device)
+        with torch.inference_mode():
+            fine = function(*inputs, iterations=iterations)[0].cpu().numpy()
+    if factor == 1:
+        return fine
+    return np.stack([cv2.resize(s, (width, height), interpolation=cv2.INTER_LINEAR) for s in fine])
+
+
+def _compiled_refinement(
+    image: np.ndarray, scores: np.ndarray, masks: bool, iterations: int, threads: int | None
+) -> np.ndarray:
+    """`(H, W, 3)` float32 and `(K, H, W)`, with the normalised weights of PAR, or those of PAMR."""
+    kernels = _serial if threads == 1 else _parallel
+    margin = max(DILATIONS)
+    offsets = np.array([(d * dy, d * dx) for d in DILATIONS for dy, dx in _OFFSETS])
+    position = np.zeros(0, np.float32) if masks else _position(DILATIONS).numpy() * np.float32(_POSITION_WEIGHT)
+    weights = np.empty((len(offsets), *image.shape[:2]), np.float32)
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    centres = len(DILATIONS) if masks else 0
+    run(kernels, "weigh", padded, offsets, position, np.int64(margin), np.int64(centres), weights)
+    for _ in range(iterations):
+        padded = np.pad(scores, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+        scores = np.empty_like(scores)
+        run(kernels, "spread", padded, weights, offsets, np.int64(margin), scores)
+    return scores
+
+
+def _weigh(image, offsets, position, margin, centres, weights):  # type: ignore[no-untyped-def] # noqa: ANN
+    """Weights of every pixel's neighbours; `centres` is how often the pixel itself counts in the deviation (PAMR)."""
+    count, height, width = weights.shape
+    for y in numba.prange(height):
+        values = np.empty(count, np.float32)
+        colour = np.empty(count, np.float32)
+        for x in range(width):
+            colour[:] = 0
+            for channel in range(3):
+                own = image[y + margin, x + margin, channel]
+                total = np.float32(0)
+                for n in range(count):  # differences from the pixel itself: no digits are lost
+                    values[n] = image[y + margin + offsets[n, 0], x + margin + offsets[n, 1], channel] - own
+                    total += values[n]
+                mean = total / np.float32(count + centres)
+                square = np.float32(centres) * mean * mean
+                for n in range(count):
+                    square += (values[n] - mean) * (values[n] - mean)
+                deviation = np.sqrt(square / np.float32(count + centres - 1))
+                if centres:
+                    scale = np.float32(1) / (np.float32(1e-8) + np.float32(0.1) * deviation)
+                    for n in range(count):
+                        colour[n] -= abs(values[n]) * scale
+                else:
+                    scale = np.float32(1) / (deviation + np.float32(1e-8)) / np.float32(_SHARPNESS)
+                    for n in range(count):
+                        colour[n] -= (values[n] * scale) * (values[n] * scale)
+            highest = colour[0]
+            for n in range(count):
+                highest = colour[n] if colour[n] > highest else highest
+            total = np.float32(0)
+            for n in range(count):
+                colour[n] = exp((colour[n] - highest) / np.float32(3))
+                total += colour[n]
+            for n in range(count):
+                weight = colour[n] / total
+                if not centres:
+                    weight = (weight + position[n]) / np.float32(1 + _POSITION_WEIGHT)
+                weights[n, y, x] = weight
+
+
+def _spread_rows(padded, weights, offsets, margin, scores):  # type: ignore[no-untyped-def] # noqa: ANN
+    count, height, width = scores.shape
+    for row in numba.prange(count * height):
+        k, y = row // height, row % height
+        line = scores[k, y]
+        line[:] = 0
+        for n in range(len(offsets)):
+            first = margin + offsets[n, 1]
+            there, weight = padded[k, y + margin + offsets[n, 0], first : first + width], weights[n, y]
+            for x in range(width):
+                line[x] += weight[x] * there[x]
+
+
+_KERNELS: dict[str, Callable[..., None]] = {"weigh": _weigh, "spread": _spread_rows}
+_parallel, _serial = compiled(_KERNELS, True), compiled(_KERNELS, False)

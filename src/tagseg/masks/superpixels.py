@@ -1,22 +1,50 @@
-"""Superpixels, and masks that give each of them one label (LayerCAM, TIP 2021, section IV-E)."""
+"""Superpixels, and scores and masks that are one and the same throughout each (LayerCAM, TIP 2021, section IV-E)."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
-from skimage.segmentation import slic
+from skimage.segmentation import felzenszwalb, slic
+
+from tagseg.masks.crf import check_scores
+
+SuperpixelKind = Literal["slic", "felzenszwalb"]
 
 
-def superpixels(image: np.ndarray, count: int = 200, compactness: float = 10.0) -> np.ndarray:
-    """SLIC (Achanta et al., TPAMI 2012): `(H, W, 3)` uint8 RGB -> `(H, W)` labels 0..n-1, about `count` of them."""
-    return slic(image, n_segments=count, compactness=compactness, start_label=0, channel_axis=2)
+def superpixels(
+    image: np.ndarray, count: int = 200, compactness: float = 10.0, kind: SuperpixelKind = "slic"
+) -> np.ndarray:
+    """`(H, W, 3)` uint8 RGB -> `(H, W)` labels 0..n-1, about `count` of them.
+
+    SLIC (Achanta et al., TPAMI 2012) makes them of like size, as round as `compactness` says. Felzenszwalb and
+    Huttenlocher (IJCV 2004) let them be as large as their colour lasts, and only the smallest are as many pixels as
+    `count` of them would have on average, over four.
+    """
+    if kind == "slic":
+        return slic(image, n_segments=count, compactness=compactness, start_label=0, channel_axis=2)
+    smallest = max(1, image.shape[0] * image.shape[1] // (4 * count))
+    return felzenszwalb(image, scale=100, sigma=0.8, min_size=smallest, channel_axis=2)
 
 
 def superpixel_scores(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The mean of every score within every superpixel: `(K, H, W)` and `(H, W)` labels -> `(K, H, W)`."""
     flat = labels.ravel()
     areas = np.bincount(flat)
-    means = np.stack([np.bincount(flat, plane.ravel(), len(areas)) / areas for plane in scores])
+    means = np.stack([np.bincount(flat, plane.ravel(), len(areas)) / np.maximum(areas, 1) for plane in scores])
     return means[:, labels].astype(scores.dtype)
+
+
+def refine_superpixels(
+    image: np.ndarray, scores: np.ndarray, *, kind: SuperpixelKind = "slic", count: int = 200
+) -> np.ndarray:
+    """As a refinement: `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape, constant on superpixels.
+
+    Raises:
+        BadInput: sizes that differ, or scores that are not finite.
+    """
+    image, scores = check_scores(image, scores)
+    return superpixel_scores(scores, superpixels(image, count, kind=kind))
 
 
 def superpixel_mask(

@@ -45,9 +45,9 @@ class Method(Protocol):
 
 
 def method_names() -> list[str]:
-    """The methods that are there: the files of this folder."""
+    """The methods that are there: the files of this folder (those of its folder `refinements` refine their maps)."""
     folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name != "base")
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name != "base" and not m.ispkg)
 
 
 def load_method(name: str) -> type[Any]:

@@ -53,6 +53,31 @@ class Backbone(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return _as_grid(self.network, self.network.forward_features(images), images.shape[-2:])
 
+    def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The features at the end of every stage, fine to coarse: `(B, D_i, h_i, w_i)`, the last one before pooling.
+
+        A plain transformer has no stages: four of its blocks, evenly spread, stand for them.
+
+        Raises:
+            BadInput: timm cannot give this network's features.
+        """
+        if not hasattr(self.network, "forward_intermediates"):
+            raise BadInput(f"'{self.name}' does not give the features of its stages; choose another backbone.")
+        blocks = [info["reduction"] for info in self.network.feature_info]
+        plain = len(blocks) > 6 and len(set(blocks)) == 1
+        chosen = [round(len(blocks) * (i + 1) / 4) - 1 for i in range(4)] if plain else None
+        return self.network.forward_intermediates(
+            images, indices=chosen, intermediates_only=True, output_fmt="NCHW"
+        )
+
+    @torch.no_grad()
+    def stage_shapes(self) -> tuple[list[int], list[int]]:
+        """Channels and strides of `stages`."""
+        training, side = self.training, 224
+        stages = self.eval().stages(next(self.parameters()).new_zeros(1, 3, side, side))
+        self.train(training)
+        return [s.shape[1] for s in stages], [round(side / s.shape[-1]) for s in stages]
+
     def fit_size(self, height: float, width: float) -> tuple[int, int]:
         """The nearest input size whose feature grid covers the image exactly."""
         return fit_size(height, width, self.stride, self.corners)

@@ -1,10 +1,10 @@
-"""`fit`: photographs and tags in, a segmentation network out, in five stages."""
+"""`fit`: photographs and tags in, a segmentation network out, in six stages."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.methods.base import load_method
+from tagseg.methods.refinements.base import load_refinement
 from tagseg.networks.backbone import Backbone
+from tagseg.pipeline.affinity import MAPS, AffinityStage, choose_thresholds
 from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
 from tagseg.pipeline.measure import measure
 from tagseg.pipeline.mining import Miner, mine
@@ -27,7 +29,7 @@ from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
 from tagseg.pipeline.segmenting import teach
-from tagseg.pipeline.settings import FitSettings, resolve
+from tagseg.pipeline.settings import LEARNT, FitSettings, resolve
 from tagseg.pipeline.training import Schedule, train
 from tagseg.report.html import write_report
 
@@ -68,7 +70,7 @@ def fit(
         out: folder of the run.
         recipe: a method, `DATASET/METHOD`, or a YAML file.
         settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
-        until: the last stage to do, of train, mine, masks, segment and report; `"train"` gives a classifier to explain.
+        until: the last stage to do, of train, mine, affinity, masks, segment and report; `"train"` gives a classifier to explain.
         skip_bad: leave out photographs with problems instead of stopping at the first.
         quiet: print nothing.
 
@@ -113,7 +115,7 @@ def _open(
 
 
 class _Fit:
-    """The five stages over one set of settings; each method is one stage."""
+    """The stages over one set of settings; each method is one stage."""
 
     def __init__(
         self, dataset: Dataset, facts: FileFacts, settings: FitSettings, run: RunFolder, reporter: Reporter
@@ -127,7 +129,8 @@ class _Fit:
     def run(self, until: str) -> FitResult:
         stages: dict[str, StageResult] = {}
         for name in STAGES[: STAGES.index(until) + 1]:
-            stages[name] = getattr(self, name)(stages)
+            if name != "affinity" or self.settings.masks.learnt:
+                stages[name] = getattr(self, name)(stages)
         path = self.folder.path
         return FitResult(
             folder=path,
@@ -171,17 +174,46 @@ class _Fit:
 
         return self._stage("mine", inputs, work)
 
-    def masks(self, stages: dict[str, StageResult]) -> StageResult:
-        s = self.settings.masks
-        inputs = {"mine": stages["mine"].key, "settings": s.model_dump(mode="json")}
+    def affinity(self, stages: dict[str, StageResult]) -> StageResult:
+        """Only where the refinement begins with one that learns."""
+        s = self.settings
+        name = s.masks.learnt
+        assert name is not None
+        own = getattr(s.masks, name)
+        inputs = {
+            "mine": stages["mine"].key,
+            "refinement": name,
+            "background": s.masks.background,
+            "settings": own.model_dump(mode="json"),
+        }
 
         def work(folder: Path) -> dict[str, Any]:
             store = MapStore(self.folder.path / "mine")
-            background = choose_background(store, self.data.train, s)
             corners = self._attention().backbone.corners
+            thresholds = choose_thresholds(store, self.data.train, own, s.masks.background)
+            stage = AffinityStage(name, own, s.backbone, s.weights, store, corners, folder)
+            epochs = stage.run(self.data.train, thresholds, s.seed, self.reporter)
+            return {"thresholds": {k: round(v, 4) for k, v in asdict(thresholds).items()}, "epochs": epochs}
+
+        return self._stage("affinity", inputs, work)
+
+    def masks(self, stages: dict[str, StageResult]) -> StageResult:
+        s = self.settings.masks
+        inputs = {"mine": stages["mine"].key, "settings": s.model_dump(mode="json", exclude=set(LEARNT))}
+        if s.learnt:
+            inputs["affinity"] = stages["affinity"].key
+
+        def work(folder: Path) -> dict[str, Any]:
+            store = MapStore(self.folder.path / "mine")
+            corners = self._attention().backbone.corners
+            seeds = score = choose_background(store, self.data.train, s)
+            if s.learnt:
+                store = MapStore(self.folder.path / "affinity" / MAPS)
+                decision = load_refinement(s.learnt).decision
+                score = choose_background(store, self.data.train, s) if decision is None else decision
             with self.reporter.bar("masks", len(self.data.train), "photographs") as advance:
-                make_masks(store, self.data.train, background, s, corners, folder, advance)
-            return {"background": round(background, 4)}
+                make_masks(store, self.data.train, score, s, corners, folder, advance)
+            return {"background": round(seeds, 4), "background_of_masks": round(score, 4)}
 
         return self._stage("masks", inputs, work)
 

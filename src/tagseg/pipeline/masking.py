@@ -9,26 +9,24 @@ import numpy as np
 
 from tagseg.data.dataset import Sample
 from tagseg.data.images import read_image, write_mask
-from tagseg.data.loading import prefetch
+from tagseg.data.loading import cpu_count, prefetch
 from tagseg.data.map_store import MapStore
-from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
-from tagseg.masks.par import refine_par
+from tagseg.masks.background import label_mask, otsu_score, with_background
+from tagseg.masks.crf import refine_crf
+from tagseg.masks.par import refine_pamr, refine_par
+from tagseg.masks.superpixels import refine_superpixels
 from tagseg.networks.precision import default_device
+from tagseg.pipeline.affinity import pooled_histogram
 from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.progress import Advance
 from tagseg.pipeline.settings import MaskSettings
 
 
 def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: MaskSettings) -> float:
-    """The background score: as set, or by the rule of `otsu_score` over the maps of all tagged photographs,
-    each photograph counting the same."""
+    """The background score: as set, or by the rule of `otsu_score` over the maps of all tagged photographs."""
     if settings.background != "auto":
         return float(settings.background)
-    total = np.zeros(256)
-    for sample in samples:
-        if sample.tags:
-            counts = histogram(store.read(sample.name).maps)
-            total += counts / counts.sum()
+    total = pooled_histogram(store, samples)
     return otsu_score(total) if total.any() else 0.5
 
 
@@ -42,6 +40,26 @@ class MaskFolder:
         return self.folder / f"{sample.name}.png"
 
 
+def refine(photo: np.ndarray, scores: np.ndarray, settings: MaskSettings) -> np.ndarray:
+    """The scores of a photograph after every refinement of `settings.steps`. `(K + 1, H, W)` -> the same.
+
+    On a CPU one core does it, so that photographs may go side by side.
+    """
+    device = default_device()
+    threads = 1 if device.type == "cpu" else None
+    for name in settings.steps:
+        if name == "par":
+            scores = refine_par(photo, scores, device=device, threads=threads)
+        elif name == "pamr":
+            scores = refine_pamr(photo, scores, device=device, threads=threads)
+        elif name == "crf":
+            scores = refine_crf(photo, scores, crf=settings.crf, device=device, threads=threads)
+        elif name == "superpixels":
+            s = settings.superpixels
+            scores = refine_superpixels(photo, scores, kind=s.kind, count=s.count)
+    return scores
+
+
 def make_masks(
     store: MapStore,
     samples: tuple[Sample, ...],
@@ -52,18 +70,16 @@ def make_masks(
     advance: Advance,
 ) -> None:
     """Write the pseudo-mask of every photograph that has none in `folder` yet."""
-    place, device = MaskFolder(folder), default_device()
+    place = MaskFolder(folder)
     missing = [s for s in samples if not place(s).exists()]
-    done = len(samples) - len(missing)
-    for sample, photo in prefetch(lambda s: (s, read_image(s.image)), missing):
+
+    def work(sample: Sample) -> None:
+        photo = read_image(sample.image)
         maps = maps_at(store.read(sample.name), photo.shape[:2], corners)
+        mask = np.zeros(photo.shape[:2], dtype=np.uint8)
         if maps.size:
-            scores = with_background(maps, background)
-            if settings.refine == "par":
-                scores = refine_par(photo, scores, device=device)
-            mask = label_mask(scores, sample.tags)
-        else:
-            mask = np.zeros(photo.shape[:2], dtype=np.uint8)
+            mask = label_mask(refine(photo, with_background(maps, background), settings), sample.tags)
         write_mask(place(sample), mask)
-        done += 1
+
+    for done, _ in enumerate(prefetch(work, missing, threads=cpu_count()), len(samples) - len(missing) + 1):
         advance(done, "")

@@ -17,7 +17,7 @@ from tagseg.errors import BadInput, explain_full_disk
 
 FORMAT = 1
 MARKER = "run.json"  # what makes a folder a run
-STAGES = ("train", "mine", "masks", "segment", "report")
+STAGES = ("train", "mine", "affinity", "masks", "segment", "report")  # affinity: where a refinement learns
 
 
 @dataclass(frozen=True)

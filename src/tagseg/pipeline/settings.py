@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
 
 from tagseg.errors import BadInput, nearest
+from tagseg.masks.crf import CRFS
+from tagseg.masks.superpixels import SuperpixelKind
 from tagseg.methods.base import TrainSettings, load_method, method_names
+from tagseg.methods.refinements.irn import IRNSettings
+from tagseg.methods.refinements.psa import PSASettings
 from tagseg.segmentation.training import SegmentSettings
 from tagseg.settings import Settings, parse
 
@@ -31,13 +35,57 @@ class MineSettings(Settings):
     flip: bool = True
 
 
+LEARNT = ("psa", "irn")  # refinements that are trained, and come first in a chain
+_REFINEMENTS = (*LEARNT, "par", "pamr", "crf", "superpixels")
+
+
+def _chain(refine: str) -> str:
+    for number, name in enumerate(refine.split("+")):
+        if refine == "none":
+            break
+        if name not in _REFINEMENTS:
+            hint = nearest(name, list(_REFINEMENTS)) or "."
+            raise ValueError(f"there is no refinement '{name}'{hint} Known: none, {', '.join(_REFINEMENTS)}")
+        if name in LEARNT and number > 0:
+            raise ValueError(f"'{name}' must come first in a chain, for it works on class maps")
+    return refine
+
+
+def _known_crf(name: str) -> str:
+    if name not in CRFS:
+        raise ValueError(f"there is no such CRF{nearest(name, list(CRFS)) or '.'} Known: {', '.join(CRFS)}")
+    return name
+
+
+class SuperpixelSettings(Settings):
+    """Of superpixels as a refinement."""
+
+    kind: SuperpixelKind = "slic"
+    count: int = Field(default=200, ge=2)
+
+
 class MaskSettings(Settings):
     """Of turning class maps into pseudo-masks."""
 
     background: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = (
         "auto"  # the score in 0..1 that a map must exceed
     )
-    refine: Literal["par", "none"] = "par"
+    refine: Annotated[str, AfterValidator(_chain)] = "par"  # one refinement, or several with + between them, or none
+    crf: Annotated[str, AfterValidator(_known_crf)] = "psa"  # which published parameters
+    superpixels: SuperpixelSettings = SuperpixelSettings()
+    psa: PSASettings = PSASettings()
+    irn: IRNSettings = IRNSettings()
+
+    @property
+    def learnt(self) -> str | None:
+        """The trained refinement that the chain begins with, if it does."""
+        first = self.refine.split("+")[0]
+        return first if first in LEARNT else None
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The refinements that work on a photograph and its scores, in order."""
+        return tuple(name for name in self.refine.split("+") if name != "none" and name not in LEARNT)
 
 
 class FitSettings(Settings):

@@ -1,0 +1,237 @@
+"""IRN: Ahn, Cho and Kwak, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations", CVPR 2019.
+
+On the frozen features of an ImageNet network two branches learn from the confident pixels of the class maps: one draws
+boundaries between classes, the other lets every cell point to the centre of its object. Two cells belong together if
+no boundary lies on the straight way between them, and the class maps walk along such ways. The displacements tell
+objects of one class apart; they have no part in semantic masks, so `displacement: false` saves their time.
+
+The published code brings every photograph onto a canvas of 512 pixels and thereby cuts larger ones; here any size goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.data.dataset import Sample
+from tagseg.data.loading import TrainingViews
+from tagseg.masks.background import with_background
+from tagseg.masks.crf import crf_from_labels
+from tagseg.masks.random_walk import directions, edge_affinity, edge_links, random_walk, shifted, sources
+from tagseg.methods.refinements.base import (
+    RefinementSettings,
+    Thresholds,
+    affinity_losses,
+    confident,
+    label_views,
+    look,
+    mean_over,
+    pairs,
+    run_network,
+    shrink,
+    upsample,
+)
+from tagseg.networks.backbone import Backbone
+from tagseg.networks.optimisers import poly_optimiser
+from tagseg.segmentation.training import sample_masks
+
+STRIDE = 4  # of the grid of boundaries, pixels
+WALK_RADIUS = 5  # cells
+
+
+class IRNSettings(RefinementSettings):
+    """The paper has 3 epochs of 10,582 photographs, 32 to a batch, in windows of 512 pixels (`voc/irn`); these values
+    suit a few hundred to a few thousand photographs."""
+
+    epochs: PositiveInt = 6
+    batch_size: PositiveInt = 16
+    optimiser: Literal["adamw", "sgd"] = "sgd"
+    learning_rate: PositiveFloat = 0.01  # 0.1 without momentum, as published, is 0.01 with momentum 0.9
+    weight_decay: NonNegativeFloat = 1e-4
+    output_stride: int | None = 16
+    radius: float = Field(default=10, ge=2)  # of the pairs learnt from, cells
+    low: Literal["auto"] | float = "auto"  # published: 0.05
+    high: Literal["auto"] | float = "auto"  # published: 0.30
+    displacement: bool = False
+    beta: PositiveFloat = 10.0
+
+
+class IRN(lightning.LightningModule):
+    """Boundaries and displacements on frozen features.
+
+    Args:
+        backbone, weights: see `tagseg.networks.backbone.Backbone`; the network as it comes, not the classifier.
+        settings: see `IRNSettings`.
+        steps: how many optimiser steps the whole training takes, for the schedule.
+    """
+
+    Settings = IRNSettings
+    decision = None  # published: 0.25
+
+    def __init__(self, backbone: str, weights: str, settings: IRNSettings, steps: int) -> None:
+        super().__init__()
+        self.settings, self.steps = settings, steps
+        self.backbone = Backbone(backbone, weights, settings.output_stride)
+        self.backbone.requires_grad_(False)
+        self.backbone.freeze(early=False, norms=True)
+        widths, strides = self.backbone.stage_shapes()
+        self.used = used_stages(strides)
+        widths, strides = [widths[n] for n, _ in self.used], [max(STRIDE, strides[n]) for n, _ in self.used]
+        self.heads = nn.ModuleDict({"edge": EdgeHead(widths, self.backbone.corners)})
+        if settings.displacement:
+            self.heads["displacement"] = DisplacementHead(widths, strides, self.backbone.corners)
+
+    @staticmethod
+    def label(
+        photo: np.ndarray, maps: np.ndarray, classes: tuple[int, ...], thresholds: Thresholds, threads: int | None
+    ) -> np.ndarray:
+        """Confident labels (section 4.1): the maps above a high and above a low score, each through a CRF that
+        takes them as hard labels. `(H, W, 3)`, `(K, H, W)` -> `(H, W)` uint8, 255 where not sure."""
+        found = []
+        for score in (thresholds.high, thresholds.low):
+            hard = with_background(maps, score).argmax(axis=0)
+            found.append(crf_from_labels(photo, hard, len(maps) + 1, "irn-label", threads=threads).argmax(axis=0))
+        return confident(found[0], found[1], classes)
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int, labels: Callable[[Sample], Any]) -> TrainingViews:
+        return label_views(samples, self.backbone, self.settings, seed, labels)
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The frozen features, the finest at stride 4. What is finer is pooled, as ResNet does between its stages."""
+        with torch.no_grad():
+            stages = self.backbone.stages(images)
+        kernel, padding = (3, 1) if self.backbone.corners else (2, 0)
+        kept = []
+        for number, pools in self.used:
+            feature = stages[number]
+            for _ in range(pools):
+                feature = F.max_pool2d(feature, kernel, stride=2, padding=padding)
+            kept.append(feature)
+        return kept
+
+    def edges(self, images: torch.Tensor) -> torch.Tensor:
+        """Boundary scores before the sigmoid. `(B, 3, H, W) -> (B, 1, h, w)`, at stride 4."""
+        return self.heads["edge"](self.features(images))
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        features, radius = self.features(batch["image"]), self.settings.radius
+        edges = self.heads["edge"](features).float().sigmoid()
+        step = batch["image"].shape[-1] // edges.shape[-1]
+        labels = sample_masks(batch["mask"], step, self.backbone.corners)[:, : edges.shape[-2], : edges.shape[-1]]
+        labelled = pairs(labels, radius)
+        background, objects, different = affinity_losses(edge_affinity(edges, radius), labelled)
+        loss = (background + objects) / 4 + different / 2
+        if self.settings.displacement:
+            displacement = self.heads["displacement"](features).float()
+            loss = loss + sum(displacement_losses(displacement, labelled, radius)) / 2
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        return poly_optimiser(
+            self.heads["edge"],
+            self.heads["displacement"] if s.displacement else nn.Identity(),
+            kind=s.optimiser,
+            learning_rate=s.learning_rate,
+            head_factor=s.head_factor,
+            weight_decay=s.weight_decay,
+            steps=self.steps,
+        )
+
+    @torch.inference_mode()
+    def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray:  # noqa: ARG002
+        """The maps after the walk (section 4.2). `(H, W, 3)`, `(K, H, W)` -> `(K, h, w)` in [0, 1], at stride 4.
+
+        Boundaries are those of the photograph and of its mirror image, averaged before the sigmoid; the walk starts
+        from the maps off the boundaries; in the end all maps are divided by the largest value among them.
+        """
+        images = look(self.backbone, photo, self.settings.walk_side).to(self.device)
+        logits = run_network(self.edges, torch.cat([images, images.flip(-1)]))
+        edge = ((logits[0] + logits[1].flip(-1)) / 2).sigmoid()[0].cpu().numpy()
+        start = shrink(maps, (edge.shape[0], edge.shape[1])) * (1 - edge)
+        s = self.settings
+        walked = random_walk(start, edge_links(edge, WALK_RADIUS), WALK_RADIUS, beta=s.beta, log_steps=s.log_steps)
+        return np.clip(walked / max(float(walked.max()), 1e-8), 0, 1)
+
+
+def used_stages(strides: list[int]) -> list[tuple[int, int]]:
+    """Numbers of the stages that IRN looks at, and how often each is pooled: all from stride 4 on, and the last of those
+    before it."""
+    fine = [n for n, stride in enumerate(strides) if stride < STRIDE]
+    return [(n, (STRIDE // strides[n]).bit_length() - 1) for n in fine[-1:]] + [
+        (n, 0) for n, stride in enumerate(strides) if stride >= STRIDE
+    ]
+
+
+def displacement_losses(
+    displacement: torch.Tensor, labelled: tuple[torch.Tensor, torch.Tensor, torch.Tensor], radius: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cells of one object point to one place, those of the background nowhere in common (equations 4 and 5).
+
+    Args:
+        displacement: `(B, 2, h, w)`, (dy, dx) in cells.
+        labelled: see `tagseg.methods.refinements.base.pairs`.
+
+    Returns:
+        over pairs of one class the mean of `|D_i - D_j - (j - i)|`, over background pairs that of `|D_i - D_j|`.
+    """
+    background, objects, _ = labelled
+    rows, columns = sources(displacement.shape[-2], displacement.shape[-1], radius)
+    here = displacement[..., rows, columns].flatten(2)
+    offsets = directions(radius)
+    there = torch.stack([shifted(displacement, offset, radius).flatten(2) for offset in offsets], dim=2)
+    difference = here[:, :, None] - there  # (B, 2, D, S)
+    way = torch.tensor(offsets, dtype=difference.dtype, device=difference.device).T.reshape(1, 2, -1, 1)
+    together = (difference - way).abs().sum(dim=1) / 2
+    return mean_over(together, objects), mean_over(difference.abs().sum(dim=1) / 2, background)
+
+
+class EdgeHead(nn.Module):
+    """Every stage to 32 channels, all at the finest grid, to one boundary score (published layers)."""
+
+    def __init__(self, widths: list[int], corners: bool) -> None:
+        super().__init__()
+        self.corners = corners
+        self.stages = nn.ModuleList(_unit(width, 32, groups=4) for width in widths)
+        self.score = nn.Conv2d(32 * len(widths), 1, kernel_size=1)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        units = [F.relu(upsample(unit(f), features[0], self.corners)) for unit, f in zip(self.stages, features)]  # noqa: B905
+        return self.score(torch.cat(units, dim=1))
+
+
+class DisplacementHead(nn.Module):
+    """Coarse stages joined at stride 8, then with the fine ones at stride 4, to (dy, dx) (published layers)."""
+
+    def __init__(self, widths: list[int], strides: list[int], corners: bool) -> None:
+        super().__init__()
+        self.corners = corners
+        self.fine = sum(1 for stride in strides if stride <= STRIDE)
+        outputs = [64 * (i + 1) if i < self.fine else 256 for i in range(len(widths))]
+        groups = [8 * (i + 1) if i < self.fine else 16 for i in range(len(widths))]
+        self.stages = nn.ModuleList(_unit(w, o, g) for w, o, g in zip(widths, outputs, groups, strict=True))
+        self.coarse = _unit(sum(outputs[self.fine :]), 256, groups=16)
+        self.joint = _unit(256 + sum(outputs[: self.fine]), 256, groups=16)
+        self.score = nn.Conv2d(256, 2, kernel_size=1, bias=False)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        units = [F.relu(unit(f)) for unit, f in zip(self.stages, features)]  # noqa: B905
+        fine, coarse = units[: self.fine], units[self.fine :]
+        middle = F.relu(self.coarse(torch.cat([upsample(u, coarse[0], self.corners) for u in coarse], dim=1)))
+        joint = torch.cat([*fine, upsample(middle, features[0], self.corners)], dim=1)
+        return self.score(F.relu(self.joint(joint)))
+
+
+def _unit(inputs: int, outputs: int, groups: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), nn.GroupNorm(groups, outputs))
+
+
+REFINEMENT = IRN

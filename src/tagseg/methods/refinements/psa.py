@@ -1,0 +1,175 @@
+"""PSA: Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
+Segmentation", CVPR 2018.
+
+AffinityNet turns the last three stages of a network into one feature per cell; two cells belong together as far as
+their features are alike. It learns that from the confident pixels of the class maps, which then walk over it, together
+with a background score that is the maps' own complement.
+
+Deviation: the published code averages label scores over a cell before it takes the largest; here a cell has the label
+of its central pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.data.dataset import Sample
+from tagseg.data.loading import TrainingViews
+from tagseg.masks.crf import dense_crf
+from tagseg.masks.random_walk import directions, feature_links, random_walk, shifted, sources
+from tagseg.methods.refinements.base import (
+    RefinementSettings,
+    Thresholds,
+    affinity_losses,
+    alpha_at,
+    confident,
+    label_views,
+    look,
+    pairs,
+    run_network,
+    shrink,
+    upsample,
+)
+from tagseg.networks.backbone import Backbone
+from tagseg.networks.optimisers import poly_optimiser
+from tagseg.segmentation.training import sample_masks
+
+STRIDE = 8  # of the grid of features, pixels
+
+
+class PSASettings(RefinementSettings):
+    """The paper has 8 epochs of 10,582 photographs, 8 to a batch, in windows of 448 pixels (`voc/psa`); these values
+    suit a few hundred to a few thousand photographs."""
+
+    epochs: PositiveInt = 8
+    batch_size: PositiveInt = 16
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.01
+    output_stride: int | None = STRIDE
+    radius: float = Field(default=5, ge=2)  # of the pairs learnt from and walked along, cells
+    low: Literal["auto"] | float = "auto"  # published: alpha 32, which is 0.075
+    high: Literal["auto"] | float = "auto"  # published: alpha 4, which is 0.276
+    background_alpha: Literal["auto"] | PositiveFloat = "auto"  # of the score that walks along; published: 16
+    beta: PositiveFloat = 8.0
+
+
+class PSA(lightning.LightningModule):
+    """AffinityNet.
+
+    Args:
+        backbone, weights: see `tagseg.networks.backbone.Backbone`; the network as it comes, not the classifier.
+        settings: see `PSASettings`.
+        steps: how many optimiser steps the whole training takes, for the schedule.
+    """
+
+    Settings = PSASettings
+    decision = 0.5
+
+    def __init__(self, backbone: str, weights: str, settings: PSASettings, steps: int) -> None:
+        super().__init__()
+        self.settings, self.steps = settings, steps
+        self.backbone = Backbone(backbone, weights, settings.output_stride)
+        self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
+        widths, _ = self.backbone.stage_shapes()
+        self.head = FeatureHead(widths[-3:], self.backbone.corners)
+
+    @staticmethod
+    def label(
+        photo: np.ndarray, maps: np.ndarray, classes: tuple[int, ...], thresholds: Thresholds, threads: int | None
+    ) -> np.ndarray:
+        """Confident labels (section 3.2): the maps against a strong and a weak background score, `(1 - max) ** alpha`,
+        each through a CRF. `(H, W, 3)`, `(K, H, W)` -> `(H, W)` uint8, 255 where not sure."""
+        found = []
+        for score in (thresholds.high, thresholds.low):
+            scores = with_own_background(maps, alpha_at(score))
+            found.append(dense_crf(photo, scores, "psa", threads=threads).argmax(axis=0))
+        return confident(found[0], found[1], classes)
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int, labels: Callable[[Sample], Any]) -> TrainingViews:
+        return label_views(samples, self.backbone, self.settings, seed, labels)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What cells are compared by. `(B, 3, H, W) -> (B, 448, h, w)`."""
+        return self.head(self.backbone.stages(images)[-3:])
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        features, radius = self.features(batch["image"]).float(), self.settings.radius
+        step = batch["image"].shape[-1] // features.shape[-1]
+        labels = sample_masks(batch["mask"], step, self.backbone.corners)
+        labelled = pairs(labels[:, : features.shape[-2], : features.shape[-1]], radius)
+        background, objects, different = affinity_losses(feature_affinity(features, radius), labelled)
+        loss = background / 4 + objects / 4 + different / 2
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        return poly_optimiser(
+            self.backbone,
+            self.head,
+            kind=s.optimiser,
+            learning_rate=s.learning_rate,
+            head_factor=s.head_factor,
+            weight_decay=s.weight_decay,
+            steps=self.steps,
+        )
+
+    @torch.inference_mode()
+    def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+        """The maps after the walk (section 3.4). `(H, W, 3)`, `(K, H, W)` -> `(K, h, w)` in [0, 1].
+
+        The background walks along as a score of its own. What is returned is each map's share of the two, so that a
+        map wins from 0.5 on.
+        """
+        images = look(self.backbone, photo, self.settings.walk_side).to(self.device)
+        features = run_network(self.features, images)[0].cpu().numpy()
+        s = self.settings
+        alpha = alpha_at(thresholds.middle) if s.background_alpha == "auto" else s.background_alpha
+        start = shrink(with_own_background(maps, alpha), (features.shape[1], features.shape[2]))
+        walked = random_walk(start, feature_links(features, s.radius), s.radius, beta=s.beta, log_steps=s.log_steps)
+        return walked[1:] / np.maximum(walked[1:] + walked[:1], 1e-8)
+
+
+def with_own_background(maps: np.ndarray, alpha: float) -> np.ndarray:
+    """Put `(1 - max_c map_c) ** alpha` in front: `(K, H, W) -> (K + 1, H, W)` (section 3.2, equation 1)."""
+    return np.concatenate([(1 - maps.max(axis=0, keepdims=True, initial=0)).clip(0) ** alpha, maps])
+
+
+def feature_affinity(features: torch.Tensor, radius: float) -> torch.Tensor:
+    """`exp(-mean_c |f_i - f_j|)` (section 3.3, equation 2), for training. `(B, D, h, w) -> (B, directions, S)`."""
+    rows, columns = sources(features.shape[-2], features.shape[-1], radius)
+    here = features[..., rows, columns]
+    return torch.stack(
+        [(-(here - shifted(features, o, radius)).abs().mean(dim=1)).exp().flatten(1) for o in directions(radius)], dim=1
+    )
+
+
+class FeatureHead(nn.Module):
+    """Three stages to 64, 128 and 256 channels at the finest grid among them, joined to 448 (published layers)."""
+
+    def __init__(self, widths: list[int], corners: bool) -> None:
+        super().__init__()
+        self.corners = corners
+        outputs = (64, 128, 256)[-len(widths) :]
+        self.stages = nn.ModuleList(
+            nn.Conv2d(w, o, kernel_size=1, bias=False) for w, o in zip(widths, outputs, strict=True)
+        )
+        self.joint = nn.Conv2d(sum(outputs), sum(outputs), kernel_size=1, bias=False)
+        for convolution in (*self.stages, self.joint):
+            nn.init.xavier_uniform_(convolution.weight)  # type: ignore[arg-type]
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        units = [F.elu(stage(f)) for stage, f in zip(self.stages, features, strict=True)]
+        return F.elu(self.joint(torch.cat([upsample(u, units[0], self.corners) for u in units], dim=1)))
+
+
+REFINEMENT = PSA

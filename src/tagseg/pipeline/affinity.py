@@ -1,0 +1,136 @@
+"""The stage of a trained refinement: confident labels, a network that learns from them, and maps that have walked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from tagseg.data.dataset import Sample
+from tagseg.data.files import write_aside
+from tagseg.data.images import read_image, write_mask
+from tagseg.data.loading import cpu_count, prefetch
+from tagseg.data.map_store import MapStore, StoredMaps
+from tagseg.masks.background import histogram, otsu_score, otsu_scores
+from tagseg.methods.refinements.base import load_refinement
+from tagseg.networks.precision import default_device
+from tagseg.pipeline.mining import maps_at
+from tagseg.pipeline.progress import Reporter
+from tagseg.pipeline.training import Schedule, train
+
+SHARD = 64
+NETWORK, LABELS, MAPS = "affinity.safetensors", "labels", "maps"
+
+
+@dataclass(frozen=True)
+class MapThresholds:
+    """Map values between which nothing is sure, and the one that cuts masks."""
+
+    low: float
+    middle: float
+    high: float
+
+
+def pooled_histogram(store: MapStore, samples: tuple[Sample, ...]) -> np.ndarray:
+    """The strongest map values of all tagged photographs, each photograph counting the same. `(256,)`."""
+    total = np.zeros(256)
+    for sample in samples:
+        if sample.tags:
+            counts = histogram(store.read(sample.name).maps)
+            total += counts / counts.sum()
+    return total
+
+
+def choose_thresholds(
+    store: MapStore, samples: tuple[Sample, ...], settings: Any, background: float | str
+) -> MapThresholds:
+    """As set, or where the pooled map values fall apart; no mask is looked at."""
+    counts = pooled_histogram(store, samples)
+    low, high = otsu_scores(counts) if counts.any() else (0.25, 0.75)
+    return MapThresholds(
+        low=low if settings.low == "auto" else settings.low,
+        middle=(otsu_score(counts) if counts.any() else 0.5) if background == "auto" else float(background),
+        high=high if settings.high == "auto" else settings.high,
+    )
+
+
+class AffinityStage:
+    """One trained refinement in its folder.
+
+    Args:
+        name: file of `tagseg.methods.refinements`.
+        settings: its settings.
+        backbone, weights: of its network.
+        store: the class maps it starts from.
+        corners: see `tagseg.pipeline.mining.maps_at`.
+    """
+
+    def __init__(
+        self, name: str, settings: Any, backbone: str, weights: str, store: MapStore, corners: bool, folder: Path
+    ) -> None:
+        self.kind = load_refinement(name)
+        self.settings, self.backbone, self.weights = settings, backbone, weights
+        self.store, self.corners, self.folder = store, corners, folder
+
+    def run(
+        self, samples: tuple[Sample, ...], thresholds: MapThresholds, seed: int, reporter: Reporter
+    ) -> list[dict[str, float]]:
+        """Labels, training and walk, each going on where it was interrupted; returns the record of the epochs."""
+        tagged = tuple(s for s in samples if s.tags)
+        self._label(tagged, thresholds, reporter)
+        network, epochs = self._train(tagged, seed, reporter)
+        self._walk(network, samples, thresholds, reporter)
+        return epochs
+
+    def label_path(self, sample: Sample) -> Path:
+        return self.folder / LABELS / f"{sample.name}.png"
+
+    def _label(self, samples: tuple[Sample, ...], thresholds: MapThresholds, reporter: Reporter) -> None:
+        missing = [s for s in samples if not self.label_path(s).exists()]
+
+        def work(sample: Sample) -> None:
+            photo = read_image(sample.image)
+            maps = maps_at(self.store.read(sample.name), photo.shape[:2], self.corners)
+            write_mask(self.label_path(sample), self.kind.label(photo, maps, sample.tags, thresholds, threads=1))
+
+        with reporter.bar("labels", len(samples), "photographs") as advance:
+            for done, _ in enumerate(prefetch(work, missing, threads=cpu_count()), len(samples) - len(missing) + 1):
+                advance(done, "")
+
+    def _train(self, samples: tuple[Sample, ...], seed: int, reporter: Reporter) -> tuple[Any, list[dict[str, float]]]:
+        schedule = Schedule(self.settings.epochs, self.settings.batch_size, seed)
+        torch.manual_seed(seed + 2)
+        network = self.kind(self.backbone, self.weights, self.settings, schedule.steps(len(samples)))
+        path = self.folder / NETWORK
+        if path.exists():
+            network.load_state_dict(load_file(path))
+            return network, []
+        views = network.training_views(samples, seed + 2, self.label_path)
+        epochs = train(network, views, schedule, self.folder, "affinity", reporter)
+        with write_aside(path) as aside:
+            save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, aside)
+        return network, epochs
+
+    def _walk(
+        self, network: Any, samples: tuple[Sample, ...], thresholds: MapThresholds, reporter: Reporter
+    ) -> None:
+        network.eval().to(default_device(), memory_format=torch.channels_last)
+        walked = MapStore(self.folder / MAPS)
+        missing = [s for s in samples if s.name not in walked]
+        entries: dict[str, StoredMaps] = {}
+        with reporter.bar("walk", len(samples), "photographs") as advance:
+            for sample, photo in prefetch(lambda s: (s, read_image(s.image)), missing):
+                before = self.store.read(sample.name)
+                if before.classes:
+                    maps = network.walk(photo, maps_at(before, photo.shape[:2], self.corners), thresholds)
+                    before = StoredMaps(before.classes, maps, before.tag_probabilities)
+                entries[sample.name] = before
+                if len(entries) == SHARD:
+                    walked.write(entries)
+                    entries = {}
+                advance(len(walked) + len(entries), "")
+            walked.write(entries)
