@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tagseg.pipeline.fit import fit
     from tagseg.pipeline.locate import locate
     from tagseg.pipeline.predict import evaluate, predict
+    from tagseg.pipeline.refine import refine
     from tagseg.pipeline.studies.study import study
     from tagseg.segmentation.model import load
 
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "locate",
     "predict",
+    "refine",
     "study",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "load": "tagseg.segmentation.model",
     "locate": "tagseg.pipeline.locate",
     "predict": "tagseg.pipeline.predict",
+    "refine": "tagseg.pipeline.refine",
     "study": "tagseg.pipeline.studies.study",
 }
 

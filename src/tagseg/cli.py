@@ -41,15 +41,19 @@ def fit(
     ] = None,
     backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
     weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    refine: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="par, pamr, crf, superpixels, psa, irn or none; several with +, e.g. irn+crf."),
+    ] = None,
     seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045
-    until: Annotated[str, typer.Option(help="Last stage: train, mine, masks, segment or report.")] = "report",
+    until: Annotated[str, typer.Option(help="Last stage: train, mine, affinity, masks, segment or report.")] = "report",
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a segmentation network from tagged photographs."""
     from tagseg.pipeline.settings import parse_assignments
 
-    named = {"backbone": backbone, "weights": weights, "seed": seed}
+    named = {"backbone": backbone, "weights": weights, "masks.refine": refine, "seed": seed}
     settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
     result = tagseg.fit(data, out, recipe=recipe, settings=settings, until=until, skip_bad=skip_bad, quiet=quiet)
     _print_fit(result)
@@ -65,6 +69,10 @@ def predict(
     ] = False,
     scales: Annotated[str, typer.Option(help="Sizes to look at, e.g. 0.75,1,1.25.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored photograph too.")] = False,
+    crf: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Sharpen with a dense CRF of these published parameters, e.g. deeplab."),
+    ] = None,
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
@@ -73,8 +81,33 @@ def predict(
         sizes = tuple(float(s) for s in scales.split(","))
     except ValueError as error:
         raise BadInput(f"--scales {scales}: give numbers with commas between them, e.g. 0.75,1,1.25.") from error
-    written = tagseg.predict(run, images, out, scales=sizes, flip=flip, overlay=overlay, skip_bad=skip_bad, quiet=quiet)
+    written = tagseg.predict(
+        run, images, out, scales=sizes, flip=flip, crf=crf, overlay=overlay, skip_bad=skip_bad, quiet=quiet
+    )
     typer.echo(f"{len(written)} masks in {out}")
+
+
+@app.command()
+def refine(
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
+    masks: Annotated[
+        Path, typer.Option(help="Folder of rough masks of the same names: NAME.png (indices) or NAME.npy (scores).")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the refined masks.")],
+    refine: Annotated[str, typer.Option(help="crf, par, pamr or superpixels; several with +.")] = "crf",
+    crf: Annotated[str, typer.Option(help="Published parameters of the CRF.")] = "irn-label",
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write the photograph with its mask over it.")
+    ] = False,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Photographs at a time; by default one for each core."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make rough masks of any origin follow the edges of their photographs."""
+    result = tagseg.refine(images, masks, out, refine=refine, crf=crf, overlay=overlay, threads=threads, quiet=quiet)
+    typer.echo(f"{len(result.masks)} masks in {out}, {result.per_second:.1f} a second")
 
 
 @app.command()

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from tagseg.data.images import MAX_CLASSES, read_index_png
+from tagseg.data.images import MAX_CLASSES, read_grey, read_index_png
 from tagseg.errors import BadInput
 
 MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that draws the mask when asked
@@ -81,6 +82,26 @@ def multi_hot(tags: tuple[int, ...], num_classes: int) -> np.ndarray:
 def read_mask(source: MaskSource) -> np.ndarray:
     """`(H, W)` class indices of a ground-truth mask: 0 background, class c at c + 1, 255 ignore."""
     return read_index_png(source) if isinstance(source, Path) else source()
+
+
+def read_saliency(sample: Sample, size: tuple[int, int]) -> np.ndarray:
+    """`(H, W)` uint8 saliency of a photograph of that size; a smaller map is enlarged.
+
+    Raises:
+        BadInput: it has none, or one that cannot be read or has other proportions.
+    """
+    if sample.saliency is None:
+        raise BadInput(f"{sample.name}: there is no saliency map; add saliency/{sample.name}.png, or have it made.")
+    saliency = read_grey(sample.saliency)
+    height, width = saliency.shape
+    if abs(height * size[1] - width * size[0]) > max(height * width, size[0] * size[1]) ** 0.5 * 2:
+        raise BadInput(
+            f"{sample.saliency}: the saliency map has {width} x {height} pixels, its photograph {size[1]} x {size[0]}; "
+            "give it the photograph's proportions."
+        )
+    if saliency.shape != size:
+        saliency = cv2.resize(saliency, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return saliency
 
 
 def check_classes(classes: list[str], where: Path | str) -> list[Problem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -87,6 +88,15 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
+def read_grey(path: Path) -> np.ndarray:
+    """Read any image as `(H, W)` uint8 grey, for example a saliency map.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+
+
 def read_index_png(path: Path) -> np.ndarray:
     """Read a mask as `(H, W)` uint8: the palette index (or grey value) of every pixel.
 
@@ -112,6 +122,12 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     image.putpalette(voc_palette().tobytes())
     with write_aside(path) as aside:
         image.save(aside, format="PNG")
+
+
+def write_grey(path: Path, values: np.ndarray) -> None:
+    """Write `(H, W)` uint8 as a grey PNG, whole or not at all."""
+    with write_aside(path) as aside:
+        Image.fromarray(values, mode="L").save(aside, format="PNG")
 
 
 def voc_palette() -> np.ndarray:

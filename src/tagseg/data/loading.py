@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from tagseg.data.dataset import Sample, multi_hot
+from tagseg.data.dataset import Sample, multi_hot, read_saliency
 from tagseg.data.images import read_image, read_index_png
 from tagseg.data.views import random_view, whole
 
@@ -64,7 +64,8 @@ def normalise(image: np.ndarray, statistics: PixelStatistics) -> torch.Tensor:
 
 
 class TrainingViews(Dataset[dict[str, Any]]):
-    """Random views of tagged photographs: `image (3, S, S)`, `tags (C,)`, and `mask (S, S)` if `masks` are given.
+    """Random views of tagged photographs: `image (3, S, S)`, `tags (C,)`, `mask (S, S)` if `masks` are given, and
+    `saliency (S, S)` in [0, 1], 0 on padding, if `saliency` is set; every sample must then have some.
 
     `masks` maps a sample to the path of its *pseudo*-mask; the samples' true masks are never opened here.
     """
@@ -79,9 +80,11 @@ class TrainingViews(Dataset[dict[str, Any]]):
         scales: tuple[float, float],
         seed: int,
         masks: Callable[[Sample], Any] | None = None,
+        saliency: bool = False,
     ) -> None:
         self.samples, self.num_classes, self.statistics = samples, num_classes, statistics
         self.side, self.scales, self.seed, self.masks = side, scales, seed, masks
+        self.saliency = saliency
         self.fill = np.round(255 * np.asarray(statistics.mean)).astype(np.uint8)
 
     def __len__(self) -> int:
@@ -92,13 +95,17 @@ class TrainingViews(Dataset[dict[str, Any]]):
         sample = self.samples[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         mask = None if self.masks is None else read_index_png(self.masks(sample))
-        view = random_view(whole(read_image(sample.image), mask), self.side, self.scales, rng, self.fill)
+        photo = read_image(sample.image)
+        salient = read_saliency(sample, photo.shape[:2]) if self.saliency else None
+        view = random_view(whole(photo, mask, salient), self.side, self.scales, rng, self.fill)
         item: dict[str, Any] = {
             "image": normalise(view.image, self.statistics),
             "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes)),
         }
         if view.mask is not None:
             item["mask"] = torch.from_numpy(view.mask.astype(np.int64))
+        if view.saliency is not None:
+            item["saliency"] = torch.from_numpy(view.saliency.astype(np.float32) / 255)
         return item
 
 

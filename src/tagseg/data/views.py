@@ -17,6 +17,7 @@ class View:
 
     image: `(h, w, 3)` uint8, padded with `fill` where the window leaves the photograph.
     mask: `(h, w)` uint8 class indices, 255 where padded; None when there is none.
+    saliency: `(h, w)` uint8, 0 where padded; None when there is none.
     size: `(H, W)` of the resized photograph the window lies on.
     box: `(x0, y0, x1, y1)` of the window on the resized, *unmirrored* photograph; may leave it.
     flipped: whether the window is mirrored left to right.
@@ -27,28 +28,33 @@ class View:
     box: tuple[int, int, int, int]
     mask: np.ndarray | None = None
     flipped: bool = False
+    saliency: np.ndarray | None = None
 
 
-def whole(image: np.ndarray, mask: np.ndarray | None = None) -> View:
+def whole(image: np.ndarray, mask: np.ndarray | None = None, saliency: np.ndarray | None = None) -> View:
     """The photograph itself as a view."""
     height, width = image.shape[:2]
-    return View(image=image, size=(height, width), box=(0, 0, width, height), mask=mask)
+    return View(image=image, size=(height, width), box=(0, 0, width, height), mask=mask, saliency=saliency)
 
 
 def resize(view: View, size: tuple[int, int]) -> View:
     """Resize a *whole* view to `size` (H, W): area averaging when shrinking, bilinear when enlarging; masks nearest."""
     if size == view.image.shape[:2]:
         return view
-    shrinking = size[0] < view.image.shape[0]
-    image = cv2.resize(view.image, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    smooth = cv2.INTER_AREA if size[0] < view.image.shape[0] else cv2.INTER_LINEAR
+    image = cv2.resize(view.image, size[::-1], interpolation=smooth)
     mask = None if view.mask is None else cv2.resize(view.mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return replace(view, image=image, mask=mask, size=size, box=(0, 0, size[1], size[0]))
+    saliency = None if view.saliency is None else cv2.resize(view.saliency, size[::-1], interpolation=smooth)
+    return replace(view, image=image, mask=mask, saliency=saliency, size=size, box=(0, 0, size[1], size[0]))
 
 
 def flip(view: View) -> View:
     """Mirror left to right."""
-    mask = None if view.mask is None else np.ascontiguousarray(view.mask[:, ::-1])
-    return replace(view, image=np.ascontiguousarray(view.image[:, ::-1]), mask=mask, flipped=not view.flipped)
+    image, mask, saliency = (
+        None if a is None else np.ascontiguousarray(a[:, ::-1]) for a in (view.image, view.mask, view.saliency)
+    )
+    assert image is not None
+    return replace(view, image=image, mask=mask, saliency=saliency, flipped=not view.flipped)
 
 
 def random_crop(view: View, side: tuple[int, int], rng: np.random.Generator, fill: np.ndarray) -> View:
@@ -68,7 +74,11 @@ def random_crop(view: View, side: tuple[int, int], rng: np.random.Generator, fil
     if view.mask is not None:
         mask = np.full((h, w), IGNORE, dtype=np.uint8)
         mask[inside] = view.mask[source]
-    return replace(view, image=image, mask=mask, box=(x0, y0, x0 + w, y0 + h))
+    saliency = None
+    if view.saliency is not None:
+        saliency = np.zeros((h, w), dtype=np.uint8)
+        saliency[inside] = view.saliency[source]
+    return replace(view, image=image, mask=mask, saliency=saliency, box=(x0, y0, x0 + w, y0 + h))
 
 
 def random_view(view: View, side: int, scales: tuple[float, float], rng: np.random.Generator, fill: np.ndarray) -> View:

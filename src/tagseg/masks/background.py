@@ -36,26 +36,6 @@ def otsu_score(counts: np.ndarray) -> float:
     return float((values[best].mean() + values[best + 1].mean()) / 2)
 
 
-def otsu_scores(counts: np.ndarray) -> tuple[float, float]:
-    """Two scores that split the same histogram in three: surely background, not sure, surely an object.
-
-    The same rule with two cuts (Otsu, 1979, section V): the variance between the three parts is largest.
-    """
-    shares = counts.astype(np.float64) / counts.sum()
-    values = np.arange(BINS) / (BINS - 1)
-    mass, moment = np.append(0, shares.cumsum()), np.append(0, (shares * values).cumsum())
-
-    def part(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        weight = mass[last] - mass[first]
-        return np.where(weight > 0, (moment[last] - moment[first]) ** 2 / np.maximum(weight, 1e-12), 0)
-
-    low, high = np.triu_indices(BINS - 1, k=1)
-    low, high = low + 1, high + 1  # parts are bins [0, low), [low, high), [high, 256)
-    between = part(np.zeros_like(low), low) + part(low, high) + part(high, np.full_like(high, BINS))
-    best = between.argmax()
-    return float(values[low[best] - 1 : low[best] + 1].mean()), float(values[high[best] - 1 : high[best] + 1].mean())
-
-
 def with_background(maps: np.ndarray, score: float) -> np.ndarray:
     """Put a constant background channel in front: `(K, H, W) -> (K + 1, H, W)`."""
     return np.concatenate([np.full_like(maps[:1], score), maps])

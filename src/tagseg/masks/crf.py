@@ -182,6 +182,23 @@ def crf_from_unary(
     )
 
 
+def crf_mask(
+    image: np.ndarray,
+    probabilities: np.ndarray,
+    crf: CRF | str = "deeplab",
+    *,
+    least: float = 0.01,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """The strongest label after a CRF over the labels that may be there, out of many. `(L, H, W) -> (H, W)` uint8.
+
+    Left out is every label whose probability is below `least` at all pixels; the first, the background, stays in.
+    """
+    kept = np.flatnonzero(probabilities.max(axis=(1, 2)) >= least)
+    kept = np.union1d([0], kept)
+    return kept[refine_crf(image, probabilities[kept], crf=crf, device=device).argmax(axis=0)].astype(np.uint8)
+
+
 def check_scores(image: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Image as `(H, W, 3)` uint8 and scores `(L, H, W)` as float32, if they can be refined.
 

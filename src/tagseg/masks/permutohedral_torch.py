@@ -85,9 +85,7 @@ def dense_crf_torch(image: np.ndarray, unary: np.ndarray, crf: CRF, device: torc
 
     labels, height, width = unary.shape
     smooth = TorchLattice(torch.from_numpy(position_features(height, width, crf.gaussian_xy)).to(device))
-    edges = TorchLattice(
-        torch.from_numpy(bilateral_features(image, crf.bilateral_xy, crf.bilateral_rgb)).to(device)
-    )
+    edges = TorchLattice(torch.from_numpy(bilateral_features(image, crf.bilateral_xy, crf.bilateral_rgb)).to(device))
     smooth.normalise()
     edges.normalise()
     energy = torch.from_numpy(np.ascontiguousarray(unary.reshape(labels, -1).T)).to(device, torch.float32)

@@ -66,9 +66,7 @@ class Backbone(nn.Module):
         blocks = [info["reduction"] for info in self.network.feature_info]
         plain = len(blocks) > 6 and len(set(blocks)) == 1
         chosen = [round(len(blocks) * (i + 1) / 4) - 1 for i in range(4)] if plain else None
-        return self.network.forward_intermediates(
-            images, indices=chosen, intermediates_only=True, output_fmt="NCHW"
-        )
+        return self.network.forward_intermediates(images, indices=chosen, intermediates_only=True, output_fmt="NCHW")
 
     @torch.no_grad()
     def stage_shapes(self) -> tuple[list[int], list[int]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -15,8 +14,7 @@ from tagseg.data.files import write_aside
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.loading import cpu_count, prefetch
 from tagseg.data.map_store import MapStore, StoredMaps
-from tagseg.masks.background import histogram, otsu_score, otsu_scores
-from tagseg.methods.refinements.base import load_refinement
+from tagseg.methods.refinements.base import RefinementSettings, load_refinement
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.progress import Reporter
@@ -35,26 +33,12 @@ class MapThresholds:
     high: float
 
 
-def pooled_histogram(store: MapStore, samples: tuple[Sample, ...]) -> np.ndarray:
-    """The strongest map values of all tagged photographs, each photograph counting the same. `(256,)`."""
-    total = np.zeros(256)
-    for sample in samples:
-        if sample.tags:
-            counts = histogram(store.read(sample.name).maps)
-            total += counts / counts.sum()
-    return total
-
-
-def choose_thresholds(
-    store: MapStore, samples: tuple[Sample, ...], settings: Any, background: float | str
-) -> MapThresholds:
-    """As set, or where the pooled map values fall apart; no mask is looked at."""
-    counts = pooled_histogram(store, samples)
-    low, high = otsu_scores(counts) if counts.any() else (0.25, 0.75)
+def choose_thresholds(background: float, settings: RefinementSettings) -> MapThresholds:
+    """As set, or IRN's published 0.05 and 0.30 around 0.15, moved to the score that cuts these maps."""
     return MapThresholds(
-        low=low if settings.low == "auto" else settings.low,
-        middle=(otsu_score(counts) if counts.any() else 0.5) if background == "auto" else float(background),
-        high=high if settings.high == "auto" else settings.high,
+        low=max(0.01, background - 0.10) if settings.low == "auto" else settings.low,
+        middle=background,
+        high=min(0.99, background + 0.15) if settings.high == "auto" else settings.high,
     )
 
 
@@ -115,9 +99,7 @@ class AffinityStage:
             save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, aside)
         return network, epochs
 
-    def _walk(
-        self, network: Any, samples: tuple[Sample, ...], thresholds: MapThresholds, reporter: Reporter
-    ) -> None:
+    def _walk(self, network: Any, samples: tuple[Sample, ...], thresholds: MapThresholds, reporter: Reporter) -> None:
         network.eval().to(default_device(), memory_format=torch.channels_last)
         walked = MapStore(self.folder / MAPS)
         missing = [s for s in samples if s.name not in walked]

@@ -1,10 +1,10 @@
-"""`fit`: photographs and tags in, a segmentation network out, in six stages."""
+"""`fit`: photographs and tags in, a segmentation network out, in stages."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
+from tagseg.pipeline.saliency import find_source, make_saliency, maps_digest, with_saliency
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import LEARNT, FitSettings, resolve
 from tagseg.pipeline.training import Schedule, train
@@ -70,7 +71,7 @@ def fit(
         out: folder of the run.
         recipe: a method, `DATASET/METHOD`, or a YAML file.
         settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
-        until: the last stage to do, of train, mine, affinity, masks, segment and report; `"train"` gives a classifier to explain.
+        until: the last stage to do, of saliency, train, mine, affinity, masks, segment and report; `"train"` gives a classifier to explain.
         skip_bad: leave out photographs with problems instead of stopping at the first.
         quiet: print nothing.
 
@@ -129,7 +130,7 @@ class _Fit:
     def run(self, until: str) -> FitResult:
         stages: dict[str, StageResult] = {}
         for name in STAGES[: STAGES.index(until) + 1]:
-            if name != "affinity" or self.settings.masks.learnt:
+            if (name != "affinity" or self.settings.masks.learnt) and (name != "saliency" or self._uses_saliency()):
                 stages[name] = getattr(self, name)(stages)
         path = self.folder.path
         return FitResult(
@@ -139,7 +140,26 @@ class _Fit:
             metrics=stages["report"].values["metrics"] if "report" in stages else {},
         )
 
-    def train(self, _: dict[str, StageResult]) -> StageResult:
+    def saliency(self, _: dict[str, StageResult]) -> StageResult:
+        """Only where something uses it. From here on every training photograph has a saliency map."""
+        source = find_source(self.settings.data.saliency)
+        inputs = {
+            "photographs": self.facts.digest(self.data.train),
+            "source": source,
+            "maps": maps_digest(self.data.train, source),
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            return {"made": make_saliency(self.data.train, source, folder, self.reporter)}
+
+        result = self._stage("saliency", inputs, work)
+        self.data = replace(self.data, train=with_saliency(self.data.train, source, self.folder.path / "saliency"))
+        return result
+
+    def _uses_saliency(self) -> bool:
+        return self.settings.masks.saliency or getattr(load_method(self.settings.method), "uses_saliency", False)
+
+    def train(self, stages: dict[str, StageResult]) -> StageResult:
         s = self.settings
         inputs = {
             "photographs": self.facts.digest(self.data.train),
@@ -150,6 +170,8 @@ class _Fit:
             "seed": s.seed,
             "settings": s.train.model_dump(mode="json"),
         }
+        if getattr(load_method(s.method), "uses_saliency", False):
+            inputs["saliency"] = stages["saliency"].key
 
         def work(folder: Path) -> dict[str, Any]:
             schedule = Schedule(s.train.epochs, s.train.batch_size, s.seed)
@@ -190,7 +212,7 @@ class _Fit:
         def work(folder: Path) -> dict[str, Any]:
             store = MapStore(self.folder.path / "mine")
             corners = self._attention().backbone.corners
-            thresholds = choose_thresholds(store, self.data.train, own, s.masks.background)
+            thresholds = choose_thresholds(choose_background(store, self.data.train, s.masks), own)
             stage = AffinityStage(name, own, s.backbone, s.weights, store, corners, folder)
             epochs = stage.run(self.data.train, thresholds, s.seed, self.reporter)
             return {"thresholds": {k: round(v, 4) for k, v in asdict(thresholds).items()}, "epochs": epochs}
@@ -202,6 +224,8 @@ class _Fit:
         inputs = {"mine": stages["mine"].key, "settings": s.model_dump(mode="json", exclude=set(LEARNT))}
         if s.learnt:
             inputs["affinity"] = stages["affinity"].key
+        if s.saliency:
+            inputs["saliency"] = stages["saliency"].key
 
         def work(folder: Path) -> dict[str, Any]:
             store = MapStore(self.folder.path / "mine")

@@ -7,26 +7,31 @@ from pathlib import Path
 
 import numpy as np
 
-from tagseg.data.dataset import Sample
+from tagseg.data.dataset import Sample, read_saliency
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.loading import cpu_count, prefetch
 from tagseg.data.map_store import MapStore
-from tagseg.masks.background import label_mask, otsu_score, with_background
+from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.crf import refine_crf
 from tagseg.masks.par import refine_pamr, refine_par
+from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.masks.superpixels import refine_superpixels
 from tagseg.networks.precision import default_device
-from tagseg.pipeline.affinity import pooled_histogram
 from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.progress import Advance
 from tagseg.pipeline.settings import MaskSettings
 
 
 def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: MaskSettings) -> float:
-    """The background score: as set, or by the rule of `otsu_score` over the maps of all tagged photographs."""
+    """The background score: as set, or by the rule of `otsu_score` over the maps of all tagged photographs,
+    each photograph counting the same."""
     if settings.background != "auto":
         return float(settings.background)
-    total = pooled_histogram(store, samples)
+    total = np.zeros(256)
+    for sample in samples:
+        if sample.tags:
+            counts = histogram(store.read(sample.name).maps)
+            total += counts / counts.sum()
     return otsu_score(total) if total.any() else 0.5
 
 
@@ -77,7 +82,11 @@ def make_masks(
         photo = read_image(sample.image)
         maps = maps_at(store.read(sample.name), photo.shape[:2], corners)
         mask = np.zeros(photo.shape[:2], dtype=np.uint8)
-        if maps.size:
+        if maps.size and settings.saliency:
+            saliency = read_saliency(sample, photo.shape[:2]).astype(np.float32) / 255
+            mask = label_mask(refine(photo, oaa_scores(maps, saliency), settings), sample.tags)
+            mask = ignore_conflicts(mask, maps, saliency)
+        elif maps.size:
             mask = label_mask(refine(photo, with_background(maps, background), settings), sample.tags)
         write_mask(place(sample), mask)
 

@@ -15,6 +15,7 @@ from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette, 
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.evaluation.iou import Confusion
+from tagseg.masks.crf import crf_mask, find_crf
 from tagseg.pipeline.photographs import find_photographs
 from tagseg.pipeline.progress import Reporter
 from tagseg.report.pictures import overlay_mask
@@ -29,6 +30,7 @@ def predict(
     *,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
+    crf: str | None = None,
     overlay: bool = False,
     skip_bad: bool = False,
     quiet: bool = False,
@@ -40,6 +42,7 @@ def predict(
         images: files, or folders that are searched through; names below a folder are kept.
         out: folder for the masks; `NAME.png`, and with `overlay` also `NAME.overlay.jpg`.
         scales, flip: see `SegmentationModel.predict`.
+        crf: sharpen with the dense CRF of these parameters, a name of `tagseg.masks.crf.CRFS`.
         skip_bad: leave out photographs that cannot be read.
 
     Returns:
@@ -47,6 +50,7 @@ def predict(
     """
     if not scales or min(scales) <= 0:
         raise BadInput(f"scales {scales}: give positive numbers, for example 0.75,1,1.25.")
+    parameters = None if crf is None else find_crf(crf)
     reporter = Reporter(quiet)
     found = find_photographs(images)
     model = load(run)
@@ -66,7 +70,11 @@ def predict(
                     raise photo
                 reporter.say(f"skipped: {photo}")
                 continue
-            mask = model.predict(photo, scales=scales, flip=flip)
+            if parameters is None:
+                mask = model.predict(photo, scales=scales, flip=flip)
+            else:
+                probabilities = model.probabilities(photo, scales=scales, flip=flip)
+                mask = crf_mask(photo, probabilities, parameters, device=model.device)
             path = out / f"{name}.png"
             write_mask(path, mask)
             if overlay:

@@ -17,7 +17,8 @@ from tagseg.errors import BadInput, explain_full_disk
 
 FORMAT = 1
 MARKER = "run.json"  # what makes a folder a run
-STAGES = ("train", "mine", "affinity", "masks", "segment", "report")  # affinity: where a refinement learns
+# saliency where something uses it, affinity where a refinement learns
+STAGES = ("saliency", "train", "mine", "affinity", "masks", "segment", "report")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ class DataSettings(Settings):
     """Of reading the data set."""
 
     tags: Literal["xml", "masks"] = "xml"  # where VOC tags come from
+    # where saliency maps come from, if anything uses them: "folder" (that of the data set), "built-in" (made without any
+    # network), "auto" (the folder where it has a map, else built in), or the file of a network
+    saliency: str = "auto"
 
 
 class MineSettings(Settings):
@@ -70,6 +73,7 @@ class MaskSettings(Settings):
     background: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = (
         "auto"  # the score in 0..1 that a map must exceed
     )
+    saliency: bool = False  # score the background by what is not salient, and ignore where maps and saliency conflict
     refine: Annotated[str, AfterValidator(_chain)] = "par"  # one refinement, or several with + between them, or none
     crf: Annotated[str, AfterValidator(_known_crf)] = "psa"  # which published parameters
     superpixels: SuperpixelSettings = SuperpixelSettings()

@@ -24,8 +24,8 @@ from tagseg.settings import ScaleRange, Settings, SidePixels
 
 
 class RefinementSettings(Settings):
-    """What PSA and IRN have in common. Thresholds are map values; "auto" splits the values of all maps (see
-    `tagseg.masks.background.otsu_scores`), because maps of different networks do not compare."""
+    """What PSA and IRN have in common. Thresholds are map values; "auto" lays them around the score that cuts the
+    maps (see `tagseg.pipeline.affinity.choose_thresholds`), because maps of different networks do not compare."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -35,7 +35,9 @@ class RefinementSettings(Settings):
     learning_rate: PositiveFloat
     head_factor: PositiveFloat = 10.0
     weight_decay: float = Field(ge=0)
-    walk_side: SidePixels = 385  # long side at which photographs are looked at for the walk; larger ones are brought down
+    walk_side: SidePixels = (
+        385  # long side at which photographs are looked at for the walk; larger ones are brought down
+    )
     beta: PositiveFloat
     log_steps: int = Field(default=8, ge=0, le=16)  # the walk has 2 ** log_steps steps
 

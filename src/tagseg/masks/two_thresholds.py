@@ -1,0 +1,66 @@
+"""Pseudo-labels that admit what they do not know, from class maps and two background scores: AFA (Ru et al., CVPR 2022,
+section 3.4), ToCo (CVPR 2023, section 3.4), and what came after them.
+
+Above the higher score a pixel is an object, below the lower one it is background, between them it is ignored; PAR is
+applied under either score, at half the size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from tagseg.masks.par import pixel_adaptive_refinement
+
+IGNORE = 255
+
+
+@torch.no_grad()
+def refined_labels(
+    images: torch.Tensor,
+    class_maps: torch.Tensor,
+    tags: torch.Tensor,
+    *,
+    high: float,
+    low: float,
+    boxes: torch.Tensor | None = None,
+    iterations: int = 10,
+) -> torch.Tensor:
+    """Labels of every pixel, refined by PAR.
+
+    Args:
+        images: `(B, 3, H, W)` in their own colours, any scale.
+        class_maps: `(B, C, H, W)` in [0, 1].
+        tags: `(B, C)` multi-hot.
+        high, low: background scores.
+        boxes: `(B, 4)` rows (y0, y1, x0, x1) of what is photograph and not padding.
+        iterations: of PAR.
+
+    Returns:
+        `(B, H, W)` int64: 0 background, class c at c + 1, 255 ignore. A pixel has a class if it wins over the high
+        background score, is background if the low one wins over all classes, and else, or off the box, is ignored.
+    """
+    height, width = images.shape[-2:]
+    half = (max(1, height // 2), max(1, width // 2))
+    small = F.interpolate(images, size=half, mode="bilinear", align_corners=False)
+    labels = torch.full((len(images), height, width), IGNORE, dtype=torch.long, device=images.device)
+    for index, (maps, present) in enumerate(zip(class_maps, tags.bool(), strict=True)):
+        names = torch.cat([torch.zeros(1, dtype=torch.long, device=tags.device), present.nonzero()[:, 0] + 1])
+        sure, possible = (
+            names[_strongest(small[index], maps[present], score, (height, width), iterations)] for score in (high, low)
+        )
+        found = torch.where((sure == 0) & (possible > 0), IGNORE, sure)
+        y0, y1, x0, x1 = (0, height, 0, width) if boxes is None else (int(edge) for edge in boxes[index])
+        labels[index, y0:y1, x0:x1] = found[y0:y1, x0:x1]
+    return labels
+
+
+def _strongest(
+    image: torch.Tensor, maps: torch.Tensor, background: float, size: tuple[int, int], iterations: int
+) -> torch.Tensor:
+    scores = torch.cat([torch.full_like(maps[:1], background), maps]) if len(maps) else None
+    if scores is None:
+        return torch.zeros(size, dtype=torch.long, device=image.device)
+    scores = F.interpolate(scores[None], size=image.shape[-2:], mode="bilinear", align_corners=False).softmax(dim=1)
+    refined = pixel_adaptive_refinement(image[None], scores, iterations=iterations)
+    return F.interpolate(refined, size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)

@@ -1,0 +1,129 @@
+"""`refine`: rough masks of any origin to sharp ones, a folder at a time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette, write_mask
+from tagseg.data.loading import cpu_count, prefetch
+from tagseg.errors import BadInput, explain_full_disk
+from tagseg.masks.crf import crf_from_labels, find_crf
+from tagseg.networks.precision import default_device
+from tagseg.pipeline.masking import refine as refine_scores
+from tagseg.pipeline.photographs import find_photographs
+from tagseg.pipeline.progress import Reporter
+from tagseg.pipeline.settings import LEARNT, MaskSettings
+from tagseg.report.pictures import overlay_mask
+from tagseg.report.sheets import write_picture
+from tagseg.settings import parse
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The masks written, and how many a second."""
+
+    masks: list[Path]
+    per_second: float
+
+
+def refine(
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    masks: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    refine: str = "crf",
+    crf: str = "irn-label",
+    overlay: bool = False,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> Refined:
+    """Refine the rough mask of every photograph.
+
+    A rough mask is `NAME.png`, class indices with 255 where nothing is known, or `NAME.npy`, scores `(L, H, W)` of which
+    the first is the background's. Hard masks go into the CRF as labels that are believed with its `gt_prob`.
+
+    Args:
+        images: photographs, or folders that are searched through; names below a folder are kept.
+        masks: folder of rough masks of the same names; photographs without one are left out.
+        out: folder for the refined masks (palette PNG).
+        refine: `crf`, `par`, `pamr`, `superpixels`, or several with + between them.
+        crf: a name of `tagseg.masks.crf.CRFS`.
+        overlay: also write `NAME.overlay.jpg`.
+        threads: photographs at a time; by default one for each core.
+
+    Raises:
+        BadInput: nothing to refine, or a mask that does not fit its photograph.
+    """
+    settings: MaskSettings = parse(MaskSettings, {"refine": refine, "crf": crf}, "refine")
+    if settings.learnt or not settings.steps:
+        raise BadInput(f"refine '{refine}': {', '.join(LEARNT)} learn from class maps, in 'tagseg fit --refine'.")
+    masks, out = Path(masks), Path(out)
+    if not masks.is_dir():
+        raise BadInput(f"{masks}: there is no such folder of rough masks.")
+    found = find_photographs([images] if isinstance(images, str | os.PathLike) else images)
+    pairs = [(name, photo, rough) for name, photo in found.items() if (rough := _rough(masks, name)) is not None]
+    if not pairs:
+        raise BadInput(f"{masks}: no mask has the name of a photograph, for example {next(iter(found))}.png or .npy.")
+    reporter = Reporter(quiet)
+    if len(pairs) < len(found):
+        reporter.say(f"{len(found) - len(pairs)} photographs have no rough mask and are left out")
+
+    def work(item: tuple[str, Path, Path]) -> Path:
+        name, photo_path, rough_path = item
+        photo = read_image(photo_path)
+        mask = _refine_one(photo, rough_path, settings)
+        write_mask(out / f"{name}.png", mask)
+        if overlay:
+            write_picture(out / f"{name}.overlay.jpg", overlay_mask(photo, mask, voc_palette()))
+        return out / f"{name}.png"
+
+    count = threads or (cpu_count() if default_device().type == "cpu" else 2)
+    begun, written = time.perf_counter(), []
+    with reporter.bar("refine", len(pairs), "photographs") as advance, explain_full_disk(out):
+        for path in prefetch(work, pairs, ahead=2 * count, threads=count):
+            written.append(path)
+            advance(len(written), "")
+    return Refined(written, len(written) / (time.perf_counter() - begun))
+
+
+def _rough(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / f"{name}.npy", folder / f"{name}.png") if p.exists()), None)
+
+
+def _refine_one(photo: np.ndarray, rough: Path, settings: MaskSettings) -> np.ndarray:
+    if rough.suffix == ".npy":
+        try:
+            scores = np.load(rough, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{rough}: these scores cannot be read ({error}).") from error
+        if scores.ndim != 3 or scores.shape[1:] != photo.shape[:2]:
+            raise BadInput(f"{rough}: the scores are {scores.shape}; give (L, {photo.shape[0]}, {photo.shape[1]}).")
+        return refine_scores(photo, scores.astype(np.float32), settings).argmax(axis=0).astype(np.uint8)
+    labels = read_index_png(rough)
+    if labels.shape != photo.shape[:2]:
+        raise BadInput(
+            f"{rough}: the mask has {labels.shape[1]} x {labels.shape[0]} pixels, its photograph {photo.shape[1]} x "
+            f"{photo.shape[0]}; make them the same size."
+        )
+    known = labels != IGNORE
+    values = np.unique(labels[known])
+    if len(values) < 2:
+        return np.full_like(labels, values[0] if len(values) else 0)
+    numbers = np.where(known, np.searchsorted(values, np.where(known, labels, values[0])), IGNORE)
+    scores = (numbers == np.arange(len(values)).reshape(-1, 1, 1)).astype(np.float32)
+    scores[:, ~known] = 1 / len(values)
+    steps = settings.steps
+    if steps[0] == "crf":
+        device = default_device()
+        threads = 1 if device.type == "cpu" else None
+        crf = find_crf(settings.crf)
+        scores = crf_from_labels(photo, numbers, len(values), crf, device=device, threads=threads)
+        steps = steps[1:]
+    rest = settings.model_copy(update={"refine": "+".join(steps) or "none"})
+    return values[refine_scores(photo, scores, rest).argmax(axis=0)].astype(np.uint8)

@@ -1,0 +1,76 @@
+"""Saliency maps for a run: those of the data set, made on the spot, or by a network from a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tagseg.data.dataset import Sample
+from tagseg.data.images import read_image, write_grey
+from tagseg.data.loading import cpu_count, prefetch
+from tagseg.errors import BadInput, nearest
+from tagseg.masks.saliency import load_saliency_network, minimum_barrier_saliency
+from tagseg.pipeline.progress import Reporter
+
+_WORDS = ("auto", "folder", "built-in")
+
+
+def find_source(source: str) -> str:
+    """A word, or the path of a network's file.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if source in _WORDS or Path(source).is_file():
+        return source
+    hint = nearest(source, list(_WORDS)) or "."
+    raise BadInput(f"data.saliency '{source}' is no file and no word{hint} Give {', '.join(_WORDS)} or a file.")
+
+
+def maps_digest(samples: tuple[Sample, ...], source: str) -> str:
+    """Changes with what the maps are made from: the data set's own files, or the network."""
+    if source == "built-in":
+        return source
+    files = [Path(source)] if source not in _WORDS else [s.saliency for s in samples if s.saliency is not None]
+    stamps = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
+    return hashlib.blake2b("\n".join(stamps).encode(), digest_size=16).hexdigest()
+
+
+def with_saliency(samples: tuple[Sample, ...], source: str, folder: Path) -> tuple[Sample, ...]:
+    """The samples with the saliency maps that `make_saliency` left for them."""
+    return tuple(s if _own(s, source) else replace(s, saliency=folder / f"{s.name}.png") for s in samples)
+
+
+def make_saliency(samples: tuple[Sample, ...], source: str, folder: Path, reporter: Reporter) -> int:
+    """Write the maps that are missing; returns how many were made in all.
+
+    Raises:
+        BadInput: the source is the data set's folder, and it has no map of some photograph.
+    """
+    wanted = [s for s in samples if not _own(s, source)]
+    if wanted and source == "folder":
+        raise BadInput(
+            f"{wanted[0].name}: the data set has no saliency map of it ({len(wanted) - 1} more are missing); add "
+            f"saliency/{wanted[0].name}.png, or set data.saliency=auto."
+        )
+    network = minimum_barrier_saliency if source in _WORDS else load_saliency_network(Path(source))
+    path: Callable[[Sample], Path] = lambda s: folder / f"{s.name}.png"  # noqa: E731
+    missing = [s for s in wanted if not path(s).exists()]
+
+    def work(sample: Sample) -> None:
+        write_grey(path(sample), np.round(255 * network(read_image(sample.image))).astype(np.uint8))
+
+    # a network brings its own threads
+    threads = cpu_count() if source in _WORDS else 1
+    with reporter.bar("saliency", len(wanted), "photographs") as advance:
+        for done, _ in enumerate(prefetch(work, missing, threads=threads), len(wanted) - len(missing) + 1):
+            advance(done, "")
+    return len(wanted)
+
+
+def _own(sample: Sample, source: str) -> bool:
+    return sample.saliency is not None and source in ("auto", "folder")
