@@ -53,7 +53,7 @@ def test_edge_affinity_is_the_published_one():
 
 
 def test_random_walk_ends_where_the_dense_matrix_does():
-    """The reference was squared in 32 bits, which puts it 3e-5 off the same matrix squared in 64; this walk is 1e-7 off."""
+    """The reference was squared in 32 bits, which puts it 3e-5 off the same matrix in 64; this walk is 1e-7 off."""
     case = golden("irn_random_walk")
     edge, radius = case["edge"].reshape(case["edge"].shape[-2:]), float(case["radius"])
     scores = case["scores"].reshape(-1, *edge.shape) * (1 - edge)

@@ -233,7 +233,7 @@ def position_features(height: int, width: int, deviation: float) -> np.ndarray:
 def bilateral_features(image: np.ndarray, deviation_xy: float, deviation_rgb: float) -> np.ndarray:
     """`(H W, 5)`: x, y, and the three colours over their deviations."""
     colours = image.reshape(-1, 3).astype(np.float32) / np.float32(deviation_rgb)
-    return np.concatenate([position_features(*image.shape[:2], deviation_xy), colours], axis=1)
+    return np.concatenate([position_features(image.shape[0], image.shape[1], deviation_xy), colours], axis=1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -273,7 +273,16 @@ def _mean_field(
     return result
 
 
-def _step(relative, constant, smooth, edges, first, last, result, lanes):  # type: ignore[no-untyped-def] # noqa: ANN
+def _step(
+    relative: np.ndarray,
+    constant: np.ndarray,
+    smooth: Any,
+    edges: Any,
+    first: bool,
+    last: bool,
+    result: np.ndarray,
+    lanes: tuple[int, ...],
+) -> None:
     """Read both lattices, softmax, and spread the probabilities over both; in the end write them instead."""
     size, width = relative.shape
     labels = result.shape[1]

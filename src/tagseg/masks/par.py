@@ -60,8 +60,10 @@ def pixel_adaptive_refinement(
 def pixel_adaptive_mask_refinement(
     images: torch.Tensor, scores: torch.Tensor, *, iterations: int = 10, dilations: tuple[int, ...] = DILATIONS
 ) -> torch.Tensor:
-    """PAMR, from which PAR comes: one softmax over `-|difference| / (0.1 deviations)`, the mean of the channels; the pixel
-    itself counts once for every dilation where the deviation is taken. Arguments and result as there."""
+    """PAMR, from which PAR comes: one softmax over `-|difference| / (0.1 deviations)`, the mean of the channels.
+
+    Where the deviation is taken, the pixel itself counts once for every dilation. Arguments and result as there.
+    """
     scores = _at_size(scores, images)
     weights = _weights(images.to(scores.dtype), dilations, _mask_colour).softmax(dim=1)
     return _spread(scores, weights, dilations, iterations)
@@ -170,7 +172,8 @@ def _refine(
     height, width = image.shape[:2]
     factor = min(1.0, long_side / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    pixels, rough = image.astype(np.float32), scores
+    pixels: np.ndarray = image.astype(np.float32)
+    rough = scores
     if factor < 1:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         rough = np.stack([cv2.resize(s, size, interpolation=cv2.INTER_AREA) for s in scores])
@@ -205,7 +208,9 @@ def _compiled_refinement(
     return scores
 
 
-def _weigh(image, offsets, position, margin, centres, weights):  # type: ignore[no-untyped-def] # noqa: ANN
+def _weigh(
+    image: np.ndarray, offsets: np.ndarray, position: np.ndarray, margin: int, centres: int, weights: np.ndarray
+) -> None:
     """Weights of every pixel's neighbours; `centres` is how often the pixel itself counts in the deviation (PAMR)."""
     count, height, width = weights.shape
     for y in numba.prange(height):
@@ -246,7 +251,7 @@ def _weigh(image, offsets, position, margin, centres, weights):  # type: ignore[
                 weights[n, y, x] = weight
 
 
-def _spread_rows(padded, weights, offsets, margin, scores):  # type: ignore[no-untyped-def] # noqa: ANN
+def _spread_rows(padded: np.ndarray, weights: np.ndarray, offsets: np.ndarray, margin: int, scores: np.ndarray) -> None:
     count, height, width = scores.shape
     for row in numba.prange(count * height):
         k, y = row // height, row % height

@@ -151,7 +151,15 @@ def check_span(features: np.ndarray, scale: np.ndarray) -> int:
 # the quotient in `bits` bits, and r in the lowest 3.
 
 
-def _embed(features, scale, bits, corners, weights, keys, found):  # type: ignore[no-untyped-def] # noqa: ANN
+def _embed(
+    features: np.ndarray,
+    scale: np.ndarray,
+    bits: int,
+    corners: np.ndarray,
+    weights: np.ndarray,
+    keys: np.ndarray,
+    found: np.ndarray,
+) -> None:
     size, dimensions = features.shape
     kinds = dimensions + 1
     slots = 1
@@ -225,7 +233,7 @@ def _embed(features, scale, bits, corners, weights, keys, found):  # type: ignor
 
 
 @numba.njit(cache=True, nogil=True)
-def _merge(keys, found):  # type: ignore[no-untyped-def] # noqa: ANN
+def _merge(keys: np.ndarray, found: np.ndarray) -> Any:
     """Number the vertices of all chunks."""
     rows = np.zeros(len(found) + 1, np.int64)
     for chunk in range(len(found)):
@@ -263,7 +271,9 @@ def _merge(keys, found):  # type: ignore[no-untyped-def] # noqa: ANN
     return table_keys, table, vertices[:known].copy(), rows, members, starts, back
 
 
-def _find_neighbours(table_keys, table, vertices, bits, neighbours):  # type: ignore[no-untyped-def] # noqa: ANN
+def _find_neighbours(
+    table_keys: np.ndarray, table: np.ndarray, vertices: np.ndarray, bits: int, neighbours: np.ndarray
+) -> None:
     """Along direction j the two neighbours differ by minus and plus (1, ..., 1, -d, 1, ...), -d at place j."""
     kinds = len(neighbours)
     dimensions = kinds - 1
@@ -286,13 +296,20 @@ def _find_neighbours(table_keys, table, vertices, bits, neighbours):  # type: ig
                 neighbours[direction, table[slot], 1] = vertex
 
 
-def _scale(weights, factors):  # type: ignore[no-untyped-def] # noqa: ANN
+def _scale(weights: np.ndarray, factors: np.ndarray) -> None:
     for point in numba.prange(len(weights)):
         for kind in range(weights.shape[1]):
             weights[point, kind] *= factors[point]
 
 
-def _splat(values, corners, weights, rows, partial, lanes):  # type: ignore[no-untyped-def] # noqa: ANN
+def _splat(
+    values: np.ndarray,
+    corners: np.ndarray,
+    weights: np.ndarray,
+    rows: np.ndarray,
+    partial: np.ndarray,
+    lanes: tuple[int, ...],
+) -> None:
     for chunk in numba.prange(len(rows) - 1):
         own = partial[rows[chunk] : rows[chunk + 1]]
         own[:] = 0
@@ -301,7 +318,9 @@ def _splat(values, corners, weights, rows, partial, lanes):  # type: ignore[no-u
                 add_scaled(own, corners[point, kind], values, point, weights[point, kind], lanes)
 
 
-def _collect(partial, starts, back, grid, lanes):  # type: ignore[no-untyped-def] # noqa: ANN
+def _collect(
+    partial: np.ndarray, starts: np.ndarray, back: np.ndarray, grid: np.ndarray, lanes: tuple[int, ...]
+) -> None:
     for vertex in numba.prange(len(starts) - 1):
         for c in range(grid.shape[1]):
             grid[vertex, c] = 0
@@ -309,12 +328,21 @@ def _collect(partial, starts, back, grid, lanes):  # type: ignore[no-untyped-def
             add_scaled(grid, vertex, partial, back[place], np.float32(1), lanes)
 
 
-def _blur(old, neighbours, new, lanes):  # type: ignore[no-untyped-def] # noqa: ANN
+def _blur(old: np.ndarray, neighbours: np.ndarray, new: np.ndarray, lanes: tuple[int, ...]) -> None:
     for vertex in numba.prange(len(neighbours)):
         blend(new, vertex, old, neighbours[vertex, 0], neighbours[vertex, 1], lanes)
 
 
-def _slice(grid, corners, weights, rows, members, gain, values, lanes):  # type: ignore[no-untyped-def] # noqa: ANN
+def _slice(
+    grid: np.ndarray,
+    corners: np.ndarray,
+    weights: np.ndarray,
+    rows: np.ndarray,
+    members: np.ndarray,
+    gain: float,
+    values: np.ndarray,
+    lanes: tuple[int, ...],
+) -> None:
     for chunk in numba.prange(len(rows) - 1):
         own = grid[members[rows[chunk] : rows[chunk + 1]]]
         for point in range(chunk * CHUNK, min(len(values), (chunk + 1) * CHUNK)):
@@ -328,7 +356,7 @@ def compiled(functions: dict[str, Callable[..., None]], parallel: bool) -> Simpl
     kernels = SimpleNamespace(parallel=parallel)
     for name, function in functions.items():
         # numba's files on the disk are told apart by this name, not by the options
-        twin = FunctionType(function.__code__, function.__globals__, function.__name__)  # type: ignore[attr-defined]
+        twin = FunctionType(function.__code__, function.__globals__, function.__name__)
         twin.__qualname__ = f"{function.__name__}_{'parallel' if parallel else 'serial'}"
         setattr(kernels, name, numba.njit(cache=True, nogil=True, fastmath=True, parallel=parallel)(twin))
     return kernels

@@ -2,9 +2,9 @@
 3.4) and IRN (Ahn, Cho and Kwak, CVPR 2019, section 4.2).
 
 The published code raises a dense matrix of all pairs of cells to the power 256. Here the matrix is never made: a cell
-has links within a radius only, and `T^n x` is a sum of Chebyshev polynomials of T applied to x, of which the first 93
-or so carry all of it (for n = 256; the rest adds up to less than 1e-7 of the scores, see `_coefficients`). A photograph of
-375 x 500 takes 34 numbers for each of 94 x 125 cells, 1.6 MB, instead of 138 million, 552 MB.
+has links within a radius only, and `T^n x` is a sum of Chebyshev polynomials of T applied to x, of which the first 85
+carry all of it (for n = 256; the rest adds up to less than 1e-7 of the scores, see `_coefficients`). A photograph of
+375 x 500 takes 34 numbers for each of 94 x 125 cells, 3 MB, instead of 138 million, 552 MB.
 """
 
 from __future__ import annotations
@@ -175,7 +175,15 @@ def _coefficients(power: int, tolerance: float = 1e-7) -> tuple[float, ...]:
     return tuple((kept / kept.sum()).tolist())
 
 
-def _step(scores, weights, offsets, shares, before, minus, after):  # type: ignore[no-untyped-def] # noqa: ANN
+def _step(
+    scores: np.ndarray,
+    weights: np.ndarray,
+    offsets: np.ndarray,
+    shares: np.ndarray,
+    before: np.ndarray,
+    minus: float,
+    after: np.ndarray,
+) -> None:
     """`after = shares * (scores + sum of linked scores) - minus * before`."""
     count, height, width = scores.shape
     for row in numba.prange(count * height):

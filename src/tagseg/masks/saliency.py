@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numba
@@ -20,7 +21,8 @@ from skimage.morphology import disk, reconstruction
 from tagseg.errors import BadInput
 
 LONG_SIDE = 300  # pixels at which MB+ works
-_MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def minimum_barrier_saliency(image: np.ndarray) -> np.ndarray:
@@ -33,7 +35,7 @@ def minimum_barrier_saliency(image: np.ndarray) -> np.ndarray:
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
-    barrier = sum(_barrier_distance(np.ascontiguousarray(lab[..., c])) for c in range(3))
+    barrier = np.sum([_barrier_distance(np.ascontiguousarray(lab[..., c])) for c in range(3)], axis=0)
     saliency = _scaled(_scaled(barrier) + _scaled(_unlike_borders(lab)))
     return cv2.resize(_sharpened(saliency), (width, height), interpolation=cv2.INTER_LINEAR)
 
@@ -44,8 +46,8 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _barrier_distance(values):  # type: ignore[no-untyped-def] # noqa: ANN
-    """Smallest range of values on a way to the border (section 3.1), by three raster scans (algorithm 1)."""
+def _barrier_distance(values: np.ndarray) -> np.ndarray:
+    """Smallest range of values on a way to the border (section 3.1), by raster scans to and fro (algorithm 1)."""
     height, width = values.shape
     distance = np.full((height, width), np.float32(1e9))
     distance[0], distance[-1], distance[:, 0], distance[:, -1] = 0, 0, 0, 0
@@ -110,7 +112,7 @@ def load_saliency_network(path: Path, side: int = 320) -> Callable[[np.ndarray],
         raise BadInput(f"{path}: there is no such saliency network; give an .onnx or TorchScript file.")
     try:
         if path.suffix == ".onnx":
-            network = cv2.dnn.readNetFromONNX(str(path))
+            network: Any = cv2.dnn.readNetFromONNX(str(path))
         else:
             network = torch.jit.load(str(path), map_location="cpu").eval()
     except (cv2.error, RuntimeError, ValueError) as error:
@@ -139,7 +141,10 @@ def load_saliency_network(path: Path, side: int = 320) -> Callable[[np.ndarray],
 
 
 def with_saliency_background(maps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """Put what is not salient in front as the background's score: `(K, H, W)`, `(H, W)` in [0, 1] -> `(K + 1, H, W)`."""
+    """Put what is not salient in front, as the score of the background.
+
+    `(K, H, W)` and `(H, W)`, both in [0, 1] -> `(K + 1, H, W)`.
+    """
     if maps.shape[1:] != saliency.shape:
         raise BadInput(f"the maps are {maps.shape[1:]} and the saliency {saliency.shape}; resize them to one size.")
     return np.concatenate([1 - saliency[None].astype(maps.dtype), maps])

@@ -1,8 +1,8 @@
 """Rows of float32 as vectors, for compiled kernels.
 
-Numba leaves short inner loops to a vectoriser that gives up on them, and then three labels cost as much as eight. Here a
-row is read and written in vectors of `len(lanes)` numbers; LLVM turns them into whatever the processor has. `lanes`
-is a tuple because its length is a constant to the compiler; rows are a multiple of it long.
+Numba leaves short inner loops to a vectoriser that gives up on them, so that eight labels cost eight times as much as
+one. Here a row is read and written in vectors of `len(lanes)` numbers; LLVM turns them into whatever the processor
+has. `lanes` is a tuple because its length is a constant to the compiler; rows are a multiple of it long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic as typed_intrinsic
+
+intrinsic: Any = typed_intrinsic  # what it makes is called with other arguments than it is defined with
 
 
 def lanes_for(channels: int) -> tuple[int, ...]:
@@ -47,10 +49,10 @@ def _load(builder: Any, pointer: Any) -> Any:
 
 
 @intrinsic
-def add_scaled(typing_context, target, i, source, j, weight, lanes):  # type: ignore[no-untyped-def] # noqa: ANN, ARG001
+def add_scaled(typing_context, target, i, source, j, weight, lanes):  # type: ignore[no-untyped-def] # noqa: ARG001
     """`target[i] += weight * source[j]`."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def] # noqa: ANN
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         target, i, source, j, weight, _ = arguments
         count = len(signature.args[5])
         to, vectors = _each_vector(context, builder, signature.args[0], target, i, count)
@@ -66,10 +68,10 @@ def add_scaled(typing_context, target, i, source, j, weight, lanes):  # type: ig
 
 
 @intrinsic
-def add_gathered(typing_context, target, i, source, rows, weights, j, factor, lanes):  # type: ignore[no-untyped-def] # noqa: ANN, ARG001
+def add_gathered(typing_context, target, i, source, rows, weights, j, factor, lanes):  # type: ignore[no-untyped-def] # noqa: ARG001
     """`target[i] += factor * sum_k weights[j, k] * source[rows[j, k]]`; the sum stays in a register."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def] # noqa: ANN
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         target, i, source, rows, weights, j, factor, _ = arguments
         count = len(signature.args[7])
         to, vectors = _each_vector(context, builder, signature.args[0], target, i, count)
@@ -100,10 +102,10 @@ def add_gathered(typing_context, target, i, source, rows, weights, j, factor, la
 
 
 @intrinsic
-def blend(typing_context, target, i, source, one, other, lanes):  # type: ignore[no-untyped-def] # noqa: ANN, ARG001
+def blend(typing_context, target, i, source, one, other, lanes):  # type: ignore[no-untyped-def] # noqa: ARG001
     """`target[i] = source[i] + (source[one] + source[other]) / 2`."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def] # noqa: ANN
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         target, i, source, one, other, _ = arguments
         count = len(signature.args[5])
         to, vectors = _each_vector(context, builder, signature.args[0], target, i, count)
@@ -119,10 +121,10 @@ def blend(typing_context, target, i, source, one, other, lanes):  # type: ignore
     return types.void(target, types.uint64, source, types.uint64, types.uint64, lanes), generate
 
 
-def _reduction(name: str, combine: str, start: float) -> Any:
+def _reduction(combine: str, start: float) -> Any:
     @intrinsic
-    def reduce(typing_context, array, i, lanes):  # type: ignore[no-untyped-def] # noqa: ANN, ARG001
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def] # noqa: ANN
+    def reduce(typing_context, array, i, lanes):  # type: ignore[no-untyped-def] # noqa: ARG001
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             count = len(signature.args[2])
             of, vectors = _each_vector(context, builder, signature.args[0], arguments[0], arguments[1], count)
             kind = ir.VectorType(ir.FloatType(), count)
@@ -138,7 +140,6 @@ def _reduction(name: str, combine: str, start: float) -> Any:
 
         return types.float32(array, types.uint64, lanes), generate
 
-    reduce.__name__ = name
     return reduce
 
 
@@ -148,15 +149,15 @@ def _combine(builder: Any, how: str, one: Any, other: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
 
-row_sum = _reduction("row_sum", "add", 0.0)
-row_max = _reduction("row_max", "max", -3e38)
+row_sum = _reduction("add", 0.0)
+row_max = _reduction("max", -3e38)
 
 
 @intrinsic
-def _power_of_two(typing_context, exponent):  # type: ignore[no-untyped-def] # noqa: ANN, ARG001
+def _power_of_two(typing_context, exponent):  # type: ignore[no-untyped-def] # noqa: ARG001
     """2 ** exponent as float32, from an int32 of -126..127: the exponent is written into the bits."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def] # noqa: ANN, ARG001
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def] # noqa: ARG001
         biased = builder.add(arguments[0], ir.IntType(32)(127))
         return builder.bitcast(builder.shl(biased, ir.IntType(32)(23)), ir.FloatType())
 
@@ -164,7 +165,7 @@ def _power_of_two(typing_context, exponent):  # type: ignore[no-untyped-def] # n
 
 
 @numba.njit(inline="always")
-def exp(x):  # type: ignore[no-untyped-def] # noqa: ANN
+def exp(x: float) -> float:
     """exp of x <= 0 in arithmetic that becomes vector instructions; 2e-7 relative, 0 below -87."""
     scaled = (x if x > numba.float32(-87) else numba.float32(-87)) * numba.float32(1.4426950408889634)
     whole = numba.int32(scaled - numba.float32(0.5))  # towards zero, so the nearest

@@ -71,7 +71,8 @@ def fit(
         out: folder of the run.
         recipe: a method, `DATASET/METHOD`, or a YAML file.
         settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
-        until: the last stage to do, of saliency, train, mine, affinity, masks, segment and report; `"train"` gives a classifier to explain.
+        until: the last stage to do, of saliency, train, mine, affinity, masks, segment and report; `"train"` gives a
+            classifier to explain.
         skip_bad: leave out photographs with problems instead of stopping at the first.
         quiet: print nothing.
 

@@ -45,8 +45,8 @@ def refine(
 ) -> Refined:
     """Refine the rough mask of every photograph.
 
-    A rough mask is `NAME.png`, class indices with 255 where nothing is known, or `NAME.npy`, scores `(L, H, W)` of which
-    the first is the background's. Hard masks go into the CRF as labels that are believed with its `gt_prob`.
+    A rough mask is `NAME.png`, class indices with 255 where nothing is known, or `NAME.npy`, scores `(L, H, W)` of
+    which the first is the background's. Hard masks go into the CRF as labels that are believed with its `gt_prob`.
 
     Args:
         images: photographs, or folders that are searched through; names below a folder are kept.

@@ -25,8 +25,8 @@ class DataSettings(Settings):
     """Of reading the data set."""
 
     tags: Literal["xml", "masks"] = "xml"  # where VOC tags come from
-    # where saliency maps come from, if anything uses them: "folder" (that of the data set), "built-in" (made without any
-    # network), "auto" (the folder where it has a map, else built in), or the file of a network
+    # where saliency maps come from, if anything uses them: "folder" (that of the data set), "built-in" (made without
+    # any network), "auto" (the folder where it has a map, else built in), or the file of a network
     saliency: str = "auto"
 
 

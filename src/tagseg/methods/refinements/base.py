@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -39,6 +39,8 @@ class RefinementSettings(Settings):
         385  # long side at which photographs are looked at for the walk; larger ones are brought down
     )
     beta: PositiveFloat
+    low: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"  # what is below is background
+    high: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"  # what is above is the object
     log_steps: int = Field(default=8, ge=0, le=16)  # the walk has 2 ** log_steps steps
 
 

@@ -47,8 +47,8 @@ WALK_RADIUS = 5  # cells
 
 
 class IRNSettings(RefinementSettings):
-    """The paper has 3 epochs of 10,582 photographs, 32 to a batch, in windows of 512 pixels (`voc/irn`); these values
-    suit a few hundred to a few thousand photographs."""
+    """The paper has 3 epochs of 10,582 photographs, 32 to a batch, in windows of 512 pixels, and 0.05 and 0.30 as
+    thresholds (`voc/irn`); these values suit a few hundred to a few thousand photographs."""
 
     epochs: PositiveInt = 6
     batch_size: PositiveInt = 16
@@ -58,8 +58,6 @@ class IRNSettings(RefinementSettings):
     weight_decay: NonNegativeFloat = 1e-4
     output_stride: int | None = 16
     radius: float = Field(default=10, ge=2)  # of the pairs learnt from, cells
-    low: Literal["auto"] | float = "auto"  # published: 0.05
-    high: Literal["auto"] | float = "auto"  # published: 0.30
     displacement: bool = False
     beta: PositiveFloat = 10.0
 
@@ -164,8 +162,8 @@ class IRN(lightning.LightningModule):
 
 
 def used_stages(strides: list[int]) -> list[tuple[int, int]]:
-    """Numbers of the stages that IRN looks at, and how often each is pooled: all from stride 4 on, and the last of those
-    before it."""
+    """Numbers of the stages that IRN looks at, and how often each is pooled: all from stride 4 on, and the last one
+    before them."""
     fine = [n for n, stride in enumerate(strides) if stride < STRIDE]
     return [(n, (STRIDE // strides[n]).bit_length() - 1) for n in fine[-1:]] + [
         (n, 0) for n, stride in enumerate(strides) if stride >= STRIDE

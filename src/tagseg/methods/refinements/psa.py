@@ -1,5 +1,5 @@
-"""PSA: Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
-Segmentation", CVPR 2018.
+"""PSA: Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised
+Semantic Segmentation", CVPR 2018.
 
 AffinityNet turns the last three stages of a network into one feature per cell; two cells belong together as far as
 their features are alike. It learns that from the confident pixels of the class maps, which then walk over it, together
@@ -46,8 +46,9 @@ STRIDE = 8  # of the grid of features, pixels
 
 
 class PSASettings(RefinementSettings):
-    """The paper has 8 epochs of 10,582 photographs, 8 to a batch, in windows of 448 pixels (`voc/psa`); these values
-    suit a few hundred to a few thousand photographs."""
+    """The paper has 8 epochs of 10,582 photographs, 8 to a batch, in windows of 448 pixels, and an alpha of 32 and 4
+    for the labels, which are thresholds of 0.075 and 0.276 (`voc/psa`); these values suit a few hundred to a few
+    thousand photographs."""
 
     epochs: PositiveInt = 8
     batch_size: PositiveInt = 16
@@ -56,8 +57,6 @@ class PSASettings(RefinementSettings):
     weight_decay: NonNegativeFloat = 0.01
     output_stride: int | None = STRIDE
     radius: float = Field(default=5, ge=2)  # of the pairs learnt from and walked along, cells
-    low: Literal["auto"] | float = "auto"  # published: alpha 32, which is 0.075
-    high: Literal["auto"] | float = "auto"  # published: alpha 4, which is 0.276
     background_alpha: Literal["auto"] | PositiveFloat = "auto"  # of the score that walks along; published: 16
     beta: PositiveFloat = 8.0
 
@@ -165,7 +164,7 @@ class FeatureHead(nn.Module):
         )
         self.joint = nn.Conv2d(sum(outputs), sum(outputs), kernel_size=1, bias=False)
         for convolution in (*self.stages, self.joint):
-            nn.init.xavier_uniform_(convolution.weight)  # type: ignore[arg-type]
+            nn.init.xavier_uniform_(convolution.weight)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         units = [F.elu(stage(f)) for stage, f in zip(self.stages, features, strict=True)]
