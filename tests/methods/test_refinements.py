@@ -70,6 +70,11 @@ def test_features_that_are_alike_belong_together():
     assert right[0, 2].item() == pytest.approx(math.exp(-0.5))
 
 
+def test_the_gradient_of_feature_affinities_is_the_true_one():
+    features = torch.randn(2, 3, 5, 6, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: feature_affinity(f, 3), (features,))
+
+
 def test_an_empty_set_has_no_loss_and_no_gradient():
     values = torch.rand(1, 3, 4, requires_grad=True)
     loss = mean_over(values.log(), torch.zeros(1, 3, 4, dtype=torch.bool))

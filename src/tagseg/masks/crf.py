@@ -119,7 +119,8 @@ def dense_crf(
     image, probabilities = check_scores(image, probabilities)
     if probabilities.min(initial=0) < 0:
         raise BadInput(f"the CRF wants probabilities, and was given {probabilities.min():g}; apply a softmax first.")
-    return crf_from_unary(image, -np.log(np.clip(probabilities, 1e-5, 1)), crf, device=device, threads=threads)
+    unary = torch.from_numpy(probabilities).clamp(1e-5, 1).log_().neg_().numpy()
+    return crf_from_unary(image, unary, crf, device=device, threads=threads)
 
 
 def crf_from_labels(
@@ -172,7 +173,7 @@ def crf_from_unary(
         return np.ones_like(unary, dtype=np.float32)
     if torch.device(device).type != "cpu":
         return dense_crf_torch(image, unary, crf, device)
-    energy = np.ascontiguousarray(unary.reshape(labels, -1).T, dtype=np.float32)
+    energy = unary.reshape(labels, -1).T
     smooth, smooth_one = _smooth_lattice(height, width, float(crf.gaussian_xy), threads == 1)
     edges = Lattice(bilateral_features(image, crf.bilateral_xy, crf.bilateral_rgb), threads)
     edges_one = edges.normalise()
@@ -232,8 +233,12 @@ def position_features(height: int, width: int, deviation: float) -> np.ndarray:
 
 def bilateral_features(image: np.ndarray, deviation_xy: float, deviation_rgb: float) -> np.ndarray:
     """`(H W, 5)`: x, y, and the three colours over their deviations."""
-    colours = image.reshape(-1, 3).astype(np.float32) / np.float32(deviation_rgb)
-    return np.concatenate([position_features(image.shape[0], image.shape[1], deviation_xy), colours], axis=1)
+    height, width = image.shape[:2]
+    features = np.empty((height, width, 5), np.float32)
+    features[..., 0] = np.arange(width, dtype=np.float32) / np.float32(deviation_xy)
+    features[..., 1] = np.arange(height, dtype=np.float32)[:, None] / np.float32(deviation_xy)
+    np.divide(image, np.float32(deviation_rgb), out=features[..., 2:])
+    return features.reshape(-1, 5)
 
 
 @functools.lru_cache(maxsize=4)
@@ -252,8 +257,9 @@ def _mean_field(
     """`(N, L)` energies and two normalised lattices -> `(N, L)` probabilities."""
     size, labels = energy.shape
     lanes, width = lanes_for(labels - 1), width_for(labels - 1)
-    relative = np.full((size, width), 1e9, np.float32)  # above the last label's, which has none left
-    np.subtract(energy[:, :-1], energy[:, -1:], out=relative[:, : labels - 1])
+    relative = np.empty((size, width), np.float32)  # energies above that of the last label
+    relative[:, labels - 1 :] = 1e9  # no label
+    np.subtract(energy[:, :-1], energy[:, -1:], out=relative[:, : labels - 1], casting="same_kind")
     constant = weights[0] * ones[0] + weights[1] * ones[1]
     result = np.empty((size, labels), np.float32)
     buffers = [Buffers(lattice, width) for lattice in lattices]

@@ -138,10 +138,10 @@ def check_span(features: np.ndarray, scale: np.ndarray) -> int:
     """
     dimensions = features.shape[1]
     bits = min(30, _KEY_BITS // dimensions)
-    reach = float((np.abs(features).max(axis=0, initial=0) * scale * (np.arange(dimensions) + 2)).sum())
-    if not reach < (dimensions + 1) * 2 ** (bits - 1):
+    largest = torch.from_numpy(features).abs().amax(dim=0).numpy() if len(features) else np.zeros(dimensions)
+    if not (largest * scale * (np.arange(dimensions) + 2)).sum() < (dimensions + 1) * 2 ** (bits - 1):
         raise BadInput(
-            f"the features of the filter reach {np.abs(features).max():g} standard deviations; they must be finite, "
+            f"the features of the filter reach {largest.max():g} standard deviations; they must be finite, "
             "and the deviations larger."
         )
     return bits

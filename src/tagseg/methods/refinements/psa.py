@@ -42,8 +42,6 @@ from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.segmentation.training import sample_masks
 
-STRIDE = 8  # of the grid of features, pixels
-
 
 class PSASettings(RefinementSettings):
     """The paper has 8 epochs of 10,582 photographs, 8 to a batch, in windows of 448 pixels, and an alpha of 32 and 4
@@ -55,7 +53,7 @@ class PSASettings(RefinementSettings):
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 0.01
-    output_stride: int | None = STRIDE
+    output_stride: int | None = 16  # of the network; published: 8
     radius: float = Field(default=5, ge=2)  # of the pairs learnt from and walked along, cells
     background_alpha: Literal["auto"] | PositiveFloat = "auto"  # of the score that walks along; published: 16
     beta: PositiveFloat = 8.0
@@ -145,11 +143,36 @@ def with_own_background(maps: np.ndarray, alpha: float) -> np.ndarray:
 
 def feature_affinity(features: torch.Tensor, radius: float) -> torch.Tensor:
     """`exp(-mean_c |f_i - f_j|)` (section 3.3, equation 2), for training. `(B, D, h, w) -> (B, directions, S)`."""
-    rows, columns = sources(features.shape[-2], features.shape[-1], radius)
-    here = features[..., rows, columns]
-    return torch.stack(
-        [(-(here - shifted(features, o, radius)).abs().mean(dim=1)).exp().flatten(1) for o in directions(radius)], dim=1
-    )
+    return _FeatureAffinity.apply(features, radius)
+
+
+class _FeatureAffinity(torch.autograd.Function):
+    """Differences are taken again for the gradient: kept, those of 16 windows would fill 0.7 GB."""
+
+    @staticmethod
+    def forward(ctx: Any, features: torch.Tensor, radius: float) -> torch.Tensor:
+        ctx.radius = radius
+        rows, columns = sources(features.shape[-2], features.shape[-1], radius)
+        here = features[..., rows, columns]
+        affinity = torch.stack(
+            [(-(here - shifted(features, o, radius)).abs().mean(dim=1)).exp() for o in directions(radius)], dim=1
+        )
+        ctx.save_for_backward(features, affinity)
+        return affinity.flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        features, affinity = ctx.saved_tensors
+        rows, columns = sources(features.shape[-2], features.shape[-1], ctx.radius)
+        slope = -gradients[0].reshape(affinity.shape) * affinity / features.shape[1]
+        result = torch.zeros_like(features)
+        here = result[..., rows, columns]
+        for number, offset in enumerate(directions(ctx.radius)):
+            part = (features[..., rows, columns] - shifted(features, offset, ctx.radius)).sign_()
+            part *= slope[:, number, None]
+            here += part
+            shifted(result, offset, ctx.radius).sub_(part)
+        return result, None
 
 
 class FeatureHead(nn.Module):

@@ -1,0 +1,134 @@
+"""What every refinement makes of the same class maps: mIoU of the pseudo-masks of the training photographs.
+
+    python benchmarks/refinements.py DATA --runs runs/seed0 runs/seed1 runs/seed2 --out FOLDER \\
+        --set backbone=NAME --set weights=FILE
+
+RUN is a run of `tagseg fit DATA --until mine` (or later). Each refinement gets a run of its own in FOLDER that starts
+from a copy of those maps, so that a stopped benchmark goes on. `--refine` names the refinements, `--picture` writes
+one row for each of the photographs named by `--show`.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine, mean_spread_each, run_parser
+
+import tagseg
+from tagseg.data.dataset import Dataset, read_mask
+from tagseg.data.files import read_json
+from tagseg.data.images import read_image, read_index_png, voc_palette
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import read_dataset
+from tagseg.evaluation.iou import Confusion, ThresholdSweep
+from tagseg.pipeline.mining import maps_at
+from tagseg.pipeline.settings import parse_assignments
+from tagseg.report.pictures import overlay_map, overlay_mask
+from tagseg.report.sheets import contact_sheet, write_picture
+
+REFINEMENTS = ("none", "par", "pamr", "crf", "superpixels", "par+crf", "psa", "psa+par", "irn", "irn+par", "irn+crf")
+VARIANTS = {  # name: the refinement, and what else is set
+    "crf deeplab": ("crf", {"masks.crf": "deeplab"}),
+    "crf irn-label": ("crf", {"masks.crf": "irn-label"}),
+    "superpixels felzenszwalb": ("superpixels", {"masks.superpixels.kind": "felzenszwalb"}),
+    "saliency": ("none", {"masks.saliency": True, "data.saliency": "folder"}),
+    "saliency built-in": ("none", {"masks.saliency": True, "data.saliency": "built-in"}),
+    "saliency built-in, par": ("par", {"masks.saliency": True, "data.saliency": "built-in"}),
+    "saliency, par": ("par", {"masks.saliency": True, "data.saliency": "folder"}),
+}
+
+
+def prepare(run: Path, out: Path, shared: Path | None) -> None:
+    """A run that has its maps already, and the affinity of another refinement that begins alike."""
+    if not out.exists():
+        out.mkdir(parents=True)
+        for name in ("run.json", "files.json"):
+            shutil.copy(run / name, out / name)
+        for name in ("train", "mine"):
+            shutil.copytree(run / name, out / name)
+    if shared is not None and shared != out and (shared / "affinity").exists() and not (out / "affinity").exists():
+        shutil.copytree(shared / "affinity", out / "affinity")
+
+
+def measure(data: Dataset, folder: Path) -> dict[str, Any]:
+    confusion = Confusion(len(data.classes))
+    for sample in data.train:
+        if sample.mask is not None:
+            confusion.add(read_index_png(folder / "masks" / f"{sample.name}.png"), read_mask(sample.mask))
+    record = read_json(folder / "masks" / "stage.json")
+    seconds = record["seconds"]
+    if (folder / "affinity").exists():
+        seconds += read_json(folder / "affinity" / "stage.json")["seconds"]
+    return {**confusion.scores().as_dict(data.classes), "seconds": seconds}
+
+
+def oracle(data: Dataset, maps: Path) -> float:
+    """The best that one background score could do with these maps."""
+    store, sweep = MapStore(maps), ThresholdSweep(len(data.classes))
+    for sample in data.train:
+        if sample.mask is not None:
+            truth = read_mask(sample.mask)
+            sweep.add(maps_at(store.read(sample.name), truth.shape, True), sample.tags, truth)
+    return 100 * sweep.oracle()[1]
+
+
+def picture(data: Dataset, folders: dict[str, Path], names: list[str], path: Path) -> None:
+    columns = ["photograph", "class map", *folders, "truth"]
+    rows: list[list[np.ndarray | None]] = []
+    store = MapStore(next(iter(folders.values())) / "mine")
+    shown = [s for s in data.train if s.name in names]
+    for sample in shown:
+        photo = read_image(sample.image)
+        maps = maps_at(store.read(sample.name), photo.shape[:2], True)
+        line: list[np.ndarray | None] = [photo, overlay_map(photo, maps[0])]
+        for folder in folders.values():
+            mask = read_index_png(folder / "masks" / f"{sample.name}.png")
+            line.append(overlay_mask(photo, mask, voc_palette()))
+        assert sample.mask is not None
+        line.append(overlay_mask(photo, read_mask(sample.mask), voc_palette()))
+        rows.append(line)
+    write_picture(path, contact_sheet([", ".join(data.classes[t] for t in s.tags) for s in shown], columns, rows))
+
+
+def main() -> None:
+    parser = run_parser(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--refine", nargs="+", default=[*REFINEMENTS, *VARIANTS])
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--show", nargs="+", default=[])
+    arguments = parser.parse_args()
+    data, common = read_dataset(arguments.data), parse_assignments(arguments.set)
+    if arguments.picture:
+        folders = {name: arguments.out / f"{name}-{arguments.runs[0].name}" for name in arguments.refine}
+        picture(data, folders, arguments.show, arguments.picture)
+        return
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in arguments.refine:
+        refine, extra = VARIANTS.get(name, (name, {}))
+        for run in arguments.runs:
+            seed = int(run.name.removeprefix("seed"))
+            out = arguments.out / f"{name}-{run.name}"
+            first = refine.split("+")[0]
+            prepare(run, out, arguments.out / f"{first}-{run.name}" if first in ("psa", "irn") else None)
+            settings = {**common, "seed": seed, "masks.refine": refine, **extra}
+            tagseg.fit(arguments.data, out, recipe=arguments.recipe, settings=settings, until="masks", quiet=True)
+            found.setdefault(name, []).append(measure(data, out))
+        scores = found[name]
+        cells = [mean_spread_each([s[key] for s in scores]) for key in ("miou", "precision", "recall", "seconds")]
+        if len(found) == 1:
+            print(f"{arguments.data.name}, {[r.name for r in arguments.runs]}, {machine()}\n")
+            print("| refinement | mIoU | each | precision | recall | seconds |\n|---|---|---|---|---|---|")
+        mean, spread, each = cells[0]
+        print(f"| {name} | {mean} ± {spread} | {each} | {cells[1][0]} | {cells[2][0]} | {cells[3][0]} |", flush=True)
+    for first, place in (("none", "mine"), ("psa", "affinity/maps"), ("irn", "affinity/maps")):
+        if first in found:
+            best = [oracle(data, arguments.out / f"{first}-{run.name}" / place) for run in arguments.runs]
+            print(f"oracle score, maps of '{first}': {' ± '.join(mean_spread_each(best)[:2])}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
