@@ -84,9 +84,8 @@ def exact_crf(image: np.ndarray, probabilities: np.ndarray, crf: CRF) -> np.ndar
 
 def crf_speed(photo: np.ndarray) -> None:
     print(f"\n## Dense CRF, {photo.shape[0]} x {photo.shape[1]}, 10 iterations, set psa: milliseconds\n")
-    print(
-        "| labels | pydensecrf, one core | here, one core | here, all cores | here, torch | ratio | labels agree, mean difference |"
-    )
+    columns = ("pydensecrf, one core", "here, one core", "here, all cores", "here, torch", "ratio")
+    print(f"| labels | {' | '.join(columns)} | labels agree, mean difference |")
     print("|---|---|---|---|---|---|---|")
     for labels in (2, 4, 21):
         probabilities = smooth_probabilities(labels, *photo.shape[:2])

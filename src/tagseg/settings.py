@@ -40,7 +40,9 @@ def parse(kind: type[Settings], values: dict[str, Any], where: str, prefix: str 
             known = _keys_at(kind, first["loc"][:-1])
             hint = nearest(str(first["loc"][-1]), known) or f"; known: {', '.join(known)}."
             raise BadInput(f"{where}: there is no setting '{path}'{hint}") from error
-        reasons = " or ".join(e["msg"] for e in error.errors() if e["loc"][:1] == first["loc"][:1])
+        reasons = " or ".join(
+            e["msg"].removeprefix("Value error, ") for e in error.errors() if e["loc"][:1] == first["loc"][:1]
+        )
         raise BadInput(f"{where}: setting '{path}' cannot be {first['input']!r}: {reasons}.") from error
 
 

@@ -31,20 +31,57 @@ def test_any_size_and_no_contrast_have_an_answer(size: tuple[int, int]):
     assert np.isfinite(flat).all()
 
 
-def test_a_torch_network_from_a_file(tmp_path: Path):
-    network = torch.jit.trace(torch.nn.Conv2d(3, 1, 1), torch.zeros(1, 3, 32, 32))
-    network.save(str(tmp_path / "net.pt"))
-    saliency = load_saliency_network(tmp_path / "net.pt", side=32)(np.zeros((20, 40, 3), np.uint8))
-    assert saliency.shape == (20, 40)
-    assert 0 <= saliency.min() <= saliency.max() <= 1
+def varint(number: int) -> bytes:
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    """One field of a protocol buffer."""
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def onnx_network() -> bytes:
+    """`y = 1x1 convolution of x`, `(1, 3, 32, 32) -> (1, 1, 32, 32)`, in the least of an ONNX file."""
+
+    def port(name: bytes, *shape: int) -> bytes:
+        sizes = b"".join(field(1, field(1, n)) for n in shape)
+        return field(1, name) + field(2, field(1, field(1, 1) + field(2, sizes)))
+
+    weights = np.array([0.5, 0.2, -0.1], np.float32).tobytes()
+    tensor = b"".join(field(1, n) for n in (1, 3, 1, 1)) + field(2, 1) + field(8, b"w") + field(9, weights)
+    node = field(1, b"x") + field(1, b"w") + field(2, b"y") + field(4, b"Conv")
+    graph = field(1, node) + field(2, b"g") + field(5, tensor)
+    graph += field(11, port(b"x", 1, 3, 32, 32)) + field(12, port(b"y", 1, 1, 32, 32))
+    return field(1, 7) + field(7, graph) + field(8, field(1, b"") + field(2, 11))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "pt"])
+def test_a_network_from_a_file(kind: str, tmp_path: Path):
+    network, image = torch.nn.Conv2d(3, 1, 1, bias=False).eval(), torch.zeros(1, 3, 32, 32)
+    network.weight.data = torch.tensor([0.5, 0.2, -0.1]).reshape(1, 3, 1, 1)
+    path = tmp_path / f"network.{kind}"
+    if kind == "onnx":
+        path.write_bytes(onnx_network())
+    elif kind == "pt2":
+        torch.export.save(torch.export.export(network, (image,)), path)
+    else:
+        torch.jit.trace(network, image).save(str(path))
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    saliency = load_saliency_network(path, side=32)(photo)
+    pixels = (photo / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(saliency, 1 / (1 + np.exp(-pixels @ [0.5, 0.2, -0.1])), atol=1e-5)
+    assert load_saliency_network(path, side=32)(photo[:20]).shape == (20, 32)
+
+
+@pytest.mark.parametrize("name", ["network.onnx", "network.pt", "network.pt2"])
+def test_a_damaged_network_is_told(name: str, tmp_path: Path):
     with pytest.raises(BadInput, match="no such"):
-        load_saliency_network(tmp_path / "other.onnx")
-    (tmp_path / "broken.onnx").write_bytes(b"no network")
+        load_saliency_network(tmp_path / name)
+    (tmp_path / name).write_bytes(b"no network")
     with pytest.raises(BadInput, match="cannot be read"):
-        load_saliency_network(tmp_path / "broken.onnx")
-    (tmp_path / "broken.pt").write_bytes(b"no network")
-    with pytest.raises(BadInput, match="cannot be read"):
-        load_saliency_network(tmp_path / "broken.pt")
+        load_saliency_network(tmp_path / name)
 
 
 def test_what_is_not_salient_is_background_and_conflicts_are_ignored():

@@ -97,7 +97,7 @@ def _sharpened(saliency: np.ndarray) -> np.ndarray:
 
 
 def load_saliency_network(path: Path, side: int = 320) -> Callable[[np.ndarray], np.ndarray]:
-    """A salient-object network from a file: `.onnx`, or TorchScript (`.pt`, `.torchscript`).
+    """A salient-object network from a file: `.onnx`, torch.export (`.pt2`), or TorchScript (else).
 
     It must take `(1, 3, side, side)` RGB, normalised by the mean and deviation of ImageNet; of what it gives, the first
     map counts, as probabilities if it is within [0, 1] and else as logits.
@@ -109,14 +109,14 @@ def load_saliency_network(path: Path, side: int = 320) -> Callable[[np.ndarray],
         BadInput: the file cannot be read, or gives no map.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: there is no such saliency network; give an .onnx or TorchScript file.")
+        raise BadInput(f"{path}: there is no such saliency network; give an .onnx, .pt2 or TorchScript file.")
     try:
         if path.suffix == ".onnx":
             network: Any = cv2.dnn.readNetFromONNX(str(path))
         else:
-            network = torch.jit.load(str(path), map_location="cpu").eval()
-    except (cv2.error, RuntimeError, ValueError) as error:
-        raise BadInput(f"{path}: this saliency network cannot be read ({error}).") from error
+            network = torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(str(path), "cpu")
+    except Exception as error:  # the three readers have no common one
+        raise BadInput(f"{path}: this saliency network cannot be read ({str(error)[:200]}).") from error
 
     def saliency(image: np.ndarray) -> np.ndarray:
         small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
