@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tagseg.data.dataset import Sample
-from tagseg.data.files import write_aside
+from tagseg.data.files import read_json, write_aside, write_json
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.loading import cpu_count, prefetch
 from tagseg.data.map_store import MapStore, StoredMaps
@@ -21,7 +21,7 @@ from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.training import Schedule, train
 
 SHARD = 64
-NETWORK, LABELS, MAPS = "affinity.safetensors", "labels", "maps"
+NETWORK, EPOCHS, LABELS, MAPS = "affinity.safetensors", "epochs.json", "labels", "maps"
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,10 @@ class AffinityStage:
         path = self.folder / NETWORK
         if path.exists():
             network.load_state_dict(load_file(path))
-            return network, []
+            return network, read_json(self.folder / EPOCHS)
         views = network.training_views(samples, seed + 2, self.label_path)
         epochs = train(network, views, schedule, self.folder, "affinity", reporter)
+        write_json(self.folder / EPOCHS, epochs)
         with write_aside(path) as aside:
             save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, aside)
         return network, epochs

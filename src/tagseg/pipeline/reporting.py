@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.data.dataset import Dataset, Sample, read_mask
+from tagseg.data.dataset import Dataset, Sample, read_mask, read_saliency
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.loading import cpu_count
 from tagseg.data.map_store import MapStore
@@ -51,7 +51,7 @@ def gather(
         stages=stages,
         settings=settings.model_dump(mode="json"),
         versions=_versions(),
-        gallery=_gallery(data, run, corners),
+        gallery=_gallery(data, settings, run, corners),
         skipped=[problem.text for problem in data.problems],
     )
 
@@ -81,10 +81,12 @@ def _versions() -> list[tuple[str, str]]:
     ]
 
 
-def _gallery(data: Dataset, run: Path, corners: bool) -> dict[str, list[GalleryRow]]:
+def _gallery(data: Dataset, settings: FitSettings, run: Path, corners: bool) -> dict[str, list[GalleryRow]]:
     model = load(run)
     kept = run / "report"
     training, maps = MapStore(run / "mine"), MapStore(kept / "maps")
+    walked = MapStore(run / "affinity" / "maps" if settings.masks.learnt else run / "none")
+    salient = settings.masks.saliency
 
     def rows(samples: tuple[Sample, ...], store: MapStore, pseudo: bool) -> list[GalleryRow]:
         steps = np.linspace(0, len(samples) - 1, min(GALLERY, len(samples))).round().astype(int)
@@ -99,6 +101,11 @@ def _gallery(data: Dataset, run: Path, corners: bool) -> dict[str, list[GalleryR
         pictures = [("photograph", photo)]
         for number, values in zip(stored.classes[:MAPS_SHOWN], maps_at(stored, size, corners), strict=False):
             pictures.append((f"map: {data.classes[number]}", overlay_map(photo, values)))
+        if pseudo and sample.name in walked and stored.classes:
+            values = maps_at(walked.read(sample.name).only(shown[:1]), size, corners)[0]
+            pictures.append((f"after the walk: {data.classes[shown[0]]}", overlay_map(photo, values)))
+        if pseudo and salient:
+            pictures.append(("saliency", overlay_map(photo, read_saliency(sample, size) / np.float32(255))))
         if pseudo:
             mask = read_index_png(MaskFolder(run / "masks")(sample))
             pictures.append(("pseudo-mask", overlay_mask(photo, mask, voc_palette())))

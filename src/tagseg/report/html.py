@@ -98,13 +98,18 @@ def _background(report: Report) -> str:
             f" With it the seeds reach {seeds:.1f} mIoU. The oracle score {oracle['background']:.2f}, picked with the "
             f"masks, would reach {oracle['miou']:.1f}: {oracle['miou'] - seeds:.1f} points more."
         )
-    return text
+    masks = report.settings["masks"]
+    text += f" Refinement of the pseudo-masks: {masks['refine']}"
+    if values.get("background_of_masks", chosen) != chosen:
+        text += f", after which the background score is {values['background_of_masks']:.3f}"
+    return text + ("; saliency takes the place of the score." if masks.get("saliency") else ".")
 
 
 def _charts(report: Report) -> list[tuple[str, str]]:
     charts = []
     for stage, title in (
         ("train", "Loss of the attention network"),
+        ("affinity", "Loss of the affinity network"),
         ("segment", "Loss of the segmentation network"),
     ):
         epochs = report.stages.get(stage, {}).get("epochs")
