@@ -128,6 +128,8 @@ def test_they_learn_and_walk_at_any_size(name: str, backbone: str, values: dict[
     assert all(torch.isfinite(g).all() for g in gradients)
     chosen = module.configure_optimizers()
     chosen["optimizer"].step()
+    if values.get("displacement"):
+        assert module.displacements(torch.randn(1, 3, side, side)).shape[1] == 2
     photo = np.random.default_rng(0).integers(0, 256, (83, 117, 3)).astype(np.uint8)
     maps = np.zeros((2, 83, 117), np.float32)
     maps[0, 10:30, 10:30], maps[1, 50:, 80:] = 1, 0.7

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tagseg.networks.backbone import Backbone, resize_maps
+from tagseg.networks.backbone import Backbone, resize_maps, sample_masks
 from tagseg.segmentation.deeplab import DeepLab
-from tagseg.segmentation.training import sample_masks, segmentation_loss
+from tagseg.segmentation.training import segmentation_loss
 
 
 def test_loss_is_the_mean_over_labelled_pixels():

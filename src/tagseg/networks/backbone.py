@@ -117,6 +117,12 @@ def resize_maps(maps: torch.Tensor, size: tuple[int, int], corners: bool) -> tor
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=corners)
 
 
+def sample_masks(masks: torch.Tensor, step: int, corners: bool) -> torch.Tensor:
+    """Every `step`-th label, at the pixels where a grid of that stride has its centres. `(B, H, W) -> (B, h, w)`."""
+    offset = 0 if corners else step // 2
+    return masks[:, offset::step, offset::step]
+
+
 def on_canvas(
     network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, stride: int, batch: int
 ) -> torch.Tensor:

@@ -10,6 +10,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch.nn import functional as F
 
 from tagseg.data.images import IGNORE
+from tagseg.networks.backbone import sample_masks
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.segmentation.deeplab import DeepLab, HeadName
 from tagseg.settings import ScaleRange, Settings, SidePixels
@@ -39,12 +40,6 @@ def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
     """
     total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="sum")
     return total / (masks != IGNORE).sum().clamp(min=1)
-
-
-def sample_masks(masks: torch.Tensor, step: int, corners: bool) -> torch.Tensor:
-    """Every `step`-th label, at the pixels where a grid of that stride has its centres. `(B, H, W) -> (B, h, w)`."""
-    offset = 0 if corners else step // 2
-    return masks[:, offset::step, offset::step]
 
 
 class SegmentationTraining(lightning.LightningModule):

@@ -3,7 +3,8 @@
 On the frozen features of an ImageNet network two branches learn from the confident pixels of the class maps: one draws
 boundaries between classes, the other lets every cell point to the centre of its object. Two cells belong together if
 no boundary lies on the straight way between them, and the class maps walk along such ways. The displacements tell
-objects of one class apart; they have no part in semantic masks, so `displacement: false` saves their time.
+objects of one class apart (`IRN.displacements`); they have no part in semantic masks, so that they are only learnt when
+asked for.
 
 The published code brings every photograph onto a canvas of 512 pixels and thereby cuts larger ones; here any size goes.
 """
@@ -38,9 +39,8 @@ from tagseg.methods.refinements.base import (
     shrink,
     upsample,
 )
-from tagseg.networks.backbone import Backbone
+from tagseg.networks.backbone import Backbone, sample_masks
 from tagseg.networks.optimisers import poly_optimiser
-from tagseg.segmentation.training import sample_masks
 
 STRIDE = 4  # of the grid of boundaries, pixels
 WALK_RADIUS = 5  # cells
@@ -118,6 +118,11 @@ class IRN(lightning.LightningModule):
     def edges(self, images: torch.Tensor) -> torch.Tensor:
         """Boundary scores before the sigmoid. `(B, 3, H, W) -> (B, 1, h, w)`, at stride 4."""
         return self.heads["edge"](self.features(images))
+
+    def displacements(self, images: torch.Tensor) -> torch.Tensor:
+        """Where every cell's object has its centre, as seen from the cell. `(B, 3, H, W) -> (B, 2, h, w)`, (dy, dx) in
+        cells of stride 4; only with the setting `displacement`."""
+        return self.heads["displacement"](self.features(images))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         features, radius = self.features(batch["image"]), self.settings.radius

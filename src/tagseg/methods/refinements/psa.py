@@ -38,9 +38,8 @@ from tagseg.methods.refinements.base import (
     shrink,
     upsample,
 )
-from tagseg.networks.backbone import Backbone
+from tagseg.networks.backbone import Backbone, sample_masks
 from tagseg.networks.optimisers import poly_optimiser
-from tagseg.segmentation.training import sample_masks
 
 
 class PSASettings(RefinementSettings):
