@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
@@ -116,6 +118,16 @@ def test_small_and_grey_and_lone_inputs_have_answers():
 def test_bad_input_is_told(image: np.ndarray, scores: np.ndarray, message: str):
     with pytest.raises(BadInput, match=message):
         dense_crf(image, scores)
+
+
+def test_several_threads_may_call_at_once():
+    image, start = photo(60, 70), probabilities(3, 60, 70)
+    alone = dense_crf(image, start, threads=1)
+    for threads in (1, None):
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _: dense_crf(image, start, threads=threads), range(8)))  # noqa: B023
+        for result in results:
+            np.testing.assert_allclose(result, alone, atol=1e-4)
 
 
 def test_unknown_parameters_name_the_nearest():

@@ -13,6 +13,7 @@ for all cores on one photograph, and for one core without Python's lock, for a p
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from tagseg.errors import BadInput
 from tagseg.masks.vectors import add_gathered, add_scaled, blend, lanes_for, width_for
 
 CHUNK = 4096  # points; at most 2**16 / (d + 1)
+_ALL_CORES = threading.Lock()
 _KEY_BITS = 60  # of a vertex's coordinates in one number; its kind takes 3 more
 _GOLDEN = np.int64(-7046029254386353131)  # 2**64 over the golden ratio, for hashing by multiplication
 
@@ -113,15 +115,17 @@ class Buffers:
 
 
 def run(kernels: SimpleNamespace, kernel: str, *arguments: Any) -> None:
-    """Call a kernel, one for all cores on as many threads as torch has; numba's start sets torch's, which is undone."""
+    """Call a kernel, one for all cores on as many threads as torch has, and one such at a time: not every threading
+    layer of numba bears more. Numba's start sets torch's number of threads, which is undone."""
     if not kernels.parallel:
         getattr(kernels, kernel)(*arguments)
         return
-    threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    getattr(kernels, kernel)(*arguments)
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
+    with _ALL_CORES:
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        getattr(kernels, kernel)(*arguments)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def scale_factors(dimensions: int) -> np.ndarray:

@@ -57,7 +57,8 @@ class IRNSettings(RefinementSettings):
     head_factor: PositiveFloat = 1.0  # of the displacement branch
     weight_decay: NonNegativeFloat = 1e-4
     output_stride: int | None = 16
-    radius: float = Field(default=10, ge=2)  # of the pairs learnt from, cells
+    # of the pairs learnt from, cells; published: 10, in photographs of 125 cells, of which these windows hold half
+    radius: float = Field(default=6, ge=2)
     displacement: bool = False
     beta: PositiveFloat = 10.0
 
