@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 
 from tagseg.errors import BadInput
-from tagseg.masks.crf import CRF, CRFS, bilateral_features, crf_from_labels, crf_mask, dense_crf, refine_crf
-from tagseg.masks.permutohedral_torch import dense_crf_torch
+from tagseg.masks.crf import (
+    CRF,
+    CRFS,
+    bilateral_features,
+    crf_from_labels,
+    crf_mask,
+    dense_crf,
+    dense_crf_torch,
+    refine_crf,
+)
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from tagseg.masks.crf import bilateral_features
 from tagseg.masks.dense_energy import dense_energy
-from tagseg.masks.permutohedral import Lattice
+from tagseg.masks.permutohedral import Lattice, bilateral_features
 
 
 def case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

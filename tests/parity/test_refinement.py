@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from tagseg.masks.background import label_mask
-from tagseg.masks.crf import CRFS, dense_crf
-from tagseg.masks.permutohedral_torch import dense_crf_torch
+from tagseg.masks.crf import CRFS, dense_crf, dense_crf_torch
 from tagseg.masks.random_walk import directions, edge_affinity, edge_links, path, random_walk, shifted, sources
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.masks.two_thresholds import refined_labels

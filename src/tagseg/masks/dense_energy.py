@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tagseg.masks.crf import bilateral_features
-from tagseg.masks.permutohedral import Lattice
+from tagseg.masks.permutohedral import Lattice, bilateral_features
 from tagseg.masks.permutohedral_torch import TorchLattice
 
 IGNORE = 255

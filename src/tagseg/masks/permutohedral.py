@@ -6,16 +6,13 @@ lattice is blurred along its d + 1 directions, and the values are read back at t
 and blurred as in the dense CRF of Kraehenbuehl and Koltun (NIPS 2011), so the results are those of its packages.
 
 Points are handled in chunks of neighbours with a numbering of their own vertices: what a chunk touches stays in the
-cache, chunks run in parallel, and no result depends on how many threads there are. Every kernel is compiled twice,
-for all cores on one photograph, and for one core without Python's lock, for a pool of threads with a photograph each.
-`permutohedral_torch` does the same on a GPU.
+cache, chunks run in parallel, and no result depends on how many threads there are. `permutohedral_torch` does the same
+on a GPU.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numba
@@ -23,10 +20,10 @@ import numpy as np
 import torch
 
 from tagseg.errors import BadInput
+from tagseg.masks.kernels import compiled, run
 from tagseg.masks.vectors import add_gathered, add_scaled, blend, lanes_for, width_for
 
 CHUNK = 4096  # points; at most 2**16 / (d + 1)
-_ALL_CORES = threading.Lock()
 _KEY_BITS = 60  # of a vertex's coordinates in one number; its kind takes 3 more
 _GOLDEN = np.int64(-7046029254386353131)  # 2**64 over the golden ratio, for hashing by multiplication
 
@@ -41,8 +38,8 @@ class Lattice:
     Raises:
         BadInput: the features span more than the lattice can number (a deviation far below one unit).
 
-    Memory: `6 (d + 1)` bytes a point, and `8 (d + 1)` bytes a vertex, of which there are fewer than points in
-    photographs at the usual deviations.
+    Memory: `14 (d + 1)` bytes a point while it is built, 6 of them kept, and `8 (d + 1)` a vertex, of which there are
+    fewer than points in photographs at the usual deviations.
     """
 
     def __init__(self, features: np.ndarray, threads: int | None = None) -> None:
@@ -104,6 +101,22 @@ class Lattice:
         run(self.kernels, kernel, *arguments)
 
 
+def position_features(height: int, width: int, deviation: float) -> np.ndarray:
+    """`(H W, 2)`: x and y over their deviation."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    return np.stack([x.ravel(), y.ravel()], axis=1) / np.float32(deviation)
+
+
+def bilateral_features(image: np.ndarray, deviation_xy: float, deviation_rgb: float) -> np.ndarray:
+    """`(H W, 5)`: x, y, and the three colours over their deviations."""
+    height, width = image.shape[:2]
+    features = np.empty((height, width, 5), np.float32)
+    features[..., 0] = np.arange(width, dtype=np.float32) / np.float32(deviation_xy)
+    features[..., 1] = np.arange(height, dtype=np.float32)[:, None] / np.float32(deviation_xy)
+    np.divide(image, np.float32(deviation_rgb), out=features[..., 2:])
+    return features.reshape(-1, 5)
+
+
 class Buffers:
     """The values on a lattice: per chunk, and on its vertices twice. The last row stands for vertices that are not
     there, and stays zero."""
@@ -112,20 +125,6 @@ class Buffers:
         self.partial = np.empty((len(lattice.members), width), np.float32)
         self.grid = np.zeros((lattice.vertices + 1, width), np.float32)
         self.other = np.zeros((lattice.vertices + 1, width), np.float32)
-
-
-def run(kernels: SimpleNamespace, kernel: str, *arguments: Any) -> None:
-    """Call a kernel, one for all cores on as many threads as torch has, and one such at a time: not every threading
-    layer of numba bears more. Numba's start sets torch's number of threads, which is undone."""
-    if not kernels.parallel:
-        getattr(kernels, kernel)(*arguments)
-        return
-    with _ALL_CORES:
-        threads = torch.get_num_threads()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        getattr(kernels, kernel)(*arguments)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
 
 def scale_factors(dimensions: int) -> np.ndarray:
@@ -353,17 +352,6 @@ def _slice(
             for c in range(values.shape[1]):
                 values[point, c] = 0
             add_gathered(values, point, own, corners, weights, point, gain, lanes)
-
-
-def compiled(functions: dict[str, Callable[..., None]], parallel: bool) -> SimpleNamespace:
-    """Kernels by name, compiled when they are first called, and kept on the disk."""
-    kernels = SimpleNamespace(parallel=parallel)
-    for name, function in functions.items():
-        # numba's files on the disk are told apart by this name, not by the options
-        twin = FunctionType(function.__code__, function.__globals__, function.__name__)
-        twin.__qualname__ = f"{function.__name__}_{'parallel' if parallel else 'serial'}"
-        setattr(kernels, name, numba.njit(cache=True, nogil=True, fastmath=True, parallel=parallel)(twin))
-    return kernels
 
 
 _FUNCTIONS: dict[str, Callable[..., None]] = {

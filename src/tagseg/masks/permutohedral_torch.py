@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
 from tagseg.masks.permutohedral import check_span, scale_factors
-
-if TYPE_CHECKING:
-    from tagseg.masks.crf import CRF
 
 
 class TorchLattice:
@@ -76,21 +71,3 @@ class TorchLattice:
     def normalise(self) -> None:
         """From now on filter symmetrically normalised, `k_ij / sqrt(n_i n_j)` with `n_i = sum_j k_ij`."""
         self.weights = self.weights * (self.filter(self.weights.new_ones(len(self.weights), 1)) + 1e-20).rsqrt()
-
-
-@torch.inference_mode()
-def dense_crf_torch(image: np.ndarray, unary: np.ndarray, crf: CRF, device: torch.device | str) -> np.ndarray:
-    """See `tagseg.masks.crf.crf_from_unary`."""
-    from tagseg.masks.crf import bilateral_features, position_features
-
-    labels, height, width = unary.shape
-    smooth = TorchLattice(torch.from_numpy(position_features(height, width, crf.gaussian_xy)).to(device))
-    edges = TorchLattice(torch.from_numpy(bilateral_features(image, crf.bilateral_xy, crf.bilateral_rgb)).to(device))
-    smooth.normalise()
-    edges.normalise()
-    energy = torch.from_numpy(np.ascontiguousarray(unary.reshape(labels, -1).T)).to(device, torch.float32)
-    belief = (-energy).softmax(dim=1)
-    for _ in range(crf.iterations):
-        messages = crf.gaussian_weight * smooth.filter(belief) + crf.bilateral_weight * edges.filter(belief)
-        belief = (messages - energy).softmax(dim=1)
-    return belief.T.reshape(labels, height, width).cpu().numpy()

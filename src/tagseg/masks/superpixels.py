@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from skimage.segmentation import felzenszwalb, slic
 
-from tagseg.masks.crf import check_scores
+from tagseg.masks.checks import check_scores
 
 SuperpixelKind = Literal["slic", "felzenszwalb"]
 

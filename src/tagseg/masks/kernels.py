@@ -1,0 +1,39 @@
+"""Numba kernels, each compiled twice: for all cores on one photograph, and for one core without Python's lock, for a
+pool of threads with a photograph each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numba
+import torch
+
+_ALL_CORES = threading.Lock()
+
+
+def compiled(functions: dict[str, Callable[..., None]], parallel: bool) -> SimpleNamespace:
+    """Kernels by name, compiled when they are first called, and kept on the disk."""
+    kernels = SimpleNamespace(parallel=parallel)
+    for name, function in functions.items():
+        # numba's files on the disk are told apart by this name, not by the options
+        twin = FunctionType(function.__code__, function.__globals__, function.__name__)
+        twin.__qualname__ = f"{function.__name__}_{'parallel' if parallel else 'serial'}"
+        setattr(kernels, name, numba.njit(cache=True, nogil=True, fastmath=True, parallel=parallel)(twin))
+    return kernels
+
+
+def run(kernels: SimpleNamespace, kernel: str, *arguments: Any) -> None:
+    """Call a kernel, one for all cores on as many threads as torch has, and one such at a time: not every threading
+    layer of numba bears more. Numba's start sets torch's number of threads, which is undone."""
+    if not kernels.parallel:
+        getattr(kernels, kernel)(*arguments)
+        return
+    with _ALL_CORES:
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        getattr(kernels, kernel)(*arguments)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
