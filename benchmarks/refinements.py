@@ -4,8 +4,9 @@
         --set backbone=NAME --set weights=FILE
 
 RUN is a run of `tagseg fit DATA --until mine` (or later). Each refinement gets a run of its own in FOLDER that starts
-from a copy of those maps, so that a stopped benchmark goes on. `--refine` names the refinements, `--picture` writes
-one row for each of the photographs named by `--show`.
+from a copy of those maps, so that a stopped benchmark goes on. "Better" and "worse" are the shares of photographs whose
+tagged classes gain or lose more than a point of IoU over "none". `--refine` names the refinements, `--picture` writes one
+row for each of the photographs named by `--show`.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from common import machine, mean_spread_each, run_parser
 import tagseg
 from tagseg.data.dataset import Dataset, read_mask
 from tagseg.data.files import read_json
-from tagseg.data.images import read_image, read_index_png, voc_palette
+from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
@@ -29,6 +30,7 @@ from tagseg.report.pictures import overlay_map, overlay_mask
 from tagseg.report.sheets import contact_sheet, write_picture
 
 REFINEMENTS = ("none", "par", "pamr", "crf", "superpixels", "par+crf", "psa", "psa+par", "irn", "irn+par", "irn+crf")
+COLUMNS = ("miou", "precision", "recall", "better", "worse", "seconds")
 VARIANTS = {  # name: the refinement, and what else is set
     "crf deeplab": ("crf", {"masks.crf": "deeplab"}),
     "crf irn-label": ("crf", {"masks.crf": "irn-label"}),
@@ -52,16 +54,30 @@ def prepare(run: Path, out: Path, shared: Path | None) -> None:
         shutil.copytree(shared / "affinity", out / "affinity")
 
 
-def measure(data: Dataset, folder: Path) -> dict[str, Any]:
-    confusion = Confusion(len(data.classes))
-    for sample in data.train:
-        if sample.mask is not None:
-            confusion.add(read_index_png(folder / "masks" / f"{sample.name}.png"), read_mask(sample.mask))
+def measure(data: Dataset, folder: Path, before: Path) -> dict[str, Any]:
+    """IoU, and the shares of photographs whose tagged classes gain or lose more than a point over the masks `before`."""
+    confusion, changes = Confusion(len(data.classes)), []
+    for sample in (s for s in data.train if s.mask is not None):
+        assert sample.mask is not None
+        truth, name = read_mask(sample.mask), Path("masks") / f"{sample.name}.png"
+        mask = read_index_png(folder / name)
+        confusion.add(mask, truth)
+        if sample.tags:
+            changes.append(
+                own_iou(mask, truth, sample.tags) - own_iou(read_index_png(before / name), truth, sample.tags)
+            )
     record = read_json(folder / "masks" / "stage.json")
     seconds = record["seconds"]
     if (folder / "affinity").exists():
         seconds += read_json(folder / "affinity" / "stage.json")["seconds"]
-    return {**confusion.scores().as_dict(data.classes), "seconds": seconds}
+    shares = {"better": 100 * np.mean(np.array(changes) > 0.01), "worse": 100 * np.mean(np.array(changes) < -0.01)}
+    return {**confusion.scores().as_dict(data.classes), "seconds": seconds, **shares}
+
+
+def own_iou(mask: np.ndarray, truth: np.ndarray, tags: tuple[int, ...]) -> float:
+    known = truth != IGNORE
+    pairs = [((mask == tag + 1) & known, truth == tag + 1) for tag in tags]
+    return float(np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs]))
 
 
 def oracle(data: Dataset, maps: Path) -> float:
@@ -116,14 +132,17 @@ def main() -> None:
             prepare(run, out, arguments.out / f"{first}-{run.name}" if first in ("psa", "irn") else None)
             settings = {**common, "seed": seed, "masks.refine": refine, **extra}
             tagseg.fit(arguments.data, out, recipe=arguments.recipe, settings=settings, until="masks", quiet=True)
-            found.setdefault(name, []).append(measure(data, out))
+            found.setdefault(name, []).append(measure(data, out, arguments.out / f"none-{run.name}"))
         scores = found[name]
-        cells = [mean_spread_each([s[key] for s in scores]) for key in ("miou", "precision", "recall", "seconds")]
+        cells = [mean_spread_each([s[key] for s in scores]) for key in COLUMNS]
         if len(found) == 1:
             print(f"{arguments.data.name}, {[r.name for r in arguments.runs]}, {machine()}\n")
-            print("| refinement | mIoU | each | precision | recall | seconds |\n|---|---|---|---|---|---|")
+            print(
+                f"| refinement | mIoU | each | {' | '.join(COLUMNS[1:])} |\n|---|---|---{'|---' * (len(COLUMNS) - 1)}|"
+            )
         mean, spread, each = cells[0]
-        print(f"| {name} | {mean} ± {spread} | {each} | {cells[1][0]} | {cells[2][0]} | {cells[3][0]} |", flush=True)
+        rest = " | ".join(cell[0] for cell in cells[1:])
+        print(f"| {name} | {mean} ± {spread} | {each} | {rest} |", flush=True)
     for first, place in (("none", "mine"), ("psa", "affinity/maps"), ("irn", "affinity/maps")):
         if first in found:
             best = [oracle(data, arguments.out / f"{first}-{run.name}" / place) for run in arguments.runs]
