@@ -3,7 +3,7 @@
     python benchmarks/refinements.py DATA --runs runs/seed0 runs/seed1 runs/seed2 --out FOLDER \\
         --set backbone=NAME --set weights=FILE
 
-RUN is a run of `tagseg fit DATA --until mine` (or later). Each refinement gets a run of its own in FOLDER that starts
+RUN is a run of `tagseg fit DATA --until mine` (or later). Each refinement gets a run of its own in FOLDER that begins
 from a copy of those maps, so that a stopped benchmark goes on. "Better" and "worse" are the shares of photographs whose
 tagged classes gain or lose more than a point of IoU over "none". `--refine` names the refinements, `--picture` writes one
 row for each of the photographs named by `--show`.
