@@ -5,8 +5,8 @@
 
 RUN is a run of `tagseg fit DATA --until mine` (or later). Each refinement gets a run of its own in FOLDER that begins
 from a copy of those maps, so that a stopped benchmark goes on. "Better" and "worse" are the shares of photographs whose
-tagged classes gain or lose more than a point of IoU over "none". `--refine` names the refinements, `--picture` writes one
-row for each of the photographs named by `--show`.
+tagged classes gain or lose more than a point of IoU over "none". `--refine` names the refinements, `--picture` writes
+one row for each of the photographs named by `--show`.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def prepare(run: Path, out: Path, shared: Path | None) -> None:
 
 
 def measure(data: Dataset, folder: Path, before: Path) -> dict[str, Any]:
-    """IoU, and the shares of photographs whose tagged classes gain or lose more than a point over the masks `before`."""
+    """IoU, and the shares of photographs whose tagged classes gain or lose more than a point over those in `before`."""
     confusion, changes = Confusion(len(data.classes)), []
     for sample in (s for s in data.train if s.mask is not None):
         assert sample.mask is not None
