@@ -101,7 +101,7 @@ def dense_crf(
         probabilities: `(L, H, W)` of L labels at every pixel, not negative; the unary energy is `-log` of them, clipped
             to 1e-5. Leave out labels that cannot be there: the time grows with L.
         crf: parameters, or the name of published ones (`CRFS`).
-        device: "cpu" (the compiled lattice) or a GPU (the same in torch).
+        device: a CUDA device (the lattice in torch), or any other (the compiled lattice, on the CPU).
         threads: on the CPU, 1 or None for as many as torch uses.
 
     Returns:
@@ -165,7 +165,7 @@ def crf_from_unary(
     labels, height, width = unary.shape
     if labels == 1:
         return np.ones_like(unary, dtype=np.float32)
-    if torch.device(device).type != "cpu":
+    if torch.device(device).type == "cuda":
         return dense_crf_torch(image, unary, crf, device)
     energy = unary.reshape(labels, -1).T
     build = _smooth_lattice if height * width <= _KEPT_PIXELS else _smooth_lattice.__wrapped__

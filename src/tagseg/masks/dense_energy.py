@@ -42,7 +42,7 @@ def dense_energy(
         scale: at which it is computed; `sigma_xy` shrinks with it.
 
     Returns:
-        a scalar, never positive. On a CPU the lattice is compiled, on a GPU it is torch.
+        a scalar, never positive. On a CUDA device the lattice is torch, elsewhere it is compiled and on the CPU.
     """
     small = F.interpolate(probabilities, scale_factor=scale, mode="bilinear", align_corners=False)
     size = small.shape[-2:]
@@ -84,8 +84,8 @@ def _filter(image: torch.Tensor, masses: torch.Tensor, sigma_xy: float, sigma_rg
     pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
     features = bilateral_features(pixels, sigma_xy, sigma_rgb)
     values = masses.reshape(count, -1).T
-    if masses.device.type == "cpu":
-        filtered = torch.from_numpy(Lattice(features).filter(values.numpy()))
-    else:
+    if masses.device.type == "cuda":
         filtered = TorchLattice(torch.from_numpy(features).to(masses.device)).filter(values)
+    else:
+        filtered = torch.from_numpy(Lattice(features).filter(values.cpu().numpy())).to(masses.device)
     return filtered.T.reshape(count, height, width)

@@ -48,10 +48,10 @@ class MaskFolder:
 def refine(photo: np.ndarray, scores: np.ndarray, settings: MaskSettings) -> np.ndarray:
     """The scores of a photograph after every refinement of `settings.steps`. `(K + 1, H, W)` -> the same.
 
-    On a CPU one core does it, so that photographs may go side by side.
+    One core does it, where it is not a GPU, so that photographs may go side by side (`refinement_threads`).
     """
     device = default_device()
-    threads = 1 if device.type == "cpu" else None
+    threads = 1
     for name in settings.steps:
         if name == "par":
             scores = refine_par(photo, scores, device=device, threads=threads)
@@ -63,6 +63,11 @@ def refine(photo: np.ndarray, scores: np.ndarray, settings: MaskSettings) -> np.
             s = settings.superpixels
             scores = refine_superpixels(photo, scores, kind=s.kind, count=s.count)
     return scores
+
+
+def refinement_threads() -> int:
+    """How many photographs are refined at a time: one for each core, or two where a GPU does the work."""
+    return 2 if default_device().type == "cuda" else cpu_count()
 
 
 def make_masks(
@@ -90,5 +95,5 @@ def make_masks(
             mask = label_mask(refine(photo, with_background(maps, background), settings), sample.tags)
         write_mask(place(sample), mask)
 
-    for done, _ in enumerate(prefetch(work, missing, threads=cpu_count()), len(samples) - len(missing) + 1):
+    for done, _ in enumerate(prefetch(work, missing, threads=refinement_threads()), len(samples) - len(missing) + 1):
         advance(done, "")

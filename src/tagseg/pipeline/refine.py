@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette, write_mask
-from tagseg.data.loading import cpu_count, prefetch
+from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.masks.crf import crf_from_labels, find_crf
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.masking import refine as refine_scores
+from tagseg.pipeline.masking import refinement_threads
 from tagseg.pipeline.photographs import find_photographs
 from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.settings import LEARNT, MaskSettings
@@ -83,7 +84,7 @@ def refine(
             write_picture(out / f"{name}.overlay.jpg", overlay_mask(photo, mask, voc_palette()))
         return out / f"{name}.png"
 
-    count = threads or (cpu_count() if default_device().type == "cpu" else 2)
+    count = threads or refinement_threads()
     begun, written = time.perf_counter(), []
     with reporter.bar("refine", len(pairs), "photographs") as advance, explain_full_disk(out):
         for path in prefetch(work, pairs, ahead=2 * count, threads=count):
@@ -120,10 +121,8 @@ def _refine_one(photo: np.ndarray, rough: Path, settings: MaskSettings) -> np.nd
     scores[:, ~known] = 1 / len(values)
     steps = settings.steps
     if steps[0] == "crf":
-        device = default_device()
-        threads = 1 if device.type == "cpu" else None
         crf = find_crf(settings.crf)
-        scores = crf_from_labels(photo, numbers, len(values), crf, device=device, threads=threads)
+        scores = crf_from_labels(photo, numbers, len(values), crf, device=default_device(), threads=1)
         steps = steps[1:]
     rest = settings.model_copy(update={"refine": "+".join(steps) or "none"})
     return values[refine_scores(photo, scores, rest).argmax(axis=0)].astype(np.uint8)
