@@ -29,10 +29,23 @@ from tagseg.pipeline.settings import parse_assignments
 from tagseg.report.pictures import overlay_map, overlay_mask
 from tagseg.report.sheets import contact_sheet, write_picture
 
-REFINEMENTS = ("none", "par", "pamr", "crf", "superpixels", "par+crf", "psa", "psa+par", "irn", "irn+par", "irn+crf")
+REFINEMENTS = (
+    "none",
+    "par",
+    "pamr",
+    "crf",
+    "superpixels",
+    "par+crf",
+    "psa",
+    "psa+par",
+    "psa+crf",
+    "irn",
+    "irn+par",
+    "irn+crf",
+)
 COLUMNS = ("miou", "precision", "recall", "better", "worse", "seconds")
 VARIANTS = {  # name: the refinement, and what else is set
-    "crf deeplab": ("crf", {"masks.crf": "deeplab"}),
+    "crf psa": ("crf", {"masks.crf": "psa"}),
     "crf irn-label": ("crf", {"masks.crf": "irn-label"}),
     "superpixels felzenszwalb": ("superpixels", {"masks.superpixels.kind": "felzenszwalb"}),
     "saliency": ("none", {"masks.saliency": True, "data.saliency": "folder"}),
