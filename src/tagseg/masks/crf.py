@@ -70,7 +70,7 @@ def refine_crf(
     image: np.ndarray,
     scores: np.ndarray,
     *,
-    crf: CRF | str = "psa",
+    crf: CRF | str = "deeplab",
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> np.ndarray:
@@ -89,7 +89,7 @@ def refine_crf(
 def dense_crf(
     image: np.ndarray,
     probabilities: np.ndarray,
-    crf: CRF | str = "psa",
+    crf: CRF | str = "deeplab",
     *,
     device: torch.device | str = "cpu",
     threads: int | None = None,
