@@ -60,14 +60,15 @@ def test_the_distance_to_the_oracle_is_said(background: object, words: str):
     page = render(
         report(
             metrics={"train": train},
-            stages={"masks": {"seconds": 1.0, "resumed": True, "background": 0.31}},
-            settings={"masks": {"background": background}},
+            stages={"masks": {"seconds": 1.0, "resumed": True, "background": 0.31, "background_of_masks": 0.25}},
+            settings={"masks": {"background": background, "refine": "irn+crf", "saliency": False}},
         )
     )
     assert words in page
     assert "Background score 0.310" in page
     assert "would reach 42.5: 2.5 points more" in page
     assert "since it went on" in page
+    assert "Refinement of the pseudo-masks: irn+crf, after which the background score is 0.250." in page
 
 
 def test_charts_are_well_formed():
