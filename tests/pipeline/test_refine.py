@@ -86,12 +86,14 @@ def test_eps_learns_from_saliency(tiny_set: Path, tmp_path: Path):
         ("masks.refine", "crv", "cannot be 'crv': there is no refinement 'crv'; did you mean 'crf'"),
         ("masks.refine", "par+irn", "'irn' must come first"),
         ("masks.crf", "deeplap", "did you mean 'deeplab'"),
+        ("masks.irn.side", 33, "too small for pairs within 6 cells"),
         ("masks.irn.epoch", 3, "did you mean 'epochs'|epochs"),
     ],
 )
 def test_wrong_settings_are_told(key: str, value: object, message: str, tiny_set: Path, tmp_path: Path):
     with pytest.raises(BadInput, match=message):
-        tagseg.fit(tiny_set, tmp_path / "run", settings={**TINY, key: value}, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", settings={**TINY, "masks.refine": "irn", key: value}, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

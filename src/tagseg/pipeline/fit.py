@@ -326,6 +326,10 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
     weights = "random" if settings.weights == "pretrained" else settings.weights
     attention = load_method(settings.method)(settings.backbone, weights, num_classes, settings.train, 1)
     Backbone(settings.backbone, "random", settings.segment.output_stride)
+    learnt = settings.masks.learnt
+    if learnt:
+        own = getattr(settings.masks, learnt)
+        load_refinement(learnt)(settings.backbone, "random", own, 1).check_window()
     return 8 * sum(p.numel() * p.element_size() for p in attention.parameters()) / 1e6
 
 

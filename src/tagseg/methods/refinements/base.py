@@ -63,6 +63,7 @@ class Refinement(Protocol):
     decision: float | None
 
     def __init__(self, backbone: str, weights: str, settings: Any, steps: int) -> None: ...
+    def check_window(self) -> None: ...
     def training_views(self, samples: tuple[Sample, ...], seed: int, labels: Callable[[Sample], Any]) -> Any: ...
     def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray: ...
 
@@ -70,6 +71,16 @@ class Refinement(Protocol):
 def load_refinement(name: str) -> Any:
     """The class in `methods/refinements/NAME.py`."""
     return importlib.import_module(f"tagseg.methods.refinements.{name}").REFINEMENT
+
+
+def check_window(backbone: Backbone, settings: Any, stride: int) -> None:
+    """Refuse windows in which no cell has all its neighbours.
+
+    Raises:
+        BadInput: with the remedy.
+    """
+    side, _ = backbone.fit_size(settings.side, settings.side)
+    sources(-(-side // stride), -(-side // stride), settings.radius)
 
 
 def label_views(

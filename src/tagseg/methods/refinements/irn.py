@@ -30,6 +30,7 @@ from tagseg.methods.refinements.base import (
     RefinementSettings,
     Thresholds,
     affinity_losses,
+    check_window,
     confident,
     label_views,
     look,
@@ -87,6 +88,9 @@ class IRN(lightning.LightningModule):
         self.heads = nn.ModuleDict({"edge": EdgeHead(widths, self.backbone.corners)})
         if settings.displacement:
             self.heads["displacement"] = DisplacementHead(widths, strides, self.backbone.corners)
+
+    def check_window(self) -> None:
+        check_window(self.backbone, self.settings, STRIDE)
 
     @staticmethod
     def label(

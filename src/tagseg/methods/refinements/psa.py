@@ -30,6 +30,7 @@ from tagseg.methods.refinements.base import (
     Thresholds,
     affinity_losses,
     alpha_at,
+    check_window,
     confident,
     label_views,
     look,
@@ -40,6 +41,8 @@ from tagseg.methods.refinements.base import (
 )
 from tagseg.networks.backbone import Backbone, sample_masks
 from tagseg.networks.optimisers import poly_optimiser
+
+STRIDE = 8  # of the grid of features, pixels
 
 
 class PSASettings(RefinementSettings):
@@ -77,6 +80,9 @@ class PSA(lightning.LightningModule):
         self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
         widths, _ = self.backbone.stage_shapes()
         self.head = FeatureHead(widths[-3:], self.backbone.corners)
+
+    def check_window(self) -> None:
+        check_window(self.backbone, self.settings, STRIDE)
 
     @staticmethod
     def label(
