@@ -75,7 +75,7 @@ class MaskSettings(Settings):
     )
     saliency: bool = False  # score the background by what is not salient, and ignore where maps and saliency conflict
     refine: Annotated[str, AfterValidator(_chain)] = "par"  # one refinement, or several with + between them, or none
-    crf: Annotated[str, AfterValidator(_known_crf)] = "deeplab"  # which published parameters: those most work uses
+    crf: Annotated[str, AfterValidator(_known_crf)] = "deeplab"  # which published parameters
     superpixels: SuperpixelSettings = SuperpixelSettings()
     psa: PSASettings = PSASettings()
     irn: IRNSettings = IRNSettings()
