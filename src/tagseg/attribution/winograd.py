@@ -17,6 +17,8 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from tagseg.kernels import on_all_cores
+
 _BLOCK = 32  # channels that are transformed together
 _BUFFER = 2 << 20  # numbers in the transformed tiles at a time; they stay in the last cache
 _TILES = 256  # fewer tiles do not pay for transforming the weights
@@ -86,7 +88,7 @@ class _Convolution(torch.autograd.Function):
 def transformed(weight: torch.Tensor, flip: bool = False) -> torch.Tensor:
     """`(O, D, 3, 3)` -> `(36, O, D)`; with `flip` of the filters turned by half a circle, for the backward pass."""
     filters = torch.empty(36, *weight.shape[:2])
-    _run(_transform, weight.detach().contiguous().numpy(), filters.numpy(), flip)
+    on_all_cores(_transform, weight.detach().contiguous().numpy(), filters.numpy(), flip)
     return filters
 
 
@@ -114,19 +116,10 @@ def convolution(image: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor |
     tiles, products = torch.empty(36, rows * across, inputs), torch.empty(36, rows * across, outputs)
     for first in range(0, count * down, rows):
         last = min(first + rows, count * down)
-        _run(_cut, source, tiles.numpy(), first, last)
+        on_all_cores(_cut, source, tiles.numpy(), first, last)
         torch.bmm(tiles, filters, out=products)
-        _run(_join, products.numpy(), shift, target, first, last)
+        on_all_cores(_join, products.numpy(), shift, target, first, last)
     return result
-
-
-def _run(kernel: Callable[..., None], *arguments: Any) -> None:
-    """Call a kernel on as many threads as torch has; numba's start sets the number for torch too, which is undone."""
-    threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    kernel(*arguments)
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from tagseg.masks.kernels import compiled, run
+from tagseg.kernels import compiled, run
 from tagseg.masks.permutohedral import CHUNK, Buffers, Lattice
 from tagseg.masks.vectors import add_gathered, add_scaled, exp, lanes_for, row_max, row_sum, width_for
 

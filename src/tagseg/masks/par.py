@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tagseg.kernels import compiled, run
 from tagseg.masks.checks import check_scores
-from tagseg.masks.kernels import compiled, run
 from tagseg.masks.vectors import exp
 
 DILATIONS = (1, 2, 4, 8, 12, 24)

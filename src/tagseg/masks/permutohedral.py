@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from tagseg.errors import BadInput
-from tagseg.masks.kernels import compiled, run
+from tagseg.kernels import compiled, run
 from tagseg.masks.vectors import add_gathered, add_scaled, blend, lanes_for, width_for
 
 CHUNK = 4096  # points; at most 2**16 / (d + 1)

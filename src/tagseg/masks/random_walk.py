@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from tagseg.errors import BadInput
-from tagseg.masks.kernels import compiled, run
+from tagseg.kernels import compiled, run
 
 Offset = tuple[int, int]  # (dy, dx)
 

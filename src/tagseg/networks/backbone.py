@@ -110,7 +110,7 @@ def fit_size(height: float, width: float, stride: int, corners: bool) -> tuple[i
     return tuple(max(1, round(n / stride)) * stride for n in (height, width))  # type: ignore[return-value]
 
 
-def resize_maps(maps: torch.Tensor, size: tuple[int, int], corners: bool) -> torch.Tensor:
+def resize_maps(maps: torch.Tensor, size: tuple[int, int] | torch.Size, corners: bool) -> torch.Tensor:
     """Bilinear `(B, K, h, w) -> (B, K, *size)` in the geometry of the grid (see `Backbone`)."""
     if maps.shape[-2:] == torch.Size(size):
         return maps

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tagseg.data.dataset import Sample
-from tagseg.data.files import read_json, write_aside, write_json
+from tagseg.data.files import read_json, write_json
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.loading import cpu_count, prefetch
 from tagseg.data.map_store import MapStore, StoredMaps
-from tagseg.methods.refinements.base import RefinementSettings, load_refinement
+from tagseg.methods.refinements.base import RefinementSettings, label_views, load_refinement
 from tagseg.networks.precision import default_device
+from tagseg.pipeline.masking import MaskFolder
 from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.progress import Reporter
-from tagseg.pipeline.training import Schedule, train
+from tagseg.pipeline.training import Schedule, save_network, train
 
 SHARD = 64
 NETWORK, EPOCHS, LABELS, MAPS = "affinity.safetensors", "epochs.json", "labels", "maps"
@@ -59,6 +60,7 @@ class AffinityStage:
         self.kind = load_refinement(name)
         self.settings, self.backbone, self.weights = settings, backbone, weights
         self.store, self.corners, self.folder = store, corners, folder
+        self.labels = MaskFolder(folder / LABELS)
 
     def run(
         self, samples: tuple[Sample, ...], thresholds: MapThresholds, seed: int, reporter: Reporter
@@ -70,16 +72,13 @@ class AffinityStage:
         self._walk(network, samples, thresholds, reporter)
         return epochs
 
-    def label_path(self, sample: Sample) -> Path:
-        return self.folder / LABELS / f"{sample.name}.png"
-
     def _label(self, samples: tuple[Sample, ...], thresholds: MapThresholds, reporter: Reporter) -> None:
-        missing = [s for s in samples if not self.label_path(s).exists()]
+        missing = [s for s in samples if not self.labels(s).exists()]
 
         def work(sample: Sample) -> None:
             photo = read_image(sample.image)
             maps = maps_at(self.store.read(sample.name), photo.shape[:2], self.corners)
-            write_mask(self.label_path(sample), self.kind.label(photo, maps, sample.tags, thresholds, threads=1))
+            write_mask(self.labels(sample), self.kind.label(photo, maps, sample.tags, thresholds, threads=1))
 
         with reporter.bar("labels", len(samples), "photographs") as advance:
             for done, _ in enumerate(prefetch(work, missing, threads=cpu_count()), len(samples) - len(missing) + 1):
@@ -93,11 +92,10 @@ class AffinityStage:
         if path.exists():
             network.load_state_dict(load_file(path))
             return network, read_json(self.folder / EPOCHS)
-        views = network.training_views(samples, seed + 2, self.label_path)
+        views = label_views(samples, network.backbone, self.settings, seed + 2, self.labels)
         epochs = train(network, views, schedule, self.folder, "affinity", reporter)
         write_json(self.folder / EPOCHS, epochs)
-        with write_aside(path) as aside:
-            save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, aside)
+        save_network(network, path)
         return network, epochs
 
     def _walk(self, network: Any, samples: tuple[Sample, ...], thresholds: MapThresholds, reporter: Reporter) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tagseg.data.dataset import Dataset, raise_problems
 from tagseg.data.files import write_aside, write_json
@@ -19,7 +19,7 @@ from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.methods.base import load_method
-from tagseg.methods.refinements.base import load_refinement
+from tagseg.methods.refinements.base import check_window, load_refinement
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline.affinity import MAPS, AffinityStage, choose_thresholds
 from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
@@ -31,7 +31,7 @@ from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
 from tagseg.pipeline.saliency import find_source, make_saliency, maps_digest, with_saliency
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import LEARNT, FitSettings, resolve
-from tagseg.pipeline.training import Schedule, train
+from tagseg.pipeline.training import Schedule, save_network, train
 from tagseg.report.html import write_report
 
 FILES = "files.json"  # what was found in the photographs, so that they are not all opened again
@@ -182,7 +182,7 @@ class _Fit:
             )
             views = method.training_views(self.data.train, s.seed)
             epochs = train(method, views, schedule, folder, "train", self.reporter)
-            _save_network(method, folder)
+            save_network(method, folder / "attention.safetensors")
             return {"epochs": epochs}
 
         return self._stage("train", inputs, work)
@@ -312,11 +312,6 @@ class _Fit:
         return Miner(self._attention(), self.settings.mine)
 
 
-def _save_network(module: torch.nn.Module, folder: Path) -> None:
-    with write_aside(folder / "attention.safetensors") as aside:
-        save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, aside)
-
-
 def _check_networks(settings: FitSettings, num_classes: int) -> float:
     """Refuse, before anything is written, a backbone, weights or a stride that do not exist or do not fit.
 
@@ -329,7 +324,8 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
     learnt = settings.masks.learnt
     if learnt:
         own = getattr(settings.masks, learnt)
-        load_refinement(learnt)(settings.backbone, "random", own, 1).check_window()
+        refinement = load_refinement(learnt)(settings.backbone, "random", own, 1)
+        check_window(refinement.backbone, own, refinement.stride)
     return 8 * sum(p.numel() * p.element_size() for p in attention.parameters()) / 1e6
 
 

@@ -17,6 +17,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
+from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 from tagseg.data.files import write_aside
@@ -85,6 +86,12 @@ def train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return log.epochs
+
+
+def save_network(module: torch.nn.Module, path: Path) -> None:
+    """Weights alone, as `.safetensors`, whole or not at all."""
+    with write_aside(path) as aside:
+        save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, aside)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
 from tagseg.data.images import IGNORE
@@ -55,16 +54,16 @@ class Thresholds(Protocol):
 class Refinement(Protocol):
     """The contract: labels to learn from, a Lightning module that learns, and the walk.
 
-    `decision` is the background score of maps that have walked, or None if it must be chosen as for any maps.
+    `stride` is that of the grid it walks on; `decision` is the background score of maps that have walked, or None if it
+    must be chosen as for any maps.
     """
 
     Settings: type[RefinementSettings]
     backbone: Backbone
+    stride: int
     decision: float | None
 
     def __init__(self, backbone: str, weights: str, settings: Any, steps: int) -> None: ...
-    def check_window(self) -> None: ...
-    def training_views(self, samples: tuple[Sample, ...], seed: int, labels: Callable[[Sample], Any]) -> Any: ...
     def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray: ...
 
 
@@ -160,13 +159,6 @@ def shrink(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     smaller = size[0] < maps.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return np.stack([cv2.resize(plane, size[::-1], interpolation=how) for plane in maps])
-
-
-def upsample(grid: torch.Tensor, like: torch.Tensor, corners: bool) -> torch.Tensor:
-    """Bilinear to the grid of another tensor."""
-    if grid.shape[-2:] == like.shape[-2:]:
-        return grid
-    return F.interpolate(grid, size=like.shape[-2:], mode="bilinear", align_corners=corners)
 
 
 def alpha_at(threshold: float) -> float:

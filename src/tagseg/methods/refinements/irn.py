@@ -11,7 +11,6 @@ The published code brings every photograph onto a canvas of 512 pixels and there
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning.pytorch as lightning
@@ -21,8 +20,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.data.dataset import Sample
-from tagseg.data.loading import TrainingViews
 from tagseg.masks.background import with_background
 from tagseg.masks.crf import crf_from_labels
 from tagseg.masks.random_walk import directions, edge_affinity, edge_links, random_walk, shifted, sources
@@ -30,17 +27,14 @@ from tagseg.methods.refinements.base import (
     RefinementSettings,
     Thresholds,
     affinity_losses,
-    check_window,
     confident,
-    label_views,
     look,
     mean_over,
     pairs,
     run_network,
     shrink,
-    upsample,
 )
-from tagseg.networks.backbone import Backbone, sample_masks
+from tagseg.networks.backbone import Backbone, resize_maps, sample_masks
 from tagseg.networks.optimisers import poly_optimiser
 
 STRIDE = 4  # of the grid of boundaries, pixels
@@ -74,6 +68,7 @@ class IRN(lightning.LightningModule):
     """
 
     Settings = IRNSettings
+    stride = STRIDE
     decision = None  # published: 0.25
 
     def __init__(self, backbone: str, weights: str, settings: IRNSettings, steps: int) -> None:
@@ -89,9 +84,6 @@ class IRN(lightning.LightningModule):
         if settings.displacement:
             self.heads["displacement"] = DisplacementHead(widths, strides, self.backbone.corners)
 
-    def check_window(self) -> None:
-        check_window(self.backbone, self.settings, STRIDE)
-
     @staticmethod
     def label(
         photo: np.ndarray, maps: np.ndarray, classes: tuple[int, ...], thresholds: Thresholds, threads: int | None
@@ -103,9 +95,6 @@ class IRN(lightning.LightningModule):
             hard = with_background(maps, score).argmax(axis=0)
             found.append(crf_from_labels(photo, hard, len(maps) + 1, "irn-label", threads=threads).argmax(axis=0))
         return confident(found[0], found[1], classes)
-
-    def training_views(self, samples: tuple[Sample, ...], seed: int, labels: Callable[[Sample], Any]) -> TrainingViews:
-        return label_views(samples, self.backbone, self.settings, seed, labels)
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The frozen features, the finest at stride 4. What is finer is pooled, as ResNet does between its stages."""
@@ -213,8 +202,8 @@ class EdgeHead(nn.Module):
         self.score = nn.Conv2d(32 * len(widths), 1, kernel_size=1)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        units = [F.relu(upsample(unit(f), features[0], self.corners)) for unit, f in zip(self.stages, features)]  # noqa: B905
-        return self.score(torch.cat(units, dim=1))
+        size, units = features[0].shape[-2:], [unit(f) for unit, f in zip(self.stages, features, strict=True)]
+        return self.score(torch.cat([F.relu(resize_maps(u, size, self.corners)) for u in units], dim=1))
 
 
 class DisplacementHead(nn.Module):
@@ -232,11 +221,11 @@ class DisplacementHead(nn.Module):
         self.score = nn.Conv2d(256, 2, kernel_size=1, bias=False)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        units = [F.relu(unit(f)) for unit, f in zip(self.stages, features)]  # noqa: B905
+        units = [F.relu(unit(f)) for unit, f in zip(self.stages, features, strict=True)]
         fine, coarse = units[: self.fine], units[self.fine :]
-        middle = F.relu(self.coarse(torch.cat([upsample(u, coarse[0], self.corners) for u in coarse], dim=1)))
-        joint = torch.cat([*fine, upsample(middle, features[0], self.corners)], dim=1)
-        return self.score(F.relu(self.joint(joint)))
+        middle = torch.cat([resize_maps(u, coarse[0].shape[-2:], self.corners) for u in coarse], dim=1)
+        middle = resize_maps(F.relu(self.coarse(middle)), features[0].shape[-2:], self.corners)
+        return self.score(F.relu(self.joint(torch.cat([*fine, middle], dim=1))))
 
 
 def _unit(inputs: int, outputs: int, groups: int) -> nn.Sequential:

@@ -11,7 +11,6 @@ of its central pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning.pytorch as lightning
@@ -21,8 +20,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.data.dataset import Sample
-from tagseg.data.loading import TrainingViews
 from tagseg.masks.crf import dense_crf
 from tagseg.masks.random_walk import directions, feature_links, random_walk, shifted, sources
 from tagseg.methods.refinements.base import (
@@ -30,16 +27,13 @@ from tagseg.methods.refinements.base import (
     Thresholds,
     affinity_losses,
     alpha_at,
-    check_window,
     confident,
-    label_views,
     look,
     pairs,
     run_network,
     shrink,
-    upsample,
 )
-from tagseg.networks.backbone import Backbone, sample_masks
+from tagseg.networks.backbone import Backbone, resize_maps, sample_masks
 from tagseg.networks.optimisers import poly_optimiser
 
 STRIDE = 8  # of the grid of features, pixels
@@ -71,6 +65,7 @@ class PSA(lightning.LightningModule):
     """
 
     Settings = PSASettings
+    stride = STRIDE
     decision = 0.5
 
     def __init__(self, backbone: str, weights: str, settings: PSASettings, steps: int) -> None:
@@ -80,9 +75,6 @@ class PSA(lightning.LightningModule):
         self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
         widths, _ = self.backbone.stage_shapes()
         self.head = FeatureHead(widths[-3:], self.backbone.corners)
-
-    def check_window(self) -> None:
-        check_window(self.backbone, self.settings, STRIDE)
 
     @staticmethod
     def label(
@@ -95,9 +87,6 @@ class PSA(lightning.LightningModule):
             scores = with_own_background(maps, alpha_at(score))
             found.append(dense_crf(photo, scores, "psa", threads=threads).argmax(axis=0))
         return confident(found[0], found[1], classes)
-
-    def training_views(self, samples: tuple[Sample, ...], seed: int, labels: Callable[[Sample], Any]) -> TrainingViews:
-        return label_views(samples, self.backbone, self.settings, seed, labels)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What cells are compared by. `(B, 3, H, W) -> (B, 448, h, w)`."""
@@ -196,7 +185,7 @@ class FeatureHead(nn.Module):
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         units = [F.elu(stage(f)) for stage, f in zip(self.stages, features, strict=True)]
-        return F.elu(self.joint(torch.cat([upsample(u, units[0], self.corners) for u in units], dim=1)))
+        return F.elu(self.joint(torch.cat([resize_maps(u, units[0].shape[-2:], self.corners) for u in units], dim=1)))
 
 
 REFINEMENT = PSA

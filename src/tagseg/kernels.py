@@ -26,14 +26,19 @@ def compiled(functions: dict[str, Callable[..., None]], parallel: bool) -> Simpl
 
 
 def run(kernels: SimpleNamespace, kernel: str, *arguments: Any) -> None:
-    """Call a kernel, one for all cores on as many threads as torch has, and one such at a time: not every threading
-    layer of numba bears more. Numba's start sets torch's number of threads, which is undone."""
-    if not kernels.parallel:
+    """Call a kernel of either build by its name."""
+    if kernels.parallel:
+        on_all_cores(getattr(kernels, kernel), *arguments)
+    else:
         getattr(kernels, kernel)(*arguments)
-        return
+
+
+def on_all_cores(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Call a kernel on as many threads as torch has, one kernel at a time: not every threading layer of numba bears
+    more. Numba's start sets torch's number of threads, which is undone."""
     with _ALL_CORES:
         threads = torch.get_num_threads()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        getattr(kernels, kernel)(*arguments)
+        kernel(*arguments)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
