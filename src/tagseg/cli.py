@@ -34,7 +34,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def fit(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it was stopped.")],
-    recipe: Annotated[str, typer.Option(help="METHOD, DATASET/METHOD (see 'tagseg recipes') or a YAML file.")] = "cam",
+    recipe: Annotated[
+        str, typer.Option("--recipe", "--method", help="METHOD, DATASET/METHOD (see 'tagseg recipes') or a YAML file.")
+    ] = "cam",
     assignments: Annotated[
         Optional[list[str]],  # noqa: UP045, typer reads annotations on Python 3.10
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=4. Repeatable."),
@@ -46,7 +48,9 @@ def fit(
         typer.Option(help="par, pamr, crf, superpixels, psa, irn or none; several with +, e.g. irn+crf."),
     ] = None,
     seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045
-    until: Annotated[str, typer.Option(help="Last stage: train, mine, affinity, masks, segment or report.")] = "report",
+    until: Annotated[
+        str, typer.Option(help="Last stage: train, integral, mine, affinity, masks, segment or report.")
+    ] = "report",
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
@@ -177,8 +181,8 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="cam, gradcam, gradcam++, layercam, layercam-normal, normgrad, scorecam, guided-backprop; "
-            "several with commas between them."
+            help="own (of a run), cam, gradcam, gradcam++, layercam, layercam-normal, normgrad, scorecam, "
+            "guided-backprop; several with commas between them."
         ),
     ] = "layercam",
     layers: LayerNames = "stages",

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from tagseg.data.dataset import Sample, multi_hot, read_saliency
 from tagseg.data.images import read_image, read_index_png
-from tagseg.data.views import random_view, whole
+from tagseg.data.views import View, random_view, whole
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,13 +91,20 @@ class TrainingViews(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+        return self.item(key[1], self.view(*key))
+
+    def view(self, epoch: int, index: int) -> View:
+        """The view of photograph `index` that epoch shows."""
         sample = self.samples[index]
         rng = np.random.default_rng((self.seed, epoch, index))
         mask = None if self.masks is None else read_index_png(self.masks(sample))
         photo = read_image(sample.image)
         salient = read_saliency(sample, photo.shape[:2]) if self.saliency else None
-        view = random_view(whole(photo, mask, salient), self.side, self.scales, rng, self.fill)
+        return random_view(whole(photo, mask, salient), self.side, self.scales, rng, self.fill)
+
+    def item(self, index: int, view: View) -> dict[str, Any]:
+        """A view as tensors, with the tags of photograph `index`."""
+        sample = self.samples[index]
         item: dict[str, Any] = {
             "image": normalise(view.image, self.statistics),
             "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes)),

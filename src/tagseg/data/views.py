@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from tagseg.data.geometry import Window
 from tagseg.data.images import IGNORE
 
 
@@ -29,6 +30,11 @@ class View:
     mask: np.ndarray | None = None
     flipped: bool = False
     saliency: np.ndarray | None = None
+
+    @property
+    def window(self) -> Window:
+        """Its place on the photograph, without its pixels."""
+        return Window(self.size, self.box, self.flipped)
 
 
 def whole(image: np.ndarray, mask: np.ndarray | None = None, saliency: np.ndarray | None = None) -> View:

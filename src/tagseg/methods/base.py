@@ -1,12 +1,14 @@
 """What a method is: one Lightning module in one file, with these few attributes. No base class, no registry.
 
-A file `methods/NAME.py` names its class `METHOD`; `method: NAME` in a recipe, or `--method NAME`, finds it.
+A file `methods/NAME.py` names its class `METHOD`, or its classes by name `METHODS`; `method: NAME` in a recipe, or
+`--method NAME`, finds it.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +34,9 @@ class Method(Protocol):
 
     `settings` has the paper's values as defaults; `training_views` gives the items its `training_step` eats;
     `class_maps(images (B, 3, H, W)) -> (B, C, h, w)` gives signed scores, and `tag_logits` the same images' tags.
-    A method that also segments has `segment(images) -> (B, C + 1, H, W)`.
+    A method that also segments has `segment(images) -> (B, C + 1, H, W)`. One whose tags do not follow from its class
+    maps has `score_maps(images) -> (B, M, h, w)` and `maps_and_logits(score_maps) -> (class maps, tag logits)`. One
+    whose class maps grow while it learns has `accumulates = True` (see `tagseg.methods.oaa.OAA`).
     """
 
     Settings: type[TrainSettings]
@@ -44,10 +48,31 @@ class Method(Protocol):
     def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor: ...
 
 
+def score_maps(method: Any, images: torch.Tensor) -> torch.Tensor:
+    """What the method's network says at every place, for `maps_and_logits`. `(B, 3, H, W) -> (B, M, h, w)`."""
+    return method.score_maps(images) if hasattr(method, "score_maps") else method.class_maps(images)
+
+
+def maps_and_logits(method: Any, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Class maps `(B, C, h, w)` and tag logits `(B, C)` of the method's score maps."""
+    if hasattr(method, "maps_and_logits"):
+        return method.maps_and_logits(scores)
+    return scores, method.tag_logits(scores)
+
+
 def method_names() -> list[str]:
-    """The methods that are there: the files of this folder (those of its folder `refinements` refine their maps)."""
-    folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name != "base" and not m.ispkg)
+    """The methods that are there: those of the files of this folder (its folder `refinements` refines their maps)."""
+    return sorted(_methods())
+
+
+@cache
+def _methods() -> dict[str, type[Any]]:
+    found: dict[str, type[Any]] = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name != "base" and not module.ispkg:
+            file = importlib.import_module(f"tagseg.methods.{module.name}")
+            found |= getattr(file, "METHODS", None) or {module.name: file.METHOD}
+    return found
 
 
 def load_method(name: str) -> type[Any]:
@@ -60,4 +85,4 @@ def load_method(name: str) -> type[Any]:
         raise BadInput(
             f"method '{name}' does not exist{nearest(name, method_names()) or '.'} Known: {', '.join(method_names())}."
         )
-    return importlib.import_module(f"tagseg.methods.{name}").METHOD
+    return _methods()[name]

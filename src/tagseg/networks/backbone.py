@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tagseg.errors import BadInput, nearest
+from tagseg.networks.vgg import is_vgg, refit
 
 
 class Backbone(nn.Module):
@@ -79,6 +80,10 @@ class Backbone(nn.Module):
     def fit_size(self, height: float, width: float) -> tuple[int, int]:
         """The nearest input size whose feature grid covers the image exactly."""
         return fit_size(height, width, self.stride, self.corners)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """`(h, w)` of the features of an input of that size."""
+        return -(-height // self.stride), -(-width // self.stride)
 
     def freeze(self, early: bool, norms: bool) -> None:
         """Keep what comes before stride 4 (`early`) and every batch normalisation (`norms`) as they are.
@@ -157,9 +162,13 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
     if output_stride is not None and output_stride != 32:
         options["output_stride"] = output_stride
     try:
-        network = _create_flexible(name, options)
+        if is_vgg(name):
+            stride = options.pop("output_stride", None)
+            network = refit(_create_flexible(name, options), stride)
+        else:
+            network = _create_flexible(name, options)
     except (TypeError, AssertionError, NotImplementedError) as error:
-        if "output_stride" not in options:
+        if output_stride in (None, 32):
             raise
         raise BadInput(
             f"output_stride={output_stride}: '{name}' does not offer it ({error}); set output_stride=null."
@@ -181,7 +190,7 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
     return network
 
 
-def _create_flexible(name: str, options: dict) -> nn.Module:
+def _create_flexible(name: str, options: dict) -> Any:
     """Transformers must accept any image size; convolutional networks do not know the option."""
     try:
         return timm.create_model(name, dynamic_img_size=True, **options)

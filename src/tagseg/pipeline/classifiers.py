@@ -17,7 +17,7 @@ from torch import nn
 from tagseg.data.files import read_json
 from tagseg.data.loading import normalise
 from tagseg.errors import BadInput, nearest
-from tagseg.methods.base import load_method
+from tagseg.methods.base import load_method, maps_and_logits, score_maps
 from tagseg.networks.backbone import read_weights
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.run_folder import MARKER
@@ -113,19 +113,38 @@ def _run(folder: Path, side: int | None) -> Classifier:
     method.load_state_dict(load_file(network))
     backbone = method.backbone
     side = backbone.fit_size(side or settings.side, side or settings.side)[0]
-    return Classifier(TagClassifier(method), backbone.mean, backbone.std, side, tuple(inputs["classes"]), False)
+    model = TagClassifier(method, _integral(folder, kind, inputs))
+    return Classifier(model, backbone.mean, backbone.std, side, tuple(inputs["classes"]), False)
+
+
+def _integral(folder: Path, kind: Any, inputs: dict[str, Any]) -> Any:
+    """The second network of a run that has one, else None."""
+    stage, network = folder / "integral" / "stage.json", folder / "integral" / "attention.safetensors"
+    if not network.exists():
+        return None
+    settings = parse(kind.integral.Settings, read_json(stage)["inputs"]["settings"], str(stage))
+    found = kind.integral(inputs["backbone"], "random", len(inputs["classes"]), settings, 1)
+    found.load_state_dict(load_file(network))
+    return found
 
 
 class TagClassifier(nn.Module):
-    """A method's tag scores as a plain classifier, `(B, 3, H, W) -> (B, C)`."""
+    """A method's tag scores as a plain classifier, `(B, 3, H, W) -> (B, C)`.
 
-    def __init__(self, method: Any) -> None:
+    `class_maps` gives the maps that the run itself uses: those of its second network `where`, if it has one.
+    """
+
+    def __init__(self, method: Any, where: Any = None) -> None:
         super().__init__()
         self.network = method.backbone.network  # first, so that its layers have short names
-        self.method = method
+        self.method, self.where = method, where
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        return (self.where or self.method).class_maps(images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.method.tag_logits(self.method.class_maps(images))
+        return maps_and_logits(self.method, score_maps(self.method, images))[1]
 
 
 def _timm(name: str, weights: str, side: int | None) -> Classifier:

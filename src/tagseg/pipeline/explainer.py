@@ -17,7 +17,7 @@ from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, nearest
 from tagseg.pipeline.classifiers import Classifier
 
-METHODS = ("cam", *FORMULAS, "scorecam", "guided-backprop")
+METHODS = ("cam", "own", *FORMULAS, "scorecam", "guided-backprop")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Explainer:
         self.others: dict[str, Any] = {}
         if "cam" in self.methods:
             self.others["cam"] = CAM(model)
+        if "own" in self.methods:
+            self.others["own"] = OwnMaps(model)
         if "scorecam" in self.methods:
             self.others["scorecam"] = ScoreCAM(model, layers)
         if "guided-backprop" in self.methods:
@@ -86,11 +88,32 @@ class Explainer:
                 found[method], names[method] = [attribution(images, chosen)], ("pixels",)
             else:
                 found[method] = attribution.layer_maps(images, chosen)
-                names[method] = ("class maps",) if method == "cam" else tuple(x.name for x in attribution.layers)
+                names[method] = (
+                    ("class maps",) if method in ("cam", "own") else tuple(x.name for x in attribution.layers)
+                )
         per_image = [
             {m: MethodMaps(names[m], [maps[i] for maps in found[m]]) for m in self.methods} for i in range(len(images))
         ]
         return scores.detach(), chosen, per_image
+
+
+class OwnMaps:
+    """The class maps that the method of a run gives, as the run itself uses them.
+
+    Raises:
+        BadInput: the classifier is not that of a run.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not hasattr(model, "class_maps"):
+            raise BadInput("method 'own' needs the folder of a run; of other networks use cam or layercam.")
+        self.model = model
+
+    @torch.no_grad()
+    def layer_maps(self, images: torch.Tensor, classes: torch.Tensor) -> list[torch.Tensor]:
+        """`[(B, K, h, w)]`, signed, unnormalised."""
+        maps = self.model.class_maps(images).float()
+        return [torch.stack([m[c] for m, c in zip(maps, classes, strict=True)])]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, raise_problems
 from tagseg.data.files import write_aside, write_json
 from tagseg.data.images import MAX_CLASSES
@@ -21,6 +22,7 @@ from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.methods.base import load_method
 from tagseg.methods.refinements.base import check_window, load_refinement
 from tagseg.networks.backbone import Backbone
+from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
 from tagseg.pipeline.affinity import MAPS, AffinityStage, choose_thresholds
 from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
 from tagseg.pipeline.measure import measure
@@ -31,7 +33,7 @@ from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
 from tagseg.pipeline.saliency import find_source, make_saliency, maps_digest, with_saliency
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import LEARNT, FitSettings, resolve
-from tagseg.pipeline.training import Schedule, save_network, train
+from tagseg.pipeline.training import Schedule, check_processes, save_network, train
 from tagseg.report.html import write_report
 
 FILES = "files.json"  # what was found in the photographs, so that they are not all opened again
@@ -71,8 +73,8 @@ def fit(
         out: folder of the run.
         recipe: a method, `DATASET/METHOD`, or a YAML file.
         settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
-        until: the last stage to do, of saliency, train, mine, affinity, masks, segment and report; `"train"` gives a
-            classifier to explain.
+        until: the last stage to do, of saliency, train, integral, mine, affinity, masks, segment and report; `"train"`
+            gives a classifier to explain.
         skip_bad: leave out photographs with problems instead of stopping at the first.
         quiet: print nothing.
 
@@ -131,7 +133,7 @@ class _Fit:
     def run(self, until: str) -> FitResult:
         stages: dict[str, StageResult] = {}
         for name in STAGES[: STAGES.index(until) + 1]:
-            if (name != "affinity" or self.settings.masks.learnt) and (name != "saliency" or self._uses_saliency()):
+            if self._has_stage(name):
                 stages[name] = getattr(self, name)(stages)
         path = self.folder.path
         return FitResult(
@@ -140,6 +142,13 @@ class _Fit:
             model=path / "segment" if "segment" in stages else None,
             metrics=stages["report"].values["metrics"] if "report" in stages else {},
         )
+
+    def _has_stage(self, name: str) -> bool:
+        if name == "saliency":
+            return self.settings.masks.saliency or getattr(load_method(self.settings.method), "uses_saliency", False)
+        if name == "integral":
+            return self._integral is not None
+        return name != "affinity" or self.settings.masks.learnt is not None
 
     def saliency(self, _: dict[str, StageResult]) -> StageResult:
         """Only where something uses it. From here on every training photograph has a saliency map."""
@@ -157,19 +166,16 @@ class _Fit:
         self.data = replace(self.data, train=with_saliency(self.data.train, source, self.folder.path / "saliency"))
         return result
 
-    def _uses_saliency(self) -> bool:
-        return self.settings.masks.saliency or getattr(load_method(self.settings.method), "uses_saliency", False)
-
     def train(self, stages: dict[str, StageResult]) -> StageResult:
         s = self.settings
         inputs = {
             "photographs": self.facts.digest(self.data.train),
             "classes": list(self.data.classes),
-            "method": s.method,
+            "method": getattr(load_method(s.method), "first", s.method),
             "backbone": s.backbone,
             "weights": _weights_digest(s.weights),
             "seed": s.seed,
-            "settings": s.train.model_dump(mode="json"),
+            "settings": s.train.model_dump(mode="json", exclude={"integral"}),
         }
         if getattr(load_method(s.method), "uses_saliency", False):
             inputs["saliency"] = stages["saliency"].key
@@ -180,19 +186,49 @@ class _Fit:
             method = load_method(s.method)(
                 s.backbone, s.weights, self.num_classes, s.train, schedule.steps(len(self.data.train))
             )
+            if self._accumulates:
+                method.accumulated = open_accumulator(method, folder, self.data.train, self.facts)
             views = method.training_views(self.data.train, s.seed)
-            epochs = train(method, views, schedule, folder, "train", self.reporter)
+            epochs = train(method, views, schedule, folder, "train", self.reporter, s.processes)
             save_network(method, folder / "attention.safetensors")
+            if self._accumulates:
+                method.accumulated.close()
             return {"epochs": epochs}
 
         return self._stage("train", inputs, work)
 
+    def integral(self, stages: dict[str, StageResult]) -> StageResult:
+        """Only where the method has a second network that learns the cumulative maps of the first."""
+        s, own = self.settings, self._integral
+        inputs = {"train": stages["train"].key, "settings": own.model_dump(mode="json")}
+
+        def work(folder: Path) -> dict[str, Any]:
+            schedule = Schedule(own.epochs, own.batch_size, s.seed)
+            torch.manual_seed(s.seed + 2)
+            network = load_method(s.method).integral(
+                s.backbone, s.weights, self.num_classes, own, schedule.steps(len(self.data.train))
+            )
+            network.accumulated = self._accumulated()
+            views = network.training_views(self.data.train, s.seed + 2)
+            epochs = train(network, views, schedule, folder, "integral", self.reporter, s.processes)
+            save_network(network, folder / "attention.safetensors")
+            return {"epochs": epochs}
+
+        return self._stage("integral", inputs, work)
+
     def mine(self, stages: dict[str, StageResult]) -> StageResult:
-        inputs = {"train": stages["train"].key, "settings": self.settings.mine.model_dump(mode="json")}
+        """Class maps of the training photographs: cumulative ones as they are, else by the network."""
+        before = stages.get("integral", stages["train"])
+        inputs: dict[str, Any] = {"train": before.key}
+        if not self._keeps_maps:
+            inputs["settings"] = self.settings.mine.model_dump(mode="json")
 
         def work(folder: Path) -> dict[str, Any]:
             with self.reporter.bar("mine", len(self.data.train), "photographs") as advance:
-                mine(self._miner(), self.data.train, self.facts, folder, advance)
+                if self._keeps_maps:
+                    store_accumulated(self._accumulated(), self.data.train, self.num_classes, folder, advance)
+                else:
+                    mine(self._miner(), self.data.train, self.facts, folder, advance)
             return {"bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors"))}
 
         return self._stage("mine", inputs, work)
@@ -265,6 +301,7 @@ class _Fit:
                 folder=folder,
                 name="segment",
                 reporter=self.reporter,
+                processes=self.settings.processes,
             )
             model.save(folder)
             return {"epochs": epochs}
@@ -284,12 +321,13 @@ class _Fit:
             background = stages["masks"].values["background"]
             run = self.folder.path
             miner = self._miner()
-            metrics = measure(self.data, self.facts, miner, run, folder, background, self.reporter)
+            accumulated = self._accumulated() if self._accumulates else None
+            metrics = measure(self.data, self.facts, miner, run, folder, background, self.reporter, accumulated)
             records = {
                 name: {**result.values, "seconds": result.seconds, "resumed": result.resumed}
                 for name, result in stages.items()
             }
-            page = gather(self.data, self.settings, records, metrics, run, miner.method.backbone.corners)
+            page = gather(self.data, self.settings, records, metrics, run, miner.method.backbone.corners, accumulated)
             write_json(run / "metrics.json", metrics)
             with write_aside(run / "report.html") as aside:
                 write_report(aside, page)
@@ -302,11 +340,36 @@ class _Fit:
         (self.folder.path / name / "last.ckpt").unlink(missing_ok=True)  # only for going on within the stage
         return result
 
+    @property
+    def _accumulates(self) -> bool:
+        return getattr(load_method(self.settings.method), "accumulates", False)
+
+    @property
+    def _integral(self) -> Any:
+        """Settings of the second network, or None."""
+        return getattr(self.settings.train, "integral", None)
+
+    @property
+    def _keeps_maps(self) -> bool:
+        """Whether the maps that grew in training are those of the training photographs."""
+        return self._accumulates and self._integral is None
+
+    def _accumulated(self) -> Accumulator:
+        return open_accumulator(self._classifier(), self.folder.path / "train", self.data.train, self.facts)
+
+    def _classifier(self) -> Any:
+        return self._network(load_method(self.settings.method), self.settings.train, "train")
+
     def _attention(self) -> Any:
-        s = self.settings
-        method = load_method(s.method)(s.backbone, "random", self.num_classes, s.train, 1)
-        method.load_state_dict(load_file(self.folder.path / "train" / "attention.safetensors"))
-        return method
+        """The network whose maps count."""
+        if self._integral is None:
+            return self._classifier()
+        return self._network(load_method(self.settings.method).integral, self._integral, "integral")
+
+    def _network(self, kind: Any, own: Any, stage: str) -> Any:
+        network = kind(self.settings.backbone, "random", self.num_classes, own, 1)
+        network.load_state_dict(load_file(self.folder.path / stage / "attention.safetensors"))
+        return network
 
     def _miner(self) -> Miner:
         return Miner(self._attention(), self.settings.mine)
@@ -321,6 +384,9 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
     weights = "random" if settings.weights == "pretrained" else settings.weights
     attention = load_method(settings.method)(settings.backbone, weights, num_classes, settings.train, 1)
     Backbone(settings.backbone, "random", settings.segment.output_stride)
+    integral = getattr(settings.train, "integral", None)
+    batches = [part.batch_size for part in (settings.train, integral, settings.segment) if part is not None]
+    check_processes(settings.processes, *batches)
     learnt = settings.masks.learnt
     if learnt:
         own = getattr(settings.masks, learnt)

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, Sample, multi_hot, read_mask
 from tagseg.data.images import read_index_png, write_mask
 from tagseg.data.loading import prefetch
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts
+from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
 from tagseg.pipeline.masking import MaskFolder
-from tagseg.pipeline.mining import PRESENT, Miner, maps_at, mine
+from tagseg.pipeline.mining import PRESENT, Miner, maps_at, mine, upsampled
 from tagseg.pipeline.progress import Reporter
 from tagseg.segmentation.model import load
 
@@ -29,8 +31,11 @@ def measure(
     folder: Path,
     background: float,
     reporter: Reporter,
+    accumulated: Accumulator | None = None,
 ) -> dict[str, Any]:
     """Everything that can be measured; a part whose masks are missing is left out.
+
+    `accumulated` are the cumulative maps of the training photographs, where the method makes some.
 
     Predictions of the evaluation photographs (or, without any, of the training photographs) are kept in
     `folder/predictions`, their maps in `folder/maps`.
@@ -43,6 +48,8 @@ def measure(
     train = tuple(s for s in data.train if s.mask is not None)
     if train:
         metrics["train"] = _measure_train(data, train, MapStore(run / "mine"), run / "masks", background, corners)
+        if accumulated is not None:
+            metrics["train"]["accumulated"] = measure_rounds(data, accumulated)
     predict_all(data, run, folder / "predictions", reporter)
     if data.val:
         with reporter.bar("report", len(data.val), "photographs") as advance:
@@ -68,13 +75,16 @@ def _measure_train(
 ) -> dict[str, Any]:
     sweep = ThresholdSweep(len(data.classes))
     pseudo = Confusion(len(data.classes))
+    coverage = Coverage(len(data.classes))
     place = MaskFolder(masks)
 
     def load_pair(sample: Sample) -> tuple[Sample, np.ndarray, np.ndarray]:
         return sample, _truth(sample), read_index_png(place(sample))
 
     for sample, truth, mask in prefetch(load_pair, samples):
-        sweep.add(maps_at(store.read(sample.name), truth.shape, corners), sample.tags, truth)
+        maps = maps_at(store.read(sample.name), truth.shape, corners)
+        sweep.add(maps, sample.tags, truth)
+        coverage.add(maps, sample.tags, truth)
         pseudo.add(mask, truth)
     oracle, oracle_miou = sweep.oracle()
     scores, curve = sweep.curve(20)
@@ -83,9 +93,23 @@ def _measure_train(
         "background": round(background, 4),
         "seeds": sweep.at(background).scores().as_dict(data.classes),
         "oracle": {"background": oracle, "miou": round(100 * oracle_miou, 2)},
+        "coverage": coverage.as_dict(data.classes),
         "curve": {"background": scores.tolist(), "miou": np.round(100 * curve, 2).tolist()},
         "pseudo_masks": pseudo.scores().as_dict(data.classes),
     }
+
+
+def measure_rounds(data: Dataset, accumulated: Accumulator) -> list[dict[str, Any]]:
+    """What the cumulative maps of the training photographs cover after every round: `round`, and of maps cut at half
+    their maximum `recall`, `noise` and both of each class (see `tagseg.evaluation.coverage.Coverage`)."""
+    rounds = accumulated.rounds()
+    coverages = {number: Coverage(len(data.classes)) for number in rounds}
+    with_masks = [(index, sample) for index, sample in enumerate(data.train) if sample.mask is not None]
+    for index, sample, truth in prefetch(lambda item: (*item, _truth(item[1])), with_masks):
+        for number, coverage in coverages.items():
+            maps = accumulated.maps(index, number)
+            coverage.add(upsampled(maps, truth.shape, accumulated.corners), sample.tags, truth)
+    return [{"round": number, **coverage.as_dict(data.classes)} for number, coverage in coverages.items()]
 
 
 def _measure_val(data: Dataset, store: MapStore, predictions: Path, background: float, corners: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tagseg.data.loading import normalise, prefetch
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.data.reading import FileFacts
 from tagseg.data.views import resize, whole
+from tagseg.methods.base import maps_and_logits, score_maps
 from tagseg.networks.backbone import on_canvas, resize_maps
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.progress import Advance
@@ -59,13 +61,15 @@ class Miner:
             for flipped in (False, True)[: 1 + self.settings.flip]:
                 with inference_autocast(self.device):
                     images = pixels.flip(-1) if flipped else pixels
-                    raw = on_canvas(self.method.class_maps, images, self.method.backbone.stride, BATCH).float()
-                logits.append(self.method.tag_logits(raw))
+                    network = partial(score_maps, self.method)
+                    scores = on_canvas(network, images, self.method.backbone.stride, BATCH).float()
+                raw, tags = maps_and_logits(self.method, scores)
+                logits.append(tags)
                 maps.append(raw.flip(-1) if flipped else raw)
         h, w = max((m.shape[-2], m.shape[-1]) for m in maps)
         average = torch.stack([resize_maps(m, (h, w), corners) for m in maps]).mean(dim=0)
-        tags = torch.stack(logits).mean(dim=0).sigmoid()
-        return average.cpu().numpy(), tags.cpu().numpy()
+        probabilities = torch.stack(logits).mean(dim=0).sigmoid()
+        return average.cpu().numpy(), probabilities.cpu().numpy()
 
 
 def to_class_maps(signed: np.ndarray, classes: tuple[int, ...], tag_probabilities: np.ndarray) -> StoredMaps:
@@ -126,6 +130,11 @@ def _shards(miner: Miner, samples: tuple[Sample, ...], facts: FileFacts) -> Iter
 
 def maps_at(stored: StoredMaps, size: tuple[int, int], corners: bool) -> np.ndarray:
     """Stored maps interpolated to a photograph's `size` (H, W): `(K, H, W)`."""
-    if not stored.classes:
+    return upsampled(stored.maps, size, corners)
+
+
+def upsampled(maps: np.ndarray, size: tuple[int, int], corners: bool) -> np.ndarray:
+    """`(K, h, w)` float32 interpolated to a photograph's `size` (H, W); K may be 0."""
+    if not len(maps):
         return np.zeros((0, *size), dtype=np.float32)
-    return resize_maps(torch.from_numpy(stored.maps)[None], size, corners)[0].numpy()
+    return resize_maps(torch.from_numpy(maps)[None], size, corners)[0].numpy()

@@ -22,7 +22,11 @@ class Reporter:
     """Says sentences and shows bars; silent when `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.console = Console(quiet=quiet, highlight=False)
+
+    def __reduce__(self) -> tuple[type[Reporter], tuple[bool]]:
+        return Reporter, (self.quiet,)  # consoles do not go to other processes
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)

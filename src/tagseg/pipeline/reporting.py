@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, Sample, read_mask, read_saliency
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.loading import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.masking import MaskFolder
-from tagseg.pipeline.mining import PRESENT, maps_at
+from tagseg.pipeline.mining import PRESENT, maps_at, upsampled
 from tagseg.pipeline.settings import FitSettings
 from tagseg.report.html import GalleryRow, Report
 from tagseg.report.pictures import colour_mask, overlay_map, overlay_mask, thumbnail
@@ -33,8 +35,10 @@ def gather(
     metrics: dict[str, Any],
     run: Path,
     corners: bool,
+    accumulated: Accumulator | None = None,
 ) -> Report:
-    """The report of the run in folder `run`; `stages` are the records of its finished stages."""
+    """The report of the run in folder `run`; `stages` are the records of its finished stages, `accumulated` the
+    cumulative maps of its training photographs."""
     counts = Counter(tag for sample in data.train for tag in sample.tags)
     return Report(
         title=f"{settings.method} on {data.root.resolve().name}",
@@ -51,7 +55,7 @@ def gather(
         stages=stages,
         settings=settings.model_dump(mode="json"),
         versions=_versions(),
-        gallery=_gallery(data, settings, run, corners),
+        gallery=_gallery(data, settings, run, corners, accumulated),
         skipped=[problem.text for problem in data.problems],
     )
 
@@ -81,12 +85,15 @@ def _versions() -> list[tuple[str, str]]:
     ]
 
 
-def _gallery(data: Dataset, settings: FitSettings, run: Path, corners: bool) -> dict[str, list[GalleryRow]]:
+def _gallery(
+    data: Dataset, settings: FitSettings, run: Path, corners: bool, accumulated: Accumulator | None
+) -> dict[str, list[GalleryRow]]:
     model = load(run)
     kept = run / "report"
     training, maps = MapStore(run / "mine"), MapStore(kept / "maps")
     walked = MapStore(run / "affinity" / "maps" if settings.masks.learnt else run / "none")
     salient = settings.masks.saliency
+    grown = _grown(data, accumulated)
 
     def rows(samples: tuple[Sample, ...], store: MapStore, pseudo: bool) -> list[GalleryRow]:
         steps = np.linspace(0, len(samples) - 1, min(GALLERY, len(samples))).round().astype(int)
@@ -99,6 +106,8 @@ def _gallery(data: Dataset, settings: FitSettings, run: Path, corners: bool) -> 
         shown = sample.tags if pseudo else tuple(np.flatnonzero(stored.tag_probabilities > PRESENT).tolist())
         stored = stored.only(shown)
         pictures = [("photograph", photo)]
+        if pseudo and sample.tags:
+            pictures += [(caption, overlay_map(photo, values)) for caption, values in grown(sample, size)]
         for number, values in zip(stored.classes[:MAPS_SHOWN], maps_at(stored, size, corners), strict=False):
             pictures.append((f"map: {data.classes[number]}", overlay_map(photo, values)))
         if pseudo and sample.name in walked and stored.classes:
@@ -121,6 +130,29 @@ def _gallery(data: Dataset, settings: FitSettings, run: Path, corners: bool) -> 
         "Training photographs": rows(data.train, training, pseudo=True),
         "Evaluation photographs": rows(data.val, maps, pseudo=False) if data.val else [],
     }
+
+
+def _grown(
+    data: Dataset, accumulated: Accumulator | None
+) -> Callable[[Sample, tuple[int, int]], list[tuple[str, np.ndarray]]]:
+    """The first tag's cumulative map of a photograph, early and half through the training."""
+    if accumulated is None:
+        return lambda sample, size: []  # noqa: ARG005
+    rounds = [r for r in accumulated.rounds() if any(accumulated.maps(i, r).any() for i in range(len(data.train)))]
+    shown = dict.fromkeys(rounds[:1] + rounds[len(rounds) // 2 : len(rounds) // 2 + 1])
+    index = {sample.name: number for number, sample in enumerate(data.train)}
+
+    def pictures(sample: Sample, size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:
+        name = data.classes[sample.tags[0]]
+        return [
+            (
+                f"{name} after {r} epochs",
+                upsampled(accumulated.maps(index[sample.name], r)[:1], size, accumulated.corners)[0],
+            )
+            for r in shown
+        ]
+
+    return pictures
 
 
 def _colour(number: int) -> tuple[int, int, int]:

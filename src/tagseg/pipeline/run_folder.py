@@ -17,8 +17,9 @@ from tagseg.errors import BadInput, explain_full_disk
 
 FORMAT = 1
 MARKER = "run.json"  # what makes a folder a run
-# saliency where something uses it, affinity where a refinement learns
-STAGES = ("saliency", "train", "mine", "affinity", "masks", "segment", "report")
+# saliency where something uses it, integral where a second network learns cumulative maps, affinity where a refinement
+# learns
+STAGES = ("saliency", "train", "integral", "mine", "affinity", "masks", "segment", "report")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def teach(
     folder: Path,
     name: str,
     reporter: Reporter,
+    processes: int = 1,
 ) -> tuple[SegmentationModel, list[dict[str, float]]]:
     """Put a DeepLab head on `backbone` and train both with the mask of every sample.
 
@@ -36,7 +37,7 @@ def teach(
         backbone: with its weights loaded and its frozen parts frozen.
         masks: where the mask of a sample lies.
         seed, views_seed: of the order of the photographs, and of their windows.
-        folder, name, reporter: see `tagseg.pipeline.training.train`.
+        folder, name, reporter, processes: see `tagseg.pipeline.training.train`.
 
     Returns:
         the model, and the record of its epochs.
@@ -48,5 +49,5 @@ def teach(
     )
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
     module = SegmentationTraining(network, settings, schedule.steps(len(samples)))
-    epochs = train(module, views, schedule, folder, name, reporter)
+    epochs = train(module, views, schedule, folder, name, reporter, processes)
     return SegmentationModel(network, classes, round(side * PREDICTION_MARGIN)), epochs

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from tagseg.errors import BadInput, nearest
 from tagseg.masks.crf import CRFS
@@ -99,6 +99,7 @@ class FitSettings(Settings):
     backbone: str = "resnet50"
     weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
     seed: int = Field(default=0, ge=0)
+    processes: PositiveInt = 1  # that train together, one GPU each; the result is the same but for rounding
     data: DataSettings = DataSettings()
     train: TrainSettings
     mine: MineSettings = MineSettings()

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from tagseg.data.files import write_aside
 from tagseg.data.loading import TrainingLoader, cpu_count
+from tagseg.errors import BadInput
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.progress import Reporter
 
@@ -47,23 +48,31 @@ def train(
     folder: Path,
     name: str,
     reporter: Reporter,
+    processes: int = 1,
 ) -> list[dict[str, float]]:
     """Train `module` on `views`, from the last finished epoch in `folder` if there is one.
 
     Everything random in an epoch depends on seed and epoch only, and the epoch's end is on the disk before the next
-    begins, so the weights do not depend on whether and where the process was killed.
+    begins, so the weights do not depend on whether and where the process was killed. Several processes share every
+    batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding.
 
     Returns:
         per epoch: mean loss, seconds, and the share of that time spent waiting for data.
+
+    Raises:
+        BadInput: the processes cannot share the batch or the GPUs.
     """
     _quieten()
     device = default_device()
-    loader = TrainingLoader(views, schedule.batch_size, schedule.seed, threads=min(8, cpu_count()))
+    check_processes(processes, schedule.batch_size)
+    loaders = Loaders(views, schedule, processes)
     log = EpochLog(name, schedule, reporter)
     checkpoint = folder / "last.ckpt"
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=1,
+        devices=processes,
+        strategy="auto" if processes == 1 else "ddp_spawn",
+        sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
         max_epochs=schedule.epochs,
         logger=False,
@@ -82,10 +91,49 @@ def train(
     )
     module.to(memory_format=torch.channels_last)
     with _interruptible():
-        trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None)
+        trainer.fit(module, loaders, ckpt_path=checkpoint if checkpoint.exists() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if processes > 1:  # the log was kept by another process
+        log.load_state_dict(torch.load(checkpoint, weights_only=False)["callbacks"][log.state_key])
     return log.epochs
+
+
+def check_processes(processes: int, *batch_sizes: int) -> None:
+    """Refuse what `train` cannot do with so many processes.
+
+    Raises:
+        BadInput: there are fewer GPUs, or a batch cannot be shared evenly.
+    """
+    if default_device().type == "cuda" and processes > torch.cuda.device_count():
+        raise BadInput(
+            f"processes {processes}: this machine has {torch.cuda.device_count()} GPUs; give at most as many."
+        )
+    for batch_size in batch_sizes:
+        if batch_size % processes:
+            raise BadInput(
+                f"processes {processes}: a batch of {batch_size} cannot be shared evenly; "
+                "choose a batch_size that is a multiple of it."
+            )
+
+
+class Loaders(lightning.LightningDataModule):
+    """Gives every process its share of the photographs."""
+
+    def __init__(self, views: Dataset[Any], schedule: Schedule, processes: int) -> None:
+        super().__init__()
+        self.views, self.schedule, self.processes = views, schedule, processes
+
+    def train_dataloader(self) -> TrainingLoader:
+        assert self.trainer is not None
+        return TrainingLoader(
+            self.views,
+            self.schedule.batch_size // self.processes,
+            self.schedule.seed,
+            threads=max(1, min(8, cpu_count() // self.processes)),
+            rank=self.trainer.global_rank,
+            world_size=self.processes,
+        )
 
 
 def save_network(module: torch.nn.Module, path: Path) -> None:
@@ -130,7 +178,8 @@ class EpochLog(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
         total = self.schedule.epochs * int(trainer.num_training_batches)
-        self._context = self.reporter.bar(self.name, total, "steps")
+        reporter = self.reporter if trainer.is_global_zero else Reporter(quiet=True)
+        self._context = reporter.bar(self.name, total, "steps")
         self._advance = self._context.__enter__()
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
@@ -153,11 +202,13 @@ class EpochLog(Callback):
         self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
         self._idle_since = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         seconds = time.perf_counter() - self._begun
+        own = torch.tensor(self._loss / max(1, self._steps), device=module.device)
+        loss = float(trainer.strategy.reduce(own, reduce_op="mean"))
         self.epochs.append(
             {
-                "loss": round(self._loss / max(1, self._steps), 6),
+                "loss": round(loss, 6),
                 "seconds": round(seconds, 2),
                 "waiting": round(self._waited / seconds, 4),
             }

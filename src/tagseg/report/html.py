@@ -109,6 +109,7 @@ def _charts(report: Report) -> list[tuple[str, str]]:
     charts = []
     for stage, title in (
         ("train", "Loss of the attention network"),
+        ("integral", "Loss of the integral attention network"),
         ("affinity", "Loss of the affinity network"),
         ("segment", "Loss of the segmentation network"),
     ):
@@ -127,6 +128,11 @@ def _charts(report: Report) -> list[tuple[str, str]]:
                 line_chart(curve, x="background score", y="mIoU", marks=marks),
             )
         )
+        rounds = train.get("accumulated")
+        if rounds:
+            epochs = [r["round"] for r in rounds]
+            lines = {name: (epochs, [r[name] or 0 for r in rounds]) for name in ("recall", "noise")}
+            charts.append(("Cumulative maps at half their maximum", line_chart(lines, x="epochs", y="%")))
     return charts
 
 

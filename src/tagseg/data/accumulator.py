@@ -1,0 +1,187 @@
+"""Class maps that grow while a classifier learns: one cumulative map for each tag of each photograph (OAA).
+
+A *round* is one pass over the photographs. What is added in a round goes into a file of its own; at its end the round's
+file is joined with everything before, and the whole is put beside the file of the round before. So a round that was
+interrupted leaves no trace, whoever reads sees the maps as they were at the end of a round, and processes that see
+different photographs only have to be joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tagseg.data.files import write_aside
+from tagseg.data.geometry import Window, paste
+from tagseg.errors import BadInput
+
+Fusion = Literal["max", "average"]
+
+_BLOCK = 1 << 24  # cells that are joined at a time
+_MEAN = np.dtype([("mean", "<f2"), ("count", "<u2")])
+
+
+class Accumulator:
+    """Cumulative maps in memory-mapped files: a byte for every cell, or four bytes for running averages.
+
+    Args:
+        folder: where the files lie; processes that share it work together.
+        classes: of every photograph its tags, 0-based.
+        grids: of every photograph the `(h, w)` of its maps.
+        corners: geometry of the grids, of the network and of the maps alike.
+        fusion: the largest value that a cell ever had, or the mean of all (thesis section 4.2).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[tuple[int, ...]],
+        grids: Sequence[tuple[int, int]],
+        corners: bool,
+        fusion: Fusion = "max",
+    ) -> None:
+        self.folder, self.classes, self.grids = folder, tuple(classes), tuple(grids)
+        self.corners, self.fusion = corners, fusion
+        cells = [len(c) * h * w for c, (h, w) in zip(self.classes, self.grids, strict=True)]
+        self._starts = np.concatenate([[0], np.cumsum(cells, dtype=np.int64)])
+        self._kind = np.dtype(np.uint8) if fusion == "max" else _MEAN
+        self._opened: dict[int, np.ndarray] = {}
+        self._working: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": {}, "_working": None}  # another process opens its own
+
+    @property
+    def bytes(self) -> int:
+        """Of one file."""
+        return int(self._starts[-1]) * self._kind.itemsize
+
+    def path(self, rounds: int) -> Path:
+        """The maps after that many rounds."""
+        return self.folder / f"round-{rounds:03d}.npy"
+
+    def rounds(self) -> list[int]:
+        """After how many rounds the maps are there."""
+        return sorted(int(p.stem.removeprefix("round-")) for p in self.folder.glob("round-*.npy"))
+
+    def begin(self, rank: int = 0) -> None:
+        """Begin a round with nothing added; every process has its own file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._working_path(rank)
+        path.unlink(missing_ok=True)
+        self._working = np.lib.format.open_memmap(path, mode="w+", dtype=self._kind, shape=(int(self._starts[-1]),))
+
+    def add(self, index: int, position: int, raw: np.ndarray, window: Window) -> bool:
+        """Add what a view of photograph `index` shows of its tag number `position`.
+
+        The map is carried to the photograph, rectified, and divided by its maximum there (thesis equation 4.1).
+
+        Args:
+            raw: `(h, w)` signed scores over the window.
+
+        Returns:
+            whether there was anything positive.
+        """
+        assert self._working is not None, "begin a round first"
+        found, inside = paste(np.maximum(raw[None], 0), window, self.grids[index], self.corners)
+        values = found[0]
+        peak = float(values.max(initial=0))
+        if peak <= 0:
+            return False
+        values /= peak
+        cells = self._of(self._working, index)[position]
+        if self.fusion == "max":
+            np.maximum(cells, np.round(values * 255).astype(np.uint8), out=cells)
+        else:
+            count = cells["count"] + inside
+            total = cells["mean"] * cells["count"].astype(np.float32) + np.where(inside, values, 0)
+            cells["mean"], cells["count"] = total / np.maximum(count, 1), count
+        return True
+
+    def finish(self, rounds: int, ranks: int = 1) -> None:
+        """End the round that makes `rounds`: join what every process added with everything before.
+
+        One process calls this, after all others have `flush`ed.
+        """
+        self.flush()
+        parts = [np.load(self._working_path(rank), mmap_mode="r") for rank in range(ranks)]
+        if rounds > 1:
+            parts.append(self._open(rounds - 1))
+        with write_aside(self.path(rounds)) as aside:
+            whole = np.lib.format.open_memmap(aside, mode="w+", dtype=self._kind, shape=(int(self._starts[-1]),))
+            for start in range(0, len(whole), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                whole[block] = self._joined([part[block] for part in parts])
+            whole.flush()
+
+    def flush(self) -> None:
+        """What this process added goes to its file."""
+        if self._working is not None:
+            self._working.flush()  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """The last round is done: no file of a round's own is needed any more."""
+        self._working = None
+        for path in self.folder.glob("working-*.npy"):
+            path.unlink()
+
+    def maps(self, index: int, rounds: int) -> np.ndarray:
+        """The maps of a photograph's tags after that many rounds: `(K, h, w)` float32 in [0, 1]; 0 where nothing was
+        ever added.
+
+        Raises:
+            BadInput: the file is not there, or is that of other photographs.
+        """
+        if rounds == 0:
+            return np.zeros((len(self.classes[index]), *self.grids[index]), dtype=np.float32)
+        found = self._of(self._open(rounds), index)
+        return found.astype(np.float32) / 255 if self.fusion == "max" else found["mean"].astype(np.float32)
+
+    def has_map(self, index: int, position: int, rounds: int) -> bool:
+        """Whether a tag has a map after that many rounds, or got one in the round that is going on."""
+        if rounds and self._any(self._of(self._open(rounds), index)[position]):
+            return True
+        return self._working is not None and self._any(self._of(self._working, index)[position])
+
+    def _any(self, cells: np.ndarray) -> bool:
+        return bool((cells if self.fusion == "max" else cells["count"]).any())
+
+    def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
+        if self.fusion == "max":
+            return np.maximum.reduce(parts)
+        whole = np.empty(len(parts[0]), dtype=_MEAN)
+        counts = [part["count"].astype(np.float32) for part in parts]
+        count = np.sum(counts, axis=0)
+        total = np.sum([part["mean"] * c for part, c in zip(parts, counts, strict=True)], axis=0)
+        whole["mean"], whole["count"] = total / np.maximum(count, 1), np.minimum(count, 65535)
+        return whole
+
+    def _of(self, cells: np.ndarray, index: int) -> np.ndarray:
+        own = cells[self._starts[index] : self._starts[index + 1]]
+        return own.reshape(len(self.classes[index]), *self.grids[index])
+
+    def _open(self, rounds: int) -> np.ndarray:
+        if rounds not in self._opened:
+            path = self.path(rounds)
+            if not path.exists():
+                raise BadInput(f"{path}: the cumulative maps of this round are missing; train again.")
+            found = np.load(path, mmap_mode="r")
+            if found.shape != (int(self._starts[-1]),) or found.dtype != self._kind:
+                raise BadInput(f"{path}: these cumulative maps are of other photographs; train again.")
+            self._opened[rounds] = found
+        return self._opened[rounds]
+
+    def _working_path(self, rank: int) -> Path:
+        return self.folder / f"working-{rank}.npy"
+
+
+def synchronised(barrier: Callable[[], object], accumulator: Accumulator, rounds: int, rank: int, ranks: int) -> None:
+    """End a round that several processes worked on."""
+    accumulator.flush()
+    barrier()
+    if rank == 0:
+        accumulator.finish(rounds, ranks)
+    barrier()

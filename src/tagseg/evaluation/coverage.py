@@ -1,0 +1,49 @@
+"""How much of the objects a class map covers, and how much else: recall and noise (OAA, thesis section 4.6)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+IGNORE = 255
+
+
+class Coverage:
+    """Pixel counts of maps cut at a share of their own maximum, summed over photographs.
+
+    Args:
+        num_classes: C.
+        share: of a map's maximum that counts as covered.
+    """
+
+    def __init__(self, num_classes: int, share: float = 0.5) -> None:
+        self.share = share
+        self.counts = np.zeros((num_classes, 3), dtype=np.int64)  # covered and object, object, covered
+
+    def add(self, maps: np.ndarray, classes: tuple[int, ...], truth: np.ndarray) -> None:
+        """Count one photograph: `maps (K, H, W)` of the 0-based `classes`, `truth (H, W)` with 255 for ignore."""
+        known = truth != IGNORE
+        for values, number in zip(maps, classes, strict=True):
+            peak = values.max(initial=0)
+            covered = (values >= self.share * peak) & known if peak > 0 else np.zeros_like(known)
+            objects = truth == number + 1
+            self.counts[number] += (int((covered & objects).sum()), int(objects.sum()), int(covered.sum()))
+
+    def as_dict(self, classes: tuple[str, ...]) -> dict:
+        """For JSON, percentages: `recall` is covered object pixels over object pixels, `noise` covered pixels without
+        the object over covered pixels; of each class, and their means over classes. None where nothing was there."""
+        hit, objects, covered = self.counts.T.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            recall, noise = 100 * hit / objects, 100 * (covered - hit) / covered
+        each = {
+            name: {"recall": _rounded(r), "noise": _rounded(n)}
+            for name, r, n in zip(classes, recall, noise, strict=True)
+        }
+        return {"recall": _mean(recall), "noise": _mean(noise), "classes": each}
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), 2) if np.isfinite(value) else None
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return _rounded(np.nanmean(values)) if np.isfinite(values).any() else None

@@ -1,0 +1,451 @@
+"""OAA: Jiang et al., "Integral Object Mining via Online Attention Accumulation", ICCV 2019, and "Online Attention
+Accumulation for Weakly Supervised Semantic Segmentation", TPAMI 2021; here after chapter 4 of the thesis.
+
+While a classifier learns, its attention wanders over an object. OAA keeps a cumulative map of every tag of every
+photograph and joins each new class map with it. OAA++ hides what the cumulative map has already, so that the attention
+goes elsewhere. OAA+ teaches a second network to see the cumulative maps at once; OAA+++ does so with those of OAA++.
+
+The published code shows whole photographs only, unmirrored, for it pastes maps back without geometry. Here views are
+cut, scaled and mirrored as in any training, and every map goes back to its place (`tagseg.data.geometry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.data.accumulator import Accumulator, Fusion, synchronised
+from tagseg.data.dataset import Sample
+from tagseg.data.geometry import Window, look
+from tagseg.data.loading import TrainingViews
+from tagseg.data.views import View
+from tagseg.methods.cam import CAMSettings
+from tagseg.networks.backbone import Backbone
+from tagseg.networks.optimisers import poly_optimiser, step_optimiser
+from tagseg.settings import ScaleRange, SidePixels
+
+WIDTH = 512  # channels of the extra convolutions
+
+
+class NetworkSettings(CAMSettings):
+    """The network and its training. `voc/oaa` holds the published ones: VGG-16, three convolutions, SGD by steps.
+
+    Photographs are shown whole, as published: of a crop, what is strongest need not be the object.
+    """
+
+    side: SidePixels = 321
+    scales: ScaleRange = (1.0, 1.0)
+    convolutions: NonNegativeInt = 0  # extra ones, 3x3 and 512 wide, before the class convolution
+    freeze_early: bool = True  # keep pretrained layers before stride 4 as they are
+    optimiser: Literal["adamw", "sgd", "sgd-steps"] = "adamw"  # type: ignore[assignment]
+
+
+class IntegralSettings(NetworkSettings):
+    """Of integral attention learning."""
+
+    loss: Literal["hybrid", "enhancement", "cross-entropy"] = "hybrid"  # the others are the ablation's (table 4.7)
+    threshold: float = Field(default=0.0, ge=0, lt=1)  # a cell whose cumulative value exceeds it is in N+, else in N-
+    compat: Literal["paper", "official"] = "paper"  # see `hybrid_loss`
+
+
+class AccumulationSettings(NetworkSettings):
+    """As for CAM; of accumulation as published."""
+
+    fusion: Fusion = "max"
+    accumulate_from: NonNegativeInt = 1  # the first epoch, counted from 0, whose maps are kept
+    drop: Literal["none", "image", "features"] = "none"
+    drop_rate: float = Field(default=0.5, ge=0, le=1)  # beta: how often a view loses what was found before
+    drop_threshold: float = Field(default=0.6, ge=0, le=1)  # delta: the cumulative value that counts as found
+
+
+class OAALocalisationSettings(AccumulationSettings):
+    """Of the two branches; see `IntegralSettings` for the last two."""
+
+    threshold: float = Field(default=0.0, ge=0, lt=1)
+    compat: Literal["paper", "official"] = "paper"
+
+
+class OAASettings(AccumulationSettings):
+    """OAA, and what comes after it, if anything does."""
+
+    integral: IntegralSettings | None = None
+
+
+class OAAPlusPlusSettings(OAASettings):
+    """OAA with the attention drop layer."""
+
+    drop: Literal["none", "image", "features"] = "image"
+
+
+class OAAPlusSettings(OAASettings):
+    """OAA with integral attention learning."""
+
+    integral: IntegralSettings | None = IntegralSettings()
+
+
+class OAAPlusPlusPlusSettings(OAAPlusPlusSettings):
+    """Both."""
+
+    integral: IntegralSettings | None = IntegralSettings()
+
+
+class AttentionNetwork(lightning.LightningModule):
+    """A backbone and a branch of convolutions that ends in the classes (section 4.3).
+
+    Args:
+        backbone, weights: see `tagseg.networks.backbone.Backbone`.
+        num_classes: C.
+        settings: see `NetworkSettings`.
+        steps: how many optimiser steps the whole training takes, for the schedule.
+    """
+
+    settings: Any
+
+    def __init__(self, backbone: str, weights: str, num_classes: int, settings: Any, steps: int) -> None:
+        super().__init__()
+        self.settings, self.num_classes, self.steps = settings, num_classes, steps
+        self.backbone = Backbone(backbone, weights, settings.output_stride)
+        pretrained = self.backbone.pretrained
+        self.backbone.freeze(early=pretrained and settings.freeze_early, norms=pretrained)
+        self.branch = class_branch(self.backbone.channels, num_classes, settings.convolutions)
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        return self.branch(self.backbone(images))
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        head = nn.ModuleList([module for name, module in self.named_children() if name != "backbone"])
+        if s.optimiser == "sgd-steps":
+            return step_optimiser(
+                self.backbone, head, learning_rate=s.learning_rate, weight_decay=s.weight_decay, steps=self.steps
+            )
+        return poly_optimiser(
+            self.backbone,
+            head,
+            kind=s.optimiser,
+            learning_rate=s.learning_rate,
+            head_factor=s.head_factor,
+            weight_decay=s.weight_decay,
+            steps=self.steps,
+        )
+
+
+class IntegralAttention(AttentionNetwork):
+    """Integral attention learning: the network without pooling, taught by cumulative maps (section 4.4).
+
+    Its outputs are log-odds, and its class maps their probabilities q, which learn the cumulative maps p.
+    `accumulated` must be set before it is trained.
+    """
+
+    Settings = IntegralSettings
+    accumulated: Accumulator
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
+        return super().class_maps(images).float().sigmoid()
+
+    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+        """A class is there if it is anywhere. `(B, C, h, w) -> (B, C)`."""
+        return class_maps.amax(dim=(2, 3)).logit(eps=1e-6)
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        scores = super().class_maps(batch["image"]).float()
+        s = self.settings
+        if s.loss == "cross-entropy":
+            loss = cross_entropy(scores, batch["accumulated"])
+        elif s.loss == "enhancement":
+            loss = enhancement_loss(scores, batch["accumulated"], s.threshold).sum(dim=1).mean()
+        else:
+            loss = hybrid_loss(scores, batch["accumulated"], s.threshold, s.compat)
+        self.log("loss", loss)
+        return loss
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
+        return AccumulatedViews(samples, self, self.accumulated, seed, targets=self.accumulated.rounds()[-1])
+
+
+class OAA(AttentionNetwork):
+    """The classifier whose class maps accumulate. Arguments as for `AttentionNetwork`.
+
+    `accumulated` must be set (see `accumulator`) before it is trained.
+    """
+
+    Settings: type[AccumulationSettings] = OAASettings
+    accumulates = True
+    first = "oaa"  # variants with the same settings share this network
+    integral = IntegralAttention
+    accumulated: Accumulator
+
+    def accumulator(self, folder: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> Accumulator:
+        """The cumulative maps of `samples`, photographs of `sizes` (H, W), in `folder`.
+
+        Their grid is that of the largest view, so that no detail is lost.
+        """
+        longest = self.settings.side * self.settings.scales[1]
+        grids = []
+        for height, width in sizes:
+            factor = longest / max(height, width)
+            grids.append(self.backbone.grid(*self.backbone.fit_size(height * factor, width * factor)))
+        return Accumulator(folder, [s.tags for s in samples], grids, self.backbone.corners, self.settings.fusion)
+
+    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+        """Global average pooling. `(B, C, h, w) -> (B, C)`."""
+        return class_maps.mean(dim=(2, 3))
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        loss = self.classification_loss(self.backbone(batch["image"]), batch)
+        self.log("loss", loss)
+        return loss
+
+    def classification_loss(self, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Algorithm 1, from the backbone's features on; what is dropped of the image is dropped of the batch."""
+        for layer in self.branch[:-1]:
+            features = layer(features)
+        if "keep" in batch:
+            features = features * batch["keep"][:, None].to(features.dtype)
+        maps = self.branch[-1](features)
+        logits = self.tag_logits(maps).float()
+        self.accumulate(maps, logits, batch)
+        return F.multilabel_soft_margin_loss(logits, batch["tags"])
+
+    @torch.no_grad()
+    def accumulate(self, maps: torch.Tensor, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        """Add the maps `(B, C, h, w)` of the tags that the classifier itself finds (`trusted`) to the cumulative ones.
+
+        In the last epoch a tag that has no map yet takes what there is.
+        """
+        epoch, last = self.current_epoch, self.current_epoch == self.trainer.max_epochs - 1  # type: ignore[operator]
+        if epoch < self.settings.accumulate_from and not last:
+            return
+        sure = trusted(logits, batch["tags"]).cpu()
+        images, classes = batch["tags"].nonzero(as_tuple=True)
+        raw = maps[images, classes].float().cpu().numpy()
+        indices, windows = batch["index"].tolist(), batch["window"].tolist()
+        for image, tag, values in zip(images.tolist(), classes.tolist(), raw, strict=True):
+            index = indices[image]
+            position = self.accumulated.classes[index].index(tag)
+            if sure[image, tag] or (last and not self.accumulated.has_map(index, position, epoch)):
+                self.accumulated.add(index, position, values, Window.from_row(windows[image]))
+
+    def on_train_epoch_start(self) -> None:
+        self.accumulated.begin(self.global_rank)
+
+    def on_train_epoch_end(self) -> None:
+        ranks = self.trainer.world_size
+        synchronised(self.trainer.strategy.barrier, self.accumulated, self.current_epoch + 1, self.global_rank, ranks)
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
+        return AccumulatedViews(samples, self, self.accumulated, seed, drop=self.settings.drop)
+
+
+class OAALocalisation(OAA):
+    """For photographs that were never seen: a second branch learns the cumulative maps while the first makes them, and
+    its maps are used (section 4.5). Arguments as for `AttentionNetwork`.
+
+    Both branches have the same form and stand on the same features of the backbone.
+    """
+
+    Settings = OAALocalisationSettings
+    first = "oaa-localisation"
+
+    def __init__(
+        self, backbone: str, weights: str, num_classes: int, settings: OAALocalisationSettings, steps: int
+    ) -> None:
+        super().__init__(backbone, weights, num_classes, settings, steps)
+        self.second = class_branch(self.backbone.channels, num_classes, settings.convolutions)
+
+    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """The maps of both branches. `(B, 3, H, W) -> (B, 2 C, h, w)`."""
+        features = self.backbone(images)
+        second = self.second(features)
+        return torch.cat([self.branch(features), second], dim=1)
+
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The second branch says where, as probabilities, the first what: `(B, C, h, w)` and `(B, C)`."""
+        first, second = score_maps.chunk(2, dim=1)
+        return second.float().sigmoid(), self.tag_logits(first)
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        return self.maps_and_logits(self.score_maps(images))[0]
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        features = self.backbone(batch["image"])
+        loss = self.classification_loss(features, batch)
+        if self.current_epoch > self.settings.accumulate_from:
+            scores = self.second(features).float()
+            loss = loss + hybrid_loss(scores, batch["accumulated"], self.settings.threshold, self.settings.compat)
+        self.log("loss", loss)
+        return loss
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
+        return AccumulatedViews(samples, self, self.accumulated, seed, drop=self.settings.drop, targets="growing")
+
+
+class OAAPlusPlus(OAA):
+    """OAA with the attention drop layer."""
+
+    Settings = OAAPlusPlusSettings
+
+
+class OAAPlus(OAA):
+    """OAA, then integral attention learning."""
+
+    Settings = OAAPlusSettings
+
+
+class OAAPlusPlusPlus(OAA):
+    """OAA with the attention drop layer, then integral attention learning."""
+
+    Settings = OAAPlusPlusPlusSettings
+
+
+def class_branch(channels: int, num_classes: int, convolutions: int) -> nn.Sequential:
+    """Extra 3x3 convolutions with ReLU, then the 1x1 class convolution, all from N(0, 0.01) (section 4.3)."""
+    branch = nn.Sequential()
+    for _ in range(convolutions):
+        branch.append(nn.Conv2d(channels, WIDTH, kernel_size=3, padding=1)).append(nn.ReLU(inplace=True))
+        channels = WIDTH
+    branch.append(nn.Conv2d(channels, num_classes, kernel_size=1))
+    for module in branch:
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    return branch
+
+
+def trusted(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+    """Which tags are among the n strongest classes of their photograph, n being how many tags it has (published code).
+
+    `(B, C)` scores, `(B, C)` multi-hot -> `(B, C)` bool.
+    """
+    rank = logits.argsort(dim=1, descending=True).argsort(dim=1)
+    return tags.bool() & (rank < tags.sum(dim=1, keepdim=True))
+
+
+def enhancement_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
+    """Attention grows where it ever was: `-mean over N+ of p log q` (equation 4.7), 0 where N+ is empty.
+
+    `(B, C, h, w)` log-odds of q, `(B, C, h, w)` p in [0, 1] -> `(B, C)`.
+    """
+    positive = (accumulated > threshold).to(scores.dtype)
+    total = -(positive * accumulated * F.logsigmoid(scores)).sum(dim=(2, 3))
+    return total / positive.sum(dim=(2, 3)).clamp(min=1)
+
+
+def constraint_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
+    """Attention stays away where it never was: `-mean over N- of log(1 - q)` (equation 4.8), 0 where N- is empty.
+
+    Shapes as for `enhancement_loss`.
+    """
+    negative = ((accumulated <= threshold) & (accumulated >= 0)).to(scores.dtype)
+    total = -(negative * F.logsigmoid(-scores)).sum(dim=(2, 3))
+    return total / negative.sum(dim=(2, 3)).clamp(min=1)
+
+
+def hybrid_loss(
+    scores: torch.Tensor,
+    accumulated: torch.Tensor,
+    threshold: float = 0.0,
+    compat: Literal["paper", "official"] = "paper",
+) -> torch.Tensor:
+    """Enhancement and constraint (equation 4.6): the sum over classes, the mean over photographs.
+
+    The published code takes one mean over the positive places of all photographs and classes and one over all negative
+    ones, calls positive what exceeds 0.001, and adds 1e-8 inside the logarithm of `1 - q` (`compat="official"`). Absent
+    classes are negative everywhere in both.
+
+    Args:
+        scores: `(B, C, h, w)` log-odds.
+        accumulated: `(B, C, h, w)` in [0, 1]; what is below 0 is not known, and counts in neither mean.
+        threshold: what exceeds it is positive.
+    """
+    if compat == "paper":
+        both = enhancement_loss(scores, accumulated, threshold) + constraint_loss(scores, accumulated, threshold)
+        return both.sum(dim=1).mean()
+    positive = (accumulated > max(threshold, 0.001)).to(scores.dtype)
+    negative = (accumulated >= 0).to(scores.dtype) - positive
+    grow = -(positive * accumulated * F.logsigmoid(scores)).sum() / positive.sum().clamp(min=1)
+    stay = -(negative * torch.log(1 - scores.sigmoid() + 1e-8)).sum() / negative.sum().clamp(min=1)
+    return grow + stay
+
+
+def cross_entropy(scores: torch.Tensor, accumulated: torch.Tensor) -> torch.Tensor:
+    """The plain multi-label cross-entropy that hybrid loss is held against: every cell draws q towards p.
+
+    Shapes as for `hybrid_loss`; the sum over classes, the mean over places and photographs.
+    """
+    each = F.binary_cross_entropy_with_logits(scores, accumulated, reduction="none")
+    return each.mean(dim=(2, 3)).sum(dim=1).mean()
+
+
+class AccumulatedViews(TrainingViews):
+    """Training views that know where they lie, and see the cumulative maps.
+
+    Beside `image` and `tags`: `index` of the photograph and `window (7,)`; if `targets` is given, `accumulated
+    (C, h, w)` after that many rounds, or after those before the epoch ("growing"), -1 for a tag that has no map;
+    `keep (h, w)`, 0 where features are dropped, if `drop` is "features". With "image" the pixels are dropped
+    (algorithm 1): what was found in the rounds before becomes the mean colour.
+    """
+
+    def __init__(
+        self,
+        samples: tuple[Sample, ...],
+        network: AttentionNetwork,
+        accumulated: Accumulator,
+        seed: int,
+        *,
+        drop: Literal["none", "image", "features"] = "none",
+        targets: int | Literal["growing"] | None = None,
+    ) -> None:
+        s, backbone = network.settings, network.backbone
+        side, _ = backbone.fit_size(s.side, s.side)
+        super().__init__(samples, network.num_classes, backbone, side=side, scales=s.scales, seed=seed)
+        self.accumulated, self.drop, self.targets = accumulated, drop, targets
+        self.grid, self.drop_settings = backbone.grid(side, side), s
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        view = self.view(epoch, index)
+        item = self.item(index, view)
+        item["index"] = index
+        item["window"] = torch.tensor(view.window.row())
+        if self.targets is not None:
+            item["accumulated"] = self._targets(view, index, epoch if self.targets == "growing" else self.targets)
+        if self.drop == "image":
+            item["image"][:, torch.from_numpy(self._found(view, epoch, index, view.image.shape[:2], True))] = 0
+        elif self.drop == "features":
+            item["keep"] = torch.from_numpy(~self._found(view, epoch, index, self.grid, False)).float()
+        return item
+
+    def _targets(self, view: View, index: int, rounds: int) -> torch.Tensor:
+        targets = np.zeros((self.num_classes, *self.grid), dtype=np.float32)
+        maps, tags = self.accumulated.maps(index, rounds), list(self.samples[index].tags)
+        targets[tags] = look(maps, view.window, self.grid, self.accumulated.corners)
+        targets[[tag for tag, whole in zip(tags, maps, strict=True) if not whole.any()]] = -1
+        return torch.from_numpy(targets)
+
+    def _found(self, view: View, epoch: int, index: int, grid: tuple[int, int], pixels: bool) -> np.ndarray:
+        """`grid` bool: where a map of the rounds before exceeds delta; nothing where beta spares the view."""
+        s = self.drop_settings
+        if epoch == 0 or np.random.default_rng((self.seed, epoch, index, 1)).random() >= s.drop_rate:
+            return np.zeros(grid, dtype=bool)
+        maps = look(self.accumulated.maps(index, epoch), view.window, grid, self.accumulated.corners, pixels=pixels)
+        return (maps > s.drop_threshold).any(axis=0)
+
+
+METHODS: dict[str, Any] = {
+    "oaa": OAA,
+    "oaa++": OAAPlusPlus,
+    "oaa+": OAAPlus,
+    "oaa+++": OAAPlusPlusPlus,
+    "oaa-localisation": OAALocalisation,
+}

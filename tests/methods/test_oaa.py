@@ -1,0 +1,277 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import tagseg
+from tagseg.data.accumulator import Accumulator
+from tagseg.data.dataset import Sample
+from tagseg.errors import BadInput
+from tagseg.methods.oaa import (
+    METHODS,
+    AccumulatedViews,
+    IntegralAttention,
+    IntegralSettings,
+    constraint_loss,
+    cross_entropy,
+    enhancement_loss,
+    hybrid_loss,
+    trusted,
+)
+from tests.conftest import TINY
+
+VARIANTS = sorted(METHODS)
+
+
+def built(name: str, **settings: Any) -> Any:
+    kind = METHODS[name]
+    return kind("test_resnet", "random", 3, kind.Settings(side=49, **settings), 10)
+
+
+# losses
+
+
+def test_hybrid_loss_by_hand():
+    """One class, two cells: p = 0.5 and 0, scores 0: half of log 2 for the one, log 2 for the other."""
+    scores, accumulated = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.5, 0.0]]]])
+    assert enhancement_loss(scores, accumulated).item() == pytest.approx(0.5 * math.log(2))
+    assert constraint_loss(scores, accumulated).item() == pytest.approx(math.log(2))
+    assert hybrid_loss(scores, accumulated).item() == pytest.approx(1.5 * math.log(2))
+    assert hybrid_loss(scores, accumulated, compat="official").item() == pytest.approx(1.5 * math.log(2))
+    assert cross_entropy(scores, accumulated).item() == pytest.approx(math.log(2))
+
+
+def test_classes_count_alike_in_the_paper_and_cells_in_the_code():
+    """Two classes, one with one positive cell in four and one with all four."""
+    accumulated = torch.tensor([[[[1.0, 0, 0, 0]], [[1.0, 1, 1, 1]]]])
+    scores = torch.tensor([[[[2.0, 0, 0, 0]], [[0.0, 0, 0, 0]]]])
+    sure, half = math.log1p(math.exp(-2)), math.log(2)
+    assert hybrid_loss(scores, accumulated).item() == pytest.approx(sure + half + half)
+    assert hybrid_loss(scores, accumulated, compat="official").item() == pytest.approx((sure + 4 * half) / 5 + half)
+
+
+@pytest.mark.parametrize("compat", ["paper", "official"])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+def test_empty_sets_cost_nothing(compat: Any, value: float):
+    scores = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = hybrid_loss(scores, torch.full((2, 3, 4, 4), value), compat=compat)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(scores.grad).all()
+    assert (value != -1) == bool(loss.item() > 0)  # what is not known costs nothing
+
+
+def test_the_threshold_moves_cells_from_one_set_to_the_other():
+    scores, accumulated = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.2]]]])
+    assert constraint_loss(scores, accumulated).item() == 0
+    assert constraint_loss(scores, accumulated, 0.3).item() == pytest.approx(math.log(2))
+
+
+def test_extreme_scores_stay_finite():
+    scores = torch.tensor([[[[100.0, -100.0]]]], requires_grad=True)
+    for accumulated in (torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])):
+        for compat in ("paper", "official"):
+            loss = hybrid_loss(scores, accumulated, compat=compat)  # type: ignore[arg-type]
+            loss.backward()
+            assert torch.isfinite(loss)
+            assert torch.isfinite(scores.grad).all()
+
+
+def test_trusted_tags():
+    logits = torch.tensor([[3.0, 2, 1, 0], [0.0, 1, 2, 3], [5.0, 4, 3, 2]])
+    tags = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    assert trusted(logits, tags).tolist() == [[True, False, False, False], [False, False, False, True], [False] * 4]
+
+
+# views
+
+
+@pytest.fixture
+def one_photograph(tmp_path: Path) -> Sample:
+    image = np.random.default_rng(0).integers(0, 256, (49, 65, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    return Sample("photo", tmp_path / "photo.png", (1,))
+
+
+def views_of(sample: Sample, tmp_path: Path, method: str = "oaa++", **settings: Any) -> AccumulatedViews:
+    network = built(method, scales=(1, 1.6), drop_rate=1.0, **settings)
+    network.accumulated = network.accumulator(tmp_path / "accumulated", [sample], [(49, 65)])
+    grid = network.accumulated.grids[0]
+    network.accumulated.begin()
+    raw = np.zeros(grid)
+    raw[:, : grid[1] // 2] = 1  # the left half of the photograph was found
+    side = (grid[1] - 1) * 16 + 1, (grid[0] - 1) * 16 + 1
+    from tagseg.data.geometry import Window
+
+    network.accumulated.add(0, 0, raw, Window((side[1], side[0]), (0, 0, *side), flipped=False))
+    network.accumulated.finish(1)
+    return network.training_views((sample,), 0)
+
+
+def test_what_was_found_is_hidden(one_photograph: Sample, tmp_path: Path):
+    views = views_of(one_photograph, tmp_path)
+    plain = views_of(one_photograph, tmp_path, "oaa")
+    np.testing.assert_array_equal(views[0, 0]["image"], plain[0, 0]["image"])  # nothing is known in the first round
+    seen = 0
+    for seed in range(12):
+        views.seed = plain.seed = seed
+        view, item = plain.view(1, 0), views[1, 0]
+        hidden = (item["image"] == 0).all(dim=0).numpy()
+        kept = ~hidden
+        np.testing.assert_array_equal(item["image"].numpy()[:, kept], plain[1, 0]["image"].numpy()[:, kept])
+        x = np.arange(hidden.shape[1])
+        x = (hidden.shape[1] - 1 - x if view.flipped else x) + view.box[0]
+        inside = (x >= 0) & (x < view.size[1])
+        left, right = x[inside] < view.size[1] * 0.35, x[inside] > view.size[1] * 0.65
+        rows = np.arange(hidden.shape[0]) + view.box[1]
+        rows = (rows >= 0) & (rows < view.size[0])
+        seen += left.sum()
+        assert hidden[rows][:, inside][:, left].all()
+        assert not hidden[rows][:, inside][:, right].any()
+    assert seen > 100
+
+
+def test_features_are_dropped_where_pixels_would_be(one_photograph: Sample, tmp_path: Path):
+    views = views_of(one_photograph, tmp_path, drop="features")
+    assert views[0, 0]["keep"].all()
+    kept = torch.stack([views[1, 0]["keep"] for views.seed in range(20)])
+    assert kept.shape[1:] == views.grid
+    assert 0.2 < kept.mean() < 0.9
+
+
+def test_the_rate_says_how_often(one_photograph: Sample, tmp_path: Path):
+    views = views_of(one_photograph, tmp_path, "oaa++")
+    views.drop_settings = views.drop_settings.model_copy(update={"drop_rate": 0.5})
+    plain = views_of(one_photograph, tmp_path, "oaa")
+    changed = []
+    for seed in range(60):
+        views.seed = plain.seed = seed
+        changed.append(not torch.equal(views[1, 0]["image"], plain[1, 0]["image"]))
+    assert 0.25 < np.mean(changed) < 0.65
+
+
+def test_targets_follow_the_view(one_photograph: Sample, tmp_path: Path):
+    plain = views_of(one_photograph, tmp_path, "oaa")
+    network = IntegralAttention("test_resnet", "random", 3, IntegralSettings(side=49, scales=(1, 1.6)), 10)
+    network.accumulated = plain.accumulated
+    views = network.training_views((one_photograph,), 0)
+    for seed in range(6):
+        views.seed = seed
+        view, item = views.view(1, 0), views[1, 0]["accumulated"]
+        assert item.shape == (3, *views.grid)
+        assert not item[[0, 2]].any()
+        columns = np.arange(item.shape[2]) * 16
+        columns = (48 - columns if view.flipped else columns) + view.box[0]
+        left = (columns >= 0) & (columns < 0.3 * view.size[1])
+        assert (item[1].amax(dim=0).numpy()[left] > 0.99).all()
+
+
+def test_a_tag_without_a_map_is_not_known(one_photograph: Sample, tmp_path: Path):
+    network = built("oaa-localisation")
+    network.accumulated = Accumulator(tmp_path / "none", [(1,)], [(4, 5)], corners=True)
+    item = network.training_views((one_photograph,), 0)[0, 0]["accumulated"]
+    assert (item[1] == -1).all()
+    assert (item[[0, 2]] == 0).all()
+
+
+# the networks
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("convolutions", [0, 3])
+def test_networks(name: str, convolutions: int):
+    network = built(name, convolutions=convolutions).eval()
+    maps = network.class_maps(torch.randn(2, 3, 49, 65))
+    assert maps.shape == (2, 3, 4, 5)
+    assert network.tag_logits(maps).shape == (2, 3)
+
+
+def test_published_network():
+    """VGG-16 at stride 8, three convolutions of 512, rates 1, 2, 10 and 20, a tenth after two thirds."""
+    from tagseg.pipeline.settings import resolve
+
+    settings = resolve("voc/oaa")
+    network = METHODS["oaa"](settings.backbone, "random", 20, settings.train, 300)
+    assert network.backbone.stride == 8
+    shapes = [tuple(layer.weight.shape) for layer in network.branch if hasattr(layer, "weight")]
+    assert shapes == [(512, 512, 3, 3)] * 3 + [(20, 512, 1, 1)]
+    assert network.branch[0].weight.std().item() == pytest.approx(0.01, rel=0.05)
+    found = network.configure_optimizers()
+    rates = [group["initial_lr"] for group in found["optimizer"].param_groups]
+    np.testing.assert_allclose(rates, [1e-3, 2e-3, 1e-2, 2e-2])
+    schedule = found["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [schedule(step) for step in (0, 199, 200, 299)] == [1, 1, 0.1, 0.1]
+    assert all(p.requires_grad for p in network.parameters())
+
+
+# runs
+
+
+def fitted(data: Path, out: Path, recipe: str, **settings: Any) -> Any:
+    settings = {**TINY, "train.epochs": 3, **settings}
+    return tagseg.fit(data, out, recipe=recipe, settings=settings, quiet=True)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_runs_to_its_end(tiny_set: Path, tmp_path: Path, name: str):
+    extra: dict[str, Any] = {}
+    if name in ("oaa+", "oaa+++"):
+        extra = {"train.integral.epochs": 2, "train.integral.batch_size": 4, "train.integral.side": 49}
+    result = fitted(tiny_set, tmp_path / "run", name, **extra)
+    rounds = result.metrics["train"]["accumulated"]
+    assert [r["round"] for r in rounds] == [1, 2, 3]
+    recalls = [r["recall"] or 0 for r in rounds]
+    assert recalls[0] == 0  # nothing is kept of the first epoch
+    assert recalls[2] > 0
+    assert (tmp_path / "run" / "integral").exists() == bool(extra)
+    assert not list((tmp_path / "run").rglob("working-*"))
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "Cumulative maps at half their maximum" in text
+    assert "after 3 epochs" in text or "after 2 epochs" in text
+    boxes = tagseg.locate([tiny_set / "images"], tmp_path / "run", tmp_path / "boxes", method="own", quiet=True)
+    assert boxes
+
+
+def test_maps_of_the_run_are_the_cumulative_ones(tiny_set: Path, tmp_path: Path):
+    from tagseg.data.map_store import MapStore
+
+    fitted(tiny_set, tmp_path / "run", "oaa")
+    store = MapStore(tmp_path / "run" / "mine")
+    peaks = np.concatenate([store.read(name).maps.max(axis=(1, 2)) for name in store])
+    assert set(peaks.tolist()) <= {0, 1}
+    assert peaks.mean() > 0.5  # after the last epoch only tags have no map of which the network saw nothing
+
+
+def test_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path):
+    """Without batch norms the same but for rounding, and every photograph's map is there whoever saw it."""
+    settings = {"backbone": "test_vit", "train.output_stride": None, "segment.output_stride": None, "train.side": 48}
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = {**TINY, "train.epochs": 3, **settings, "processes": processes}
+        tagseg.fit(tiny_set, out, recipe="oaa++", settings=done, until="mine", quiet=True)
+        found[processes] = np.load(out / "train" / "accumulated" / "round-003.npy").astype(int)
+        found[f"network {processes}"] = load_file(out / "train" / "attention.safetensors")
+    assert np.abs(found[1] - found[2]).mean() < 4
+    for key, value in found["network 1"].items():
+        torch.testing.assert_close(found["network 2"][key], value, atol=2e-3, rtol=0)
+
+
+def test_processes_that_do_not_fit(tiny_set: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="processes 3: a batch of 4 cannot be shared evenly"):
+        fitted(tiny_set, tmp_path / "run", "oaa", processes=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_path: Path, capsys: Any):
+    fitted(tiny_set, tmp_path / "run", "oaa")
+    network = (tmp_path / "run" / "train" / "attention.safetensors").stat().st_mtime_ns
+    integral = {"train.integral.epochs": 1, "train.integral.batch_size": 4, "train.integral.side": 49}
+    tagseg.fit(tiny_set, tmp_path / "run", recipe="oaa+", settings={**TINY, "train.epochs": 3, **integral}, until="mine")
+    assert "train: already done, kept" in capsys.readouterr().out
+    assert (tmp_path / "run" / "train" / "attention.safetensors").stat().st_mtime_ns == network
