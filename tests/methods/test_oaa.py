@@ -272,6 +272,8 @@ def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_pa
     fitted(tiny_set, tmp_path / "run", "oaa")
     network = (tmp_path / "run" / "train" / "attention.safetensors").stat().st_mtime_ns
     integral = {"train.integral.epochs": 1, "train.integral.batch_size": 4, "train.integral.side": 49}
-    tagseg.fit(tiny_set, tmp_path / "run", recipe="oaa+", settings={**TINY, "train.epochs": 3, **integral}, until="mine")
+    tagseg.fit(
+        tiny_set, tmp_path / "run", recipe="oaa+", settings={**TINY, "train.epochs": 3, **integral}, until="mine"
+    )
     assert "train: already done, kept" in capsys.readouterr().out
     assert (tmp_path / "run" / "train" / "attention.safetensors").stat().st_mtime_ns == network

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tagseg
 from tests.conftest import TINY
 
 SCRIPT = """
@@ -40,24 +41,61 @@ KILLS = [  # the file that is about to be put in place, and how many of its kind
 ]
 
 
-def test_kill_and_go_on(tiny_set: Path, tiny_run: Any, tmp_path: Path):
-    run = tmp_path / "run"
+CUMULATIVE = {  # views lose what was found before, and a second network learns the maps
+    **TINY,
+    "method": "oaa+++",
+    "train.epochs": 4,
+    **{f"train.integral.{key}": TINY[f"train.{key}"] for key in ("epochs", "batch_size", "side")},
+}
+KILLS_OF_CUMULATIVE = [  # in every epoch, before its maps are joined, and between that and the epoch's end
+    ("accumulated/round-001.npy", 0),
+    ("train/last.ckpt", 0),
+    ("accumulated/round-002.npy", 0),
+    ("train/last.ckpt", 0),
+    ("train/last.ckpt", 1),
+    ("accumulated/round-004.npy", 0),
+    ("train/attention.safetensors", 0),
+    ("integral/last.ckpt", 1),
+    ("mine/000000.safetensors", 0),
+]
+
+
+def kill_and_go_on(data: Path, run: Path, settings: dict[str, Any], kills: list[tuple[str, int]]) -> str:
+    """Kill at every place in turn; what the last call, which is left alone, says."""
 
     def call(place: str, skip: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT, tiny_set, run, place, str(skip), repr(TINY)],
+            [sys.executable, "-W", "ignore", "-c", SCRIPT, data, run, place, str(skip), repr(settings)],
             capture_output=True,
             text=True,
         )
 
-    for place, skip in KILLS:
+    for place, skip in kills:
         done = call(place, skip)
         assert done.returncode == -9, (place, done.stdout, done.stderr)
         assert any(run.rglob("*.partial"))
     last = call("", 0)
     assert last.returncode == 0, last.stderr
-    assert "segment: already done, kept" in last.stdout
-    assert "report: goes on where it was interrupted" in last.stdout
+    return last.stdout
+
+
+def test_cumulative_maps_survive(tiny_set: Path, tmp_path: Path):
+    undisturbed = tmp_path / "undisturbed"
+    tagseg.fit(tiny_set, undisturbed, settings=CUMULATIVE, quiet=True)
+    kill_and_go_on(tiny_set, tmp_path / "run", CUMULATIVE, KILLS_OF_CUMULATIVE)
+    for place in ("train", "integral", "mine"):
+        for whole in sorted((undisturbed / place).rglob("*")):
+            if whole.suffix in (".npy", ".safetensors"):
+                again = tmp_path / "run" / whole.relative_to(undisturbed)
+                assert again.read_bytes() == whole.read_bytes(), whole
+    assert len(list((tmp_path / "run" / "train" / "accumulated").iterdir())) == 4
+
+
+def test_kill_and_go_on(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    run = tmp_path / "run"
+    said = kill_and_go_on(tiny_set, run, TINY, KILLS)
+    assert "segment: already done, kept" in said
+    assert "report: goes on where it was interrupted" in said
     assert not any(run.rglob("*.partial"))
     assert not any(run.rglob("*.ckpt"))
     for whole in tiny_run.folder.rglob("*"):

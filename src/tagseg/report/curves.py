@@ -20,6 +20,17 @@ def line_chart(
     marks: Mapping[str, float] | None = None,
 ) -> str:
     """Lines `name -> (xs, ys)` on one pair of axes; `marks` are vertical lines `name -> x`."""
+    return _svg(line_figure(lines, x=x, y=y, marks=marks))
+
+
+def line_figure(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    marks: Mapping[str, float] | None = None,
+) -> Figure:
+    """The same as a figure of matplotlib."""
     figure, axes = _axes(4.6, 2.7, x, y)
     for colour, (name, (xs, ys)) in zip(_ACCENTS, lines.items(), strict=False):
         axes.plot(xs, ys, color=colour, label=name, linewidth=1.8, marker="o" if len(xs) < 3 else None)
@@ -28,7 +39,7 @@ def line_chart(
     axes.set_ylim(bottom=0)
     if len(lines) + len(marks or {}) > 1:
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
-    return _svg(figure)
+    return figure
 
 
 def bar_chart(groups: Mapping[str, Sequence[float | None]], names: Sequence[str], *, x: str) -> str:

@@ -1,0 +1,184 @@
+"""CAM, OAA and its variants on the same photographs, with the same network and budget: what the maps of the training
+photographs cover, and their mIoU as seeds.
+
+    python benchmarks/oaa.py DATA --out FOLDER --set backbone=NAME --set weights=FILE
+    python benchmarks/oaa.py DATA --out FOLDER --set ... --seeds 0 --variants average features delta-0.4
+    python benchmarks/oaa.py DATA --out FOLDER --set ... --curve curve.png --classes
+    python benchmarks/oaa.py DATA --out FOLDER --set ... --picture growth.jpg --show NAME ...
+
+Every variant is a run of `tagseg fit --until mine` in FOLDER, so that a stopped benchmark goes on; variants that differ
+in the second network only begin from a copy of the first. CAM is the final classifier of OAA, whose training nothing
+else touches: at one scale, as its maps were accumulated, and at the scales and flips of `fit`. "drop network" are the
+maps of OAA++'s final classifier. "seeds" have the background score that `fit` chooses without masks. Recall and noise
+are of maps cut at half their maximum (means over classes). `--curve` draws recall and noise over the training of OAA
+and OAA++, `--classes` prints the recall of each class, `--picture` shows cumulative maps as they grow. A number of
+epochs, learning rate, side, batch size, stride or head factor set for `train` is that of the second network too, unless
+that is set.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine, mean_spread_each, seeds_parser
+from safetensors.torch import load_file
+
+import tagseg
+from tagseg.data.accumulator import Accumulator
+from tagseg.data.dataset import Dataset, read_mask
+from tagseg.data.files import read_json
+from tagseg.data.images import read_image
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import read_dataset, remembered
+from tagseg.evaluation.coverage import Coverage
+from tagseg.evaluation.iou import ThresholdSweep
+from tagseg.methods.base import load_method
+from tagseg.pipeline.accumulating import open_accumulator
+from tagseg.pipeline.masking import choose_background
+from tagseg.pipeline.measure import measure_rounds
+from tagseg.pipeline.mining import Miner, maps_at, mine, upsampled
+from tagseg.pipeline.settings import MaskSettings, MineSettings, parse_assignments
+from tagseg.report.curves import line_figure
+from tagseg.report.pictures import colour_mask, overlay_map
+from tagseg.report.sheets import contact_sheet, rendered, write_picture
+from tagseg.settings import parse
+
+SHARED = ("epochs", "learning_rate", "side", "scales", "batch_size", "output_stride", "head_factor")
+MAIN = ("cam", "cam, scales and flips", "oaa", "oaa++", "drop network", "oaa+", "oaa+++")
+OF_CLASSIFIER = {"cam": "oaa", "cam, scales and flips": "oaa", "drop network": "oaa++"}  # rows read from another run
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in ("oaa", "oaa++", "oaa+", "oaa+++", "oaa-localisation")},
+    "average": ("oaa", {"train.fusion": "average"}),
+    "crops": ("oaa", {"train.scales": [0.8, 1.6]}),
+    "features": ("oaa++", {"train.drop": "features"}),
+    **{f"delta-{d}": ("oaa++", {"train.drop_threshold": d}) for d in (0.1, 0.4, 0.5, 0.7, 0.8)},
+    **{f"beta-{b}": ("oaa++", {"train.drop_rate": b}) for b in (0.1, 0.3, 0.7, 0.9)},
+    **{f"loss-{name}": ("oaa+", {"train.integral.loss": name}) for name in ("enhancement", "cross-entropy")},
+    "loss-official": ("oaa+", {"train.integral.compat": "official"}),
+    **{f"threshold-{t}": ("oaa+", {"train.integral.threshold": t}) for t in (0.1, 0.2, 0.3)},
+}
+COLUMNS = ("seeds", "oracle", "recall", "noise", "seconds")
+
+
+def run_variant(data: Path, out: Path, name: str, seed: int, settings: dict[str, Any]) -> Path:
+    method, extra = VARIANTS[name]
+    settings = {**settings, **extra, "seed": seed}
+    run = out / f"{name}-seed{seed}"
+    if method in ("oaa+", "oaa+++"):
+        own = {f"train.integral.{key}": settings[f"train.{key}"] for key in SHARED if f"train.{key}" in settings}
+        settings = {**own, **settings}
+        first = out / f"{'oaa' if method == 'oaa+' else 'oaa++'}-seed{seed}"
+        if not run.exists() and first.exists():
+            shutil.copytree(first, run, ignore=shutil.ignore_patterns("mine", ".lock"))
+    tagseg.fit(data, run, recipe=method, settings=settings, until="mine", quiet=True)
+    return run
+
+
+def opened(run: Path, data: Dataset) -> tuple[Any, Accumulator]:
+    """The trained classifier of a run, and its cumulative maps."""
+    inputs = read_json(run / "train" / "stage.json")["inputs"]
+    kind = load_method(inputs["method"])
+    settings = parse(kind.Settings, inputs["settings"], str(run))
+    method = kind(inputs["backbone"], "random", len(data.classes), settings, 1)
+    method.load_state_dict(load_file(run / "train" / "attention.safetensors"))
+    return method, open_accumulator(method, run / "train", data.train, remembered(run / "files.json"))
+
+
+def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> tuple[MapStore, bool]:
+    """The maps of a row of the table, and their geometry."""
+    method, accumulated = opened(run, data)
+    if name not in OF_CLASSIFIER:
+        return MapStore(run / "mine"), accumulated.corners
+    how = MineSettings(side=method.settings.side, scales=(1.0,), flip=False)
+    if name == "cam, scales and flips":
+        how = MineSettings(**{k.removeprefix("mine."): v for k, v in settings.items() if k.startswith("mine.")})
+    folder = run / name.replace(", ", "-").replace(" ", "-")
+    store = mine(Miner(method, how), data.train, remembered(run / "files.json"), folder, lambda *_: None)
+    return store, accumulated.corners
+
+
+def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, Any]:
+    sweep, coverage = ThresholdSweep(len(data.classes)), Coverage(len(data.classes))
+    for sample in (s for s in data.train if s.mask is not None):
+        assert sample.mask is not None
+        truth = read_mask(sample.mask)
+        maps = maps_at(store.read(sample.name), truth.shape, corners)
+        sweep.add(maps, sample.tags, truth)
+        coverage.add(maps, sample.tags, truth)
+    background = choose_background(store, data.train, MaskSettings())
+    found = coverage.as_dict(data.classes)
+    seeds = 100 * sweep.at(background).scores().miou
+    return {**found, "seeds": seeds, "oracle": 100 * sweep.oracle()[1]}
+
+
+def seconds_of(run: Path) -> float:
+    return sum(read_json(p)["seconds"] for s in ("train", "integral") if (p := run / s / "stage.json").exists())
+
+
+def curve(runs: dict[str, Path], data: Dataset, path: Path) -> None:
+    lines = {}
+    for name, run in runs.items():
+        rounds = [r for r in measure_rounds(data, opened(run, data)[1]) if r["recall"]]
+        print(f"\n{name} | " + " | ".join(str(r["round"]) for r in rounds))
+        for key in ("recall", "noise"):
+            lines[f"{key}, {name}"] = ([r["round"] for r in rounds], [r[key] for r in rounds])
+            print(f"{key} | " + " | ".join(f"{r[key]:.1f}" for r in rounds))
+    write_picture(path, rendered(line_figure(lines, x="epochs", y="%")))
+
+
+def growth(runs: dict[str, Path], data: Dataset, names: list[str], path: Path) -> None:
+    """Photographs, the cumulative maps of their first tag in time, and the truth."""
+    shown = [(i, s) for i, s in enumerate(data.train) if s.name in names or (not names and s.tags)][:6]
+    found = {name: opened(run, data)[1] for name, run in runs.items()}
+    last = next(iter(found.values())).rounds()[-1]
+    rounds = sorted({2, 3, (last + 3) // 2, last})
+    rows: list[list[np.ndarray | None]] = []
+    for index, sample in shown:
+        photo = read_image(sample.image)
+        row: list[np.ndarray | None] = [photo]
+        for accumulated in found.values():
+            for number in rounds:
+                maps = upsampled(accumulated.maps(index, number)[:1], photo.shape[:2], accumulated.corners)
+                row.append(overlay_map(photo, maps[0]))
+        assert sample.mask is not None
+        rows.append([*row, colour_mask(read_mask(sample.mask), np.array([[0] * 3, *[[255] * 3] * 254, [128] * 3]))])
+    columns = ["photograph", *(f"{name}, {r}" for name in found for r in rounds), "truth"]
+    write_picture(path, contact_sheet([data.classes[s.tags[0]] for _, s in shown], columns, rows))
+
+
+def main() -> None:
+    parser = seeds_parser(__doc__)
+    parser.add_argument("--variants", nargs="+", choices=[*MAIN, *VARIANTS], default=list(MAIN), metavar="NAME")
+    parser.add_argument("--curve", type=Path)
+    parser.add_argument("--classes", action="store_true")
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--show", nargs="+", default=[])
+    arguments = parser.parse_args()
+    data, settings = read_dataset(arguments.data), parse_assignments(arguments.set)
+    if arguments.curve or arguments.picture:
+        runs = {name: arguments.out / f"{name}-seed{arguments.seeds[0]}" for name in ("oaa", "oaa++")}
+        if arguments.curve:
+            curve(runs, data, arguments.curve)
+        if arguments.picture:
+            growth(runs, data, arguments.show, arguments.picture)
+    found: dict[str, list[dict[str, Any]]] = {}
+    print(f"{arguments.data.name}, seeds {arguments.seeds}, {machine()}\n")
+    for name in arguments.variants:
+        for seed in arguments.seeds:
+            run = run_variant(arguments.data, arguments.out, OF_CLASSIFIER.get(name, name), seed, settings)
+            scores = measured(data, *store_of(name, run, data, settings))
+            found.setdefault(name, []).append({**scores, "seconds": seconds_of(run)})
+        cells = [mean_spread_each([s[key] for s in found[name]]) for key in COLUMNS]
+        row = [f"{m} ± {d}" for m, d, _ in cells]
+        print(f"| {name} | {' | '.join(row)} | {cells[0][2]} |", flush=True)
+    print(f"\n(columns: {', '.join(COLUMNS)}, and the seeds of each)")
+    if arguments.classes:
+        print(f"\n| recall | {' | '.join(found)} |")
+        for name in data.classes:
+            values = [[s["classes"][name]["recall"] for s in scores] for scores in found.values()]
+            print(f"| {name} | {' | '.join(f'{np.mean([v for v in x if v is not None]):.1f}' for x in values)} |")
+
+
+if __name__ == "__main__":
+    main()
