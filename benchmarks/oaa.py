@@ -71,6 +71,8 @@ def run_variant(data: Path, out: Path, name: str, seed: int, settings: dict[str,
         first = out / f"{'oaa' if method == 'oaa+' else 'oaa++'}-seed{seed}"
         if not run.exists() and first.exists():
             shutil.copytree(first, run, ignore=shutil.ignore_patterns("mine", ".lock"))
+    else:
+        settings = {key: value for key, value in settings.items() if not key.startswith("train.integral.")}
     tagseg.fit(data, run, recipe=method, settings=settings, until="mine", quiet=True)
     return run
 

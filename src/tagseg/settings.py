@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
@@ -64,7 +64,9 @@ def _keys_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 def _model_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
     for part in path:
         field = kind.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        choices = () if field is None else (field.annotation, *get_args(field.annotation))  # `Settings | None` too
+        models = [c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
             return None
-        kind = field.annotation
+        kind = models[0]
     return kind

@@ -64,6 +64,7 @@ def test_empty_sets_cost_nothing(compat: Any, value: float):
     assert torch.isfinite(loss)
     assert torch.isfinite(scores.grad).all()
     assert (value != -1) == bool(loss.item() > 0)  # what is not known costs nothing
+    assert (value != -1) == bool(cross_entropy(scores, torch.full((2, 3, 4, 4), value)).item() > 0)
 
 
 def test_the_threshold_moves_cells_from_one_set_to_the_other():

@@ -39,6 +39,9 @@ def test_a_recipe_from_a_file(tmp_path: Path):
         ("cam", {"train.epochs": 0}, "'train.epochs' cannot be 0"),
         ("cam", {"masks.background": 1.5}, "'masks.background' cannot be 1.5: Input should be 'auto' or .* less than"),
         ("cam", {"segment.batch_size": -1}, "'segment.batch_size' cannot be -1"),
+        ("oaa+", {"train.integral.epoch": 3}, "no setting 'train.integral.epoch'; did you mean 'epochs'"),
+        ("oaa+", {"train.integral.loss": "plain"}, "'train.integral.loss' cannot be 'plain'"),
+        ("oa++", {}, r"did you mean 'oaa\+\+'"),
         ("cam", {"train.scales": [2, 1]}, "'train.scales' cannot be .*smaller scale comes first"),
     ],
 )

@@ -32,7 +32,7 @@ class Accumulator:
         classes: of every photograph its tags, 0-based.
         grids: of every photograph the `(h, w)` of its maps.
         corners: geometry of the grids, of the network and of the maps alike.
-        fusion: the largest value that a cell ever had, or the mean of all (thesis section 4.2).
+        fusion: the largest value that a cell ever had, or the mean of all (thesis chapter 4).
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Accumulator:
     def add(self, index: int, position: int, raw: np.ndarray, window: Window) -> bool:
         """Add what a view of photograph `index` shows of its tag number `position`.
 
-        The map is carried to the photograph, rectified, and divided by its maximum there (thesis equation 4.1).
+        The map is carried to the photograph, rectified, and divided by its maximum there.
 
         Args:
             raw: `(h, w)` signed scores over the window.

@@ -1,4 +1,4 @@
-"""How much of the objects a class map covers, and how much else: recall and noise (OAA, thesis section 4.6)."""
+"""How much of the objects a class map covers, and how much else: recall and noise (OAA, thesis chapter 4)."""
 
 from __future__ import annotations
 

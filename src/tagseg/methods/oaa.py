@@ -51,7 +51,7 @@ class NetworkSettings(CAMSettings):
 class IntegralSettings(NetworkSettings):
     """Of integral attention learning."""
 
-    loss: Literal["hybrid", "enhancement", "cross-entropy"] = "hybrid"  # the others are the ablation's (table 4.7)
+    loss: Literal["hybrid", "enhancement", "cross-entropy"] = "hybrid"  # the others are for the ablation
     threshold: float = Field(default=0.0, ge=0, lt=1)  # a cell whose cumulative value exceeds it is in N+, else in N-
     compat: Literal["paper", "official"] = "paper"  # see `hybrid_loss`
 
@@ -98,7 +98,7 @@ class OAAPlusPlusPlusSettings(OAAPlusPlusSettings):
 
 
 class AttentionNetwork(lightning.LightningModule):
-    """A backbone and a branch of convolutions that ends in the classes (section 4.3).
+    """A backbone and a branch of convolutions that ends in the classes.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`.
@@ -140,7 +140,7 @@ class AttentionNetwork(lightning.LightningModule):
 
 
 class IntegralAttention(AttentionNetwork):
-    """Integral attention learning: the network without pooling, taught by cumulative maps (section 4.4).
+    """Integral attention learning: the network without pooling, taught by cumulative maps.
 
     Its outputs are log-odds, and its class maps their probabilities q, which learn the cumulative maps p.
     `accumulated` must be set before it is trained.
@@ -214,16 +214,18 @@ class OAA(AttentionNetwork):
             features = features * batch["keep"][:, None].to(features.dtype)
         maps = self.branch[-1](features)
         logits = self.tag_logits(maps).float()
-        self.accumulate(maps, logits, batch)
+        last = self.trainer.max_epochs == self.current_epoch + 1
+        self.accumulate(maps, logits, batch, epoch=self.current_epoch, last=last)
         return F.multilabel_soft_margin_loss(logits, batch["tags"])
 
     @torch.no_grad()
-    def accumulate(self, maps: torch.Tensor, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+    def accumulate(
+        self, maps: torch.Tensor, logits: torch.Tensor, batch: dict[str, torch.Tensor], *, epoch: int, last: bool
+    ) -> None:
         """Add the maps `(B, C, h, w)` of the tags that the classifier itself finds (`trusted`) to the cumulative ones.
 
-        In the last epoch a tag that has no map yet takes what there is.
+        In the `last` epoch a tag that has no map yet takes what there is.
         """
-        epoch, last = self.current_epoch, self.current_epoch == self.trainer.max_epochs - 1  # type: ignore[operator]
         if epoch < self.settings.accumulate_from and not last:
             return
         sure = trusted(logits, batch["tags"]).cpu()
@@ -249,7 +251,7 @@ class OAA(AttentionNetwork):
 
 class OAALocalisation(OAA):
     """For photographs that were never seen: a second branch learns the cumulative maps while the first makes them, and
-    its maps are used (section 4.5). Arguments as for `AttentionNetwork`.
+    its maps are used. Arguments as for `AttentionNetwork`.
 
     Both branches have the same form and stand on the same features of the backbone.
     """
@@ -309,7 +311,7 @@ class OAAPlusPlusPlus(OAA):
 
 
 def class_branch(channels: int, num_classes: int, convolutions: int) -> nn.Sequential:
-    """Extra 3x3 convolutions with ReLU, then the 1x1 class convolution, all from N(0, 0.01) (section 4.3)."""
+    """Extra 3x3 convolutions with ReLU, then the 1x1 class convolution, all from N(0, 0.01)."""
     branch = nn.Sequential()
     for _ in range(convolutions):
         branch.append(nn.Conv2d(channels, WIDTH, kernel_size=3, padding=1)).append(nn.ReLU(inplace=True))
@@ -332,7 +334,7 @@ def trusted(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
 
 
 def enhancement_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """Attention grows where it ever was: `-mean over N+ of p log q` (equation 4.7), 0 where N+ is empty.
+    """Attention grows where it ever was: `-mean over N+ of p log q`, 0 where N+ is empty (equations 4.6 to 4.8).
 
     `(B, C, h, w)` log-odds of q, `(B, C, h, w)` p in [0, 1] -> `(B, C)`.
     """
@@ -342,9 +344,8 @@ def enhancement_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold:
 
 
 def constraint_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """Attention stays away where it never was: `-mean over N- of log(1 - q)` (equation 4.8), 0 where N- is empty.
-
-    Shapes as for `enhancement_loss`.
+    """Attention stays away where it never was: `-mean over N- of log(1 - q)`, 0 where N- is empty (equations 4.6 to
+    4.8). Shapes as for `enhancement_loss`.
     """
     negative = ((accumulated <= threshold) & (accumulated >= 0)).to(scores.dtype)
     total = -(negative * F.logsigmoid(-scores)).sum(dim=(2, 3))
@@ -357,7 +358,7 @@ def hybrid_loss(
     threshold: float = 0.0,
     compat: Literal["paper", "official"] = "paper",
 ) -> torch.Tensor:
-    """Enhancement and constraint (equation 4.6): the sum over classes, the mean over photographs.
+    """Enhancement and constraint (equations 4.6 to 4.8): the sum over classes, the mean over photographs.
 
     The published code takes one mean over the positive places of all photographs and classes and one over all negative
     ones, calls positive what exceeds 0.001, and adds 1e-8 inside the logarithm of `1 - q` (`compat="official"`). Absent
@@ -383,7 +384,8 @@ def cross_entropy(scores: torch.Tensor, accumulated: torch.Tensor) -> torch.Tens
 
     Shapes as for `hybrid_loss`; the sum over classes, the mean over places and photographs.
     """
-    each = F.binary_cross_entropy_with_logits(scores, accumulated, reduction="none")
+    known = (accumulated >= 0).to(scores.dtype)
+    each = F.binary_cross_entropy_with_logits(scores, accumulated.clamp(min=0), weight=known, reduction="none")
     return each.mean(dim=(2, 3)).sum(dim=1).mean()
 
 
