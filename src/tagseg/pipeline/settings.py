@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
 
 from tagseg.errors import BadInput, nearest
 from tagseg.masks.crf import CRFS
@@ -101,7 +101,7 @@ class FitSettings(Settings):
     seed: int = Field(default=0, ge=0)
     processes: PositiveInt = 1  # that train together, one GPU each; the result is the same but for rounding
     data: DataSettings = DataSettings()
-    train: TrainSettings
+    train: SerializeAsAny[TrainSettings]
     mine: MineSettings = MineSettings()
     masks: MaskSettings = MaskSettings()
     segment: SegmentSettings = SegmentSettings()
