@@ -9,11 +9,12 @@ photographs cover, and their mIoU as seeds.
 Every variant is a run of `tagseg fit --until mine` in FOLDER, so that a stopped benchmark goes on; variants that differ
 in the second network only begin from a copy of the first. CAM is the final classifier of OAA, whose training nothing
 else touches: at one scale, as its maps were accumulated, and at the scales and flips of `fit`. "drop network" are the
-maps of OAA++'s final classifier. "seeds" have the background score that `fit` chooses without masks. Recall and noise
-are of maps cut at half their maximum (means over classes). `--curve` draws recall and noise over the training of OAA
-and OAA++, `--classes` prints the recall of each class, `--picture` shows cumulative maps as they grow. A number of
-epochs, learning rate, side, batch size, stride or head factor set for `train` is that of the second network too, unless
-that is set.
+maps of OAA++'s final classifier. "seeds" have the background score that `fit` chooses without masks, "with saliency"
+are the published pseudo-masks, where the data set has saliency maps. Recall and noise are of maps cut at half their
+maximum (means over classes); "added" is which share of the pixels that they cover beyond those of "cam" belongs to the
+object. `--curve` draws recall and noise over the training of OAA and OAA++, `--classes` prints the recall of each
+class, `--picture` shows cumulative maps as they grow. A number of epochs, learning rate, side, batch size, stride or
+head factor set for `train` is that of the second network too, unless that is set.
 """
 
 import shutil
@@ -26,13 +27,15 @@ from safetensors.torch import load_file
 
 import tagseg
 from tagseg.data.accumulator import Accumulator
-from tagseg.data.dataset import Dataset, read_mask
+from tagseg.data.dataset import Dataset, read_mask, read_saliency
 from tagseg.data.files import read_json
 from tagseg.data.images import read_image
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset, remembered
 from tagseg.evaluation.coverage import Coverage
-from tagseg.evaluation.iou import ThresholdSweep
+from tagseg.evaluation.iou import Confusion, ThresholdSweep
+from tagseg.masks.background import label_mask
+from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.methods.base import load_method
 from tagseg.pipeline.accumulating import open_accumulator
 from tagseg.pipeline.masking import choose_background
@@ -58,7 +61,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "loss-official": ("oaa+", {"train.integral.compat": "official"}),
     **{f"threshold-{t}": ("oaa+", {"train.integral.threshold": t}) for t in (0.1, 0.2, 0.3)},
 }
-COLUMNS = ("seeds", "oracle", "recall", "noise", "seconds")
+COLUMNS = ("seeds", "oracle", "with saliency", "recall", "noise", "added", "seconds")
 
 
 def run_variant(data: Path, out: Path, name: str, seed: int, settings: dict[str, Any]) -> Path:
@@ -101,17 +104,28 @@ def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> t
 
 
 def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, Any]:
-    sweep, coverage = ThresholdSweep(len(data.classes)), Coverage(len(data.classes))
+    size = len(data.classes)
+    sweep, coverage, salient = ThresholdSweep(size), Coverage(size), Confusion(size)
     for sample in (s for s in data.train if s.mask is not None):
         assert sample.mask is not None
         truth = read_mask(sample.mask)
         maps = maps_at(store.read(sample.name), truth.shape, corners)
         sweep.add(maps, sample.tags, truth)
         coverage.add(maps, sample.tags, truth)
+        if sample.saliency is not None and sample.tags:
+            saliency = read_saliency(sample, truth.shape).astype(np.float32) / 255
+            mask = label_mask(oaa_scores(maps, saliency), sample.tags)
+            salient.add(ignore_conflicts(mask, maps, saliency), truth)
     background = choose_background(store, data.train, MaskSettings())
-    found = coverage.as_dict(data.classes)
     seeds = 100 * sweep.at(background).scores().miou
-    return {**found, "seeds": seeds, "oracle": 100 * sweep.oracle()[1]}
+    with_saliency = 100 * salient.scores().miou
+    return {
+        **coverage.as_dict(data.classes),
+        "seeds": seeds,
+        "oracle": 100 * sweep.oracle()[1],
+        "with saliency": with_saliency,
+        "counts": coverage.counts.sum(axis=0),
+    }
 
 
 def seconds_of(run: Path) -> float:
@@ -165,12 +179,15 @@ def main() -> None:
         if arguments.picture:
             growth(runs, data, arguments.show, arguments.picture)
     found: dict[str, list[dict[str, Any]]] = {}
+    bases: dict[int, np.ndarray] = {}
     print(f"{arguments.data.name}, seeds {arguments.seeds}, {machine()}\n")
     for name in arguments.variants:
         for seed in arguments.seeds:
             run = run_variant(arguments.data, arguments.out, OF_CLASSIFIER.get(name, name), seed, settings)
             scores = measured(data, *store_of(name, run, data, settings))
-            found.setdefault(name, []).append({**scores, "seconds": seconds_of(run)})
+            hit, _, covered = scores["counts"] - bases.setdefault(seed, scores["counts"])
+            scores |= {"seconds": seconds_of(run), "added": 100 * hit / covered if covered > 0 else float("nan")}
+            found.setdefault(name, []).append(scores)
         cells = [mean_spread_each([s[key] for s in found[name]]) for key in COLUMNS]
         row = [f"{m} ± {d}" for m, d, _ in cells]
         print(f"| {name} | {' | '.join(row)} | {cells[0][2]} |", flush=True)
