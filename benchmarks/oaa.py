@@ -6,10 +6,10 @@ photographs cover, and their mIoU as seeds.
     python benchmarks/oaa.py DATA --out FOLDER --set ... --curve curve.png --classes
     python benchmarks/oaa.py DATA --out FOLDER --set ... --picture growth.jpg --show NAME ...
 
-Every variant is a run of `tagseg fit --until mine` in FOLDER, so that a stopped benchmark goes on; variants that differ
-in the second network only begin from a copy of the first. CAM is the final classifier of OAA, whose training nothing
-else touches: at one scale, as its maps were accumulated, and at the scales and flips of `fit`. "drop network" are the
-maps of OAA++'s final classifier. "seeds" have the background score that `fit` chooses without masks, "with saliency"
+Every variant is a run of `tagseg fit` in FOLDER, so that a stopped benchmark goes on; variants that differ in the second
+network only begin from a copy of the first. CAM is the final classifier of OAA, whose training nothing else touches.
+Maps are of one scale, as they accumulate, or averaged over the scales and flips of `fit` (`--set mine.side`, ...).
+"drop network" are the maps of OAA++'s final classifier. "seeds" have the background score that `fit` chooses without masks, "with saliency"
 are the published pseudo-masks, where the data set has saliency maps. Recall and noise are of maps cut at half their
 maximum (means over classes); "added" is which share of the pixels that they cover beyond those of "cam" belongs to the
 object. `--curve` draws recall and noise over the training of OAA and OAA++, `--classes` prints the recall of each
@@ -18,6 +18,7 @@ head factor set for `train` is that of the second network too, unless that is se
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.masks.background import label_mask
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.methods.base import load_method
-from tagseg.pipeline.accumulating import open_accumulator
+from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.measure import measure_rounds
 from tagseg.pipeline.mining import Miner, maps_at, mine, upsampled
@@ -48,8 +49,9 @@ from tagseg.report.sheets import contact_sheet, rendered, write_picture
 from tagseg.settings import parse
 
 SHARED = ("epochs", "learning_rate", "side", "scales", "batch_size", "output_stride", "head_factor")
-MAIN = ("cam", "cam, scales and flips", "oaa", "oaa++", "drop network", "oaa+", "oaa+++")
-OF_CLASSIFIER = {"cam": "oaa", "cam, scales and flips": "oaa", "drop network": "oaa++"}  # rows read from another run
+MULTI = ", scales and flips"
+MAIN = ("cam", "oaa", "oaa++", "drop network", "oaa+", "oaa+++", *(n + MULTI for n in ("cam", "oaa+", "oaa+++")))
+OF_CLASSIFIER = {"cam": "oaa", "drop network": "oaa++"}  # rows read from the classifier of another run
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("oaa", "oaa++", "oaa+", "oaa+++", "oaa-localisation")},
     "average": ("oaa", {"train.fusion": "average"}),
@@ -73,34 +75,44 @@ def run_variant(data: Path, out: Path, name: str, seed: int, settings: dict[str,
         settings = {**own, **settings}
         first = out / f"{'oaa' if method == 'oaa+' else 'oaa++'}-seed{seed}"
         if not run.exists() and first.exists():
-            shutil.copytree(first, run, ignore=shutil.ignore_patterns("mine", ".lock"))
+            shutil.copytree(first, run, ignore=shutil.ignore_patterns("mine", "maps of *", ".lock"))
     else:
         settings = {key: value for key, value in settings.items() if not key.startswith("train.integral.")}
-    tagseg.fit(data, run, recipe=method, settings=settings, until="mine", quiet=True)
+    tagseg.fit(data, run, recipe=method, settings=settings, until="integral", quiet=True)
     return run
 
 
 def opened(run: Path, data: Dataset) -> tuple[Any, Accumulator]:
     """The trained classifier of a run, and its cumulative maps."""
-    inputs = read_json(run / "train" / "stage.json")["inputs"]
-    kind = load_method(inputs["method"])
-    settings = parse(kind.Settings, inputs["settings"], str(run))
-    method = kind(inputs["backbone"], "random", len(data.classes), settings, 1)
-    method.load_state_dict(load_file(run / "train" / "attention.safetensors"))
+    method = network_of(run, "train", data, lambda inputs: load_method(inputs["method"]))
     return method, open_accumulator(method, run / "train", data.train, remembered(run / "files.json"))
+
+
+def network_of(run: Path, stage: str, data: Dataset, kind_of: Callable[[dict[str, Any]], Any]) -> Any:
+    inputs = read_json(run / stage / "stage.json")["inputs"]
+    kind = kind_of(inputs)
+    backbone = read_json(run / "train" / "stage.json")["inputs"]["backbone"]
+    settings = parse(kind.Settings, inputs["settings"], str(run))
+    network = kind(backbone, "random", len(data.classes), settings, 1)
+    network.load_state_dict(load_file(run / stage / "attention.safetensors"))
+    return network
 
 
 def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> tuple[MapStore, bool]:
     """The maps of a row of the table, and their geometry."""
-    method, accumulated = opened(run, data)
-    if name not in OF_CLASSIFIER:
-        return MapStore(run / "mine"), accumulated.corners
-    how = MineSettings(side=method.settings.side, scales=(1.0,), flip=False)
-    if name == "cam, scales and flips":
+    network, accumulated = opened(run, data)
+    folder = run / f"maps of {name}"
+    row = name.removesuffix(MULTI)
+    if (run / "integral").exists():
+        network = network_of(run, "integral", data, lambda _: network.integral)
+    elif row not in OF_CLASSIFIER:
+        store = store_accumulated(accumulated, data.train, len(data.classes), folder, lambda *_: None)
+        return store, accumulated.corners
+    how = MineSettings(side=network.settings.side, scales=(1.0,), flip=False)
+    if row != name:
         how = MineSettings(**{k.removeprefix("mine."): v for k, v in settings.items() if k.startswith("mine.")})
-    folder = run / name.replace(", ", "-").replace(" ", "-")
-    store = mine(Miner(method, how), data.train, remembered(run / "files.json"), folder, lambda *_: None)
-    return store, accumulated.corners
+    facts = remembered(run / "files.json")
+    return mine(Miner(network, how), data.train, facts, folder, lambda *_: None), accumulated.corners
 
 
 def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, Any]:
@@ -126,6 +138,11 @@ def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, Any]:
         "with saliency": with_saliency,
         "counts": coverage.counts.sum(axis=0),
     }
+
+
+def _run_of(name: str) -> str:
+    row = name.removesuffix(MULTI)
+    return OF_CLASSIFIER.get(row, row)
 
 
 def seconds_of(run: Path) -> float:
@@ -183,7 +200,7 @@ def main() -> None:
     print(f"{arguments.data.name}, seeds {arguments.seeds}, {machine()}\n")
     for name in arguments.variants:
         for seed in arguments.seeds:
-            run = run_variant(arguments.data, arguments.out, OF_CLASSIFIER.get(name, name), seed, settings)
+            run = run_variant(arguments.data, arguments.out, _run_of(name), seed, settings)
             scores = measured(data, *store_of(name, run, data, settings))
             hit, _, covered = scores["counts"] - bases.setdefault(seed, scores["counts"])
             scores |= {"seconds": seconds_of(run), "added": 100 * hit / covered if covered > 0 else float("nan")}
