@@ -6,15 +6,15 @@ photographs cover, and their mIoU as seeds.
     python benchmarks/oaa.py DATA --out FOLDER --set ... --curve curve.png --classes
     python benchmarks/oaa.py DATA --out FOLDER --set ... --picture growth.jpg --show NAME ...
 
-Every variant is a run of `tagseg fit` in FOLDER, so that a stopped benchmark goes on; variants that differ in the second
-network only begin from a copy of the first. CAM is the final classifier of OAA, whose training nothing else touches.
-Maps are of one scale, as they accumulate, or averaged over the scales and flips of `fit` (`--set mine.side`, ...).
-"drop network" are the maps of OAA++'s final classifier. "seeds" have the background score that `fit` chooses without masks, "with saliency"
-are the published pseudo-masks, where the data set has saliency maps. Recall and noise are of maps cut at half their
-maximum (means over classes); "added" is which share of the pixels that they cover beyond those of "cam" belongs to the
-object. `--curve` draws recall and noise over the training of OAA and OAA++, `--classes` prints the recall of each
-class, `--picture` shows cumulative maps as they grow. A number of epochs, learning rate, side, batch size, stride or
-head factor set for `train` is that of the second network too, unless that is set.
+Every variant is a run of `tagseg fit` in FOLDER, so that a stopped benchmark goes on; variants that differ in the
+second network only begin from a copy of the first. CAM is the final classifier of OAA, whose training nothing else
+touches. Maps are of one scale, as they accumulate, or averaged over the scales and flips of `fit` (`--set mine.side`).
+"drop network" are the maps of OAA++'s final classifier. "seeds" have the background score that `fit` chooses without
+masks, "with saliency" are the published pseudo-masks, where the data set has saliency maps. Recall and noise are of
+maps cut at half their maximum (means over classes); "added" is which share of the pixels that they cover beyond those
+of "cam" belongs to the object. `--curve` draws recall and noise over the training of OAA and OAA++, `--classes` prints
+the recall of each class, `--picture` shows cumulative maps as they grow. A number of epochs, learning rate, side, batch
+size, stride or head factor set for `train` is that of the second network too, unless that is set.
 """
 
 import shutil

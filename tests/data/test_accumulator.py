@@ -114,6 +114,18 @@ def test_one_byte_a_cell_and_another_process_opens_its_own(tmp_path: Path):
     assert copy._working is None
 
 
+@pytest.mark.parametrize(("room", "kept"), [(1, [5, 6]), (58 * 3, [4, 5, 6]), (1 << 20, [1, 2, 3, 4, 5, 6])])
+def test_old_rounds_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, kept: list[int]):
+    monkeypatch.setattr("tagseg.data.accumulator.ROOM", room)
+    accumulated = opened(tmp_path)
+    for number in range(1, 7):
+        accumulated.begin()
+        accumulated.add(0, 0, np.ones((4, 5)), whole((4, 5)))
+        accumulated.finish(number)
+    assert accumulated.rounds() == kept
+    assert accumulated.maps(0, 6)[0].min() == 1
+
+
 def test_missing_and_foreign_files(tmp_path: Path):
     accumulated = opened(tmp_path)
     with pytest.raises(BadInput, match=r"round-003\.npy: the cumulative maps of this round are missing"):

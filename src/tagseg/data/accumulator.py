@@ -20,6 +20,7 @@ from tagseg.errors import BadInput
 
 Fusion = Literal["max", "average"]
 
+ROOM = 1 << 30  # bytes for the maps of all rounds; when they take more, the oldest go
 _BLOCK = 1 << 24  # cells that are joined at a time
 _MEAN = np.dtype([("mean", "<f2"), ("count", "<u2")])
 
@@ -104,7 +105,8 @@ class Accumulator:
     def finish(self, rounds: int, ranks: int = 1) -> None:
         """End the round that makes `rounds`: join what every process added with everything before.
 
-        One process calls this, after all others have `flush`ed.
+        One process calls this, after all others have `flush`ed. The maps of older rounds stay, for whoever wants to see
+        them grow, as far as there is `ROOM`; those of the round before always do.
         """
         self.flush()
         parts = [np.load(self._working_path(rank), mmap_mode="r") for rank in range(ranks)]
@@ -116,6 +118,10 @@ class Accumulator:
                 block = slice(start, start + _BLOCK)
                 whole[block] = self._joined([part[block] for part in parts])
             whole.flush()
+        kept = self.rounds()
+        for old in kept[: min(len(kept) - 2, max(0, len(kept) - ROOM // max(1, self.bytes)))]:
+            self._opened.pop(old, None)
+            self.path(old).unlink()
 
     def flush(self) -> None:
         """What this process added goes to its file."""
