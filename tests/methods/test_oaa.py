@@ -9,12 +9,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tagseg
+from tagseg.data.accumulated_views import AccumulatedViews, Drop
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Sample
 from tagseg.errors import BadInput
 from tagseg.methods.oaa import (
     METHODS,
-    AccumulatedViews,
     IntegralAttention,
     IntegralSettings,
     constraint_loss,
@@ -147,7 +147,8 @@ def test_features_are_dropped_where_pixels_would_be(one_photograph: Sample, tmp_
 
 def test_the_rate_says_how_often(one_photograph: Sample, tmp_path: Path):
     views = views_of(one_photograph, tmp_path, "oaa++")
-    views.drop_settings = views.drop_settings.model_copy(update={"drop_rate": 0.5})
+    assert views.drop == Drop("image", rate=1.0, threshold=0.6)
+    views.drop = Drop("image", rate=0.5, threshold=0.6)
     plain = views_of(one_photograph, tmp_path, "oaa")
     changed = []
     for seed in range(60):
@@ -233,6 +234,7 @@ def test_every_variant_runs_to_its_end(tiny_set: Path, tmp_path: Path, name: str
     assert not list((tmp_path / "run").rglob("working-*"))
     text = (tmp_path / "run" / "report.html").read_text()
     assert "Cumulative maps at half their maximum" in text
+    assert "of what they cover is something else (noise)" in text
     assert "after 3 epochs" in text or "after 2 epochs" in text
     boxes = tagseg.locate([tiny_set / "images"], tmp_path / "run", tmp_path / "boxes", method="own", quiet=True)
     assert boxes

@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as lightning
-import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 from torch import nn
 from torch.nn import functional as F
 
+from tagseg.data.accumulated_views import AccumulatedViews, Drop
 from tagseg.data.accumulator import Accumulator, Fusion, synchronised
 from tagseg.data.dataset import Sample
-from tagseg.data.geometry import Window, look
-from tagseg.data.loading import TrainingViews
-from tagseg.data.views import View
+from tagseg.data.geometry import Window
 from tagseg.methods.cam import CAMSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser, step_optimiser
@@ -108,6 +106,7 @@ class AttentionNetwork(lightning.LightningModule):
     """
 
     settings: Any
+    accumulated: Accumulator
 
     def __init__(self, backbone: str, weights: str, num_classes: int, settings: Any, steps: int) -> None:
         super().__init__()
@@ -120,6 +119,13 @@ class AttentionNetwork(lightning.LightningModule):
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return self.branch(self.backbone(images))
+
+    def views(self, samples: tuple[Sample, ...], seed: int, **extra: Any) -> AccumulatedViews:
+        """Views as the settings want them; `extra` as `AccumulatedViews` takes it."""
+        s, backbone = self.settings, self.backbone
+        side, _ = backbone.fit_size(s.side, s.side)
+        geometry = {"side": side, "grid": backbone.grid(side, side), "scales": s.scales}
+        return AccumulatedViews(samples, self.num_classes, backbone, self.accumulated, seed=seed, **geometry, **extra)
 
     def configure_optimizers(self) -> Any:
         s = self.settings
@@ -147,7 +153,6 @@ class IntegralAttention(AttentionNetwork):
     """
 
     Settings = IntegralSettings
-    accumulated: Accumulator
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
@@ -170,7 +175,7 @@ class IntegralAttention(AttentionNetwork):
         return loss
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
-        return AccumulatedViews(samples, self, self.accumulated, seed, targets=self.accumulated.rounds()[-1])
+        return self.views(samples, seed, targets=self.accumulated.rounds()[-1])
 
 
 class OAA(AttentionNetwork):
@@ -183,7 +188,6 @@ class OAA(AttentionNetwork):
     accumulates = True
     first = "oaa"  # variants with the same settings share this network
     integral = IntegralAttention
-    accumulated: Accumulator
 
     def accumulator(self, folder: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> Accumulator:
         """The cumulative maps of `samples`, photographs of `sizes` (H, W), in `folder`.
@@ -196,6 +200,12 @@ class OAA(AttentionNetwork):
             factor = longest / max(height, width)
             grids.append(self.backbone.grid(*self.backbone.fit_size(height * factor, width * factor)))
         return Accumulator(folder, [s.tags for s in samples], grids, self.backbone.corners, self.settings.fusion)
+
+    @property
+    def drop(self) -> Drop | None:
+        """The attention drop layer, if there is one."""
+        s = self.settings
+        return None if s.drop == "none" else Drop(s.drop, s.drop_rate, s.drop_threshold)
 
     def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
         """Global average pooling. `(B, C, h, w) -> (B, C)`."""
@@ -246,7 +256,7 @@ class OAA(AttentionNetwork):
         synchronised(self.trainer.strategy.barrier, self.accumulated, self.current_epoch + 1, self.global_rank, ranks)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
-        return AccumulatedViews(samples, self, self.accumulated, seed, drop=self.settings.drop)
+        return self.views(samples, seed, drop=self.drop)
 
 
 class OAALocalisation(OAA):
@@ -289,7 +299,7 @@ class OAALocalisation(OAA):
         return loss
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
-        return AccumulatedViews(samples, self, self.accumulated, seed, drop=self.settings.drop, targets="growing")
+        return self.views(samples, seed, drop=self.drop, targets="growing")
 
 
 class OAAPlusPlus(OAA):
@@ -387,61 +397,6 @@ def cross_entropy(scores: torch.Tensor, accumulated: torch.Tensor) -> torch.Tens
     known = (accumulated >= 0).to(scores.dtype)
     each = F.binary_cross_entropy_with_logits(scores, accumulated.clamp(min=0), weight=known, reduction="none")
     return each.mean(dim=(2, 3)).sum(dim=1).mean()
-
-
-class AccumulatedViews(TrainingViews):
-    """Training views that know where they lie, and see the cumulative maps.
-
-    Beside `image` and `tags`: `index` of the photograph and `window (7,)`; if `targets` is given, `accumulated
-    (C, h, w)` after that many rounds, or after those before the epoch ("growing"), -1 for a tag that has no map;
-    `keep (h, w)`, 0 where features are dropped, if `drop` is "features". With "image" the pixels are dropped
-    (algorithm 1): what was found in the rounds before becomes the mean colour.
-    """
-
-    def __init__(
-        self,
-        samples: tuple[Sample, ...],
-        network: AttentionNetwork,
-        accumulated: Accumulator,
-        seed: int,
-        *,
-        drop: Literal["none", "image", "features"] = "none",
-        targets: int | Literal["growing"] | None = None,
-    ) -> None:
-        s, backbone = network.settings, network.backbone
-        side, _ = backbone.fit_size(s.side, s.side)
-        super().__init__(samples, network.num_classes, backbone, side=side, scales=s.scales, seed=seed)
-        self.accumulated, self.drop, self.targets = accumulated, drop, targets
-        self.grid, self.drop_settings = backbone.grid(side, side), s
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
-        view = self.view(epoch, index)
-        item = self.item(index, view)
-        item["index"] = index
-        item["window"] = torch.tensor(view.window.row())
-        if self.targets is not None:
-            item["accumulated"] = self._targets(view, index, epoch if self.targets == "growing" else self.targets)
-        if self.drop == "image":
-            item["image"][:, torch.from_numpy(self._found(view, epoch, index, view.image.shape[:2], True))] = 0
-        elif self.drop == "features":
-            item["keep"] = torch.from_numpy(~self._found(view, epoch, index, self.grid, False)).float()
-        return item
-
-    def _targets(self, view: View, index: int, rounds: int) -> torch.Tensor:
-        targets = np.zeros((self.num_classes, *self.grid), dtype=np.float32)
-        maps, tags = self.accumulated.maps(index, rounds), list(self.samples[index].tags)
-        targets[tags] = look(maps, view.window, self.grid, self.accumulated.corners)
-        targets[[tag for tag, whole in zip(tags, maps, strict=True) if not whole.any()]] = -1
-        return torch.from_numpy(targets)
-
-    def _found(self, view: View, epoch: int, index: int, grid: tuple[int, int], pixels: bool) -> np.ndarray:
-        """`grid` bool: where a map of the rounds before exceeds delta; nothing where beta spares the view."""
-        s = self.drop_settings
-        if epoch == 0 or np.random.default_rng((self.seed, epoch, index, 1)).random() >= s.drop_rate:
-            return np.zeros(grid, dtype=bool)
-        maps = look(self.accumulated.maps(index, epoch), view.window, grid, self.accumulated.corners, pixels=pixels)
-        return (maps > s.drop_threshold).any(axis=0)
 
 
 METHODS: dict[str, Any] = {

@@ -1,0 +1,92 @@
+"""Views that know where they lie, and see the cumulative maps of the rounds before: to learn them, or to hide them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from tagseg.data.accumulator import Accumulator
+from tagseg.data.dataset import Sample
+from tagseg.data.geometry import look
+from tagseg.data.loading import PixelStatistics, TrainingViews
+from tagseg.data.views import View
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The attention drop layer (OAA++, algorithm 1).
+
+    what: pixels, which become the mean colour, or features.
+    rate: beta, how often a view loses what was found before.
+    threshold: delta, the cumulative value that counts as found.
+    """
+
+    what: Literal["image", "features"]
+    rate: float
+    threshold: float
+
+
+class AccumulatedViews(TrainingViews):
+    """Beside `image` and `tags`: `index` of the photograph and `window (7,)`; if `targets` is given, `accumulated
+    (C, h, w)` after that many rounds, or after those before the epoch ("growing"), -1 for a tag that has no map; and
+    `keep (h, w)`, 0 where features are to be dropped. Pixels to be dropped are 0 in the image.
+
+    Args:
+        samples, num_classes, statistics, side, scales, seed: see `TrainingViews`.
+        accumulated: cumulative maps of the samples.
+        grid: `(h, w)` of the network's features of a view.
+        drop: what is hidden; None for nothing.
+        targets: which cumulative maps are to be learnt, if any.
+    """
+
+    def __init__(
+        self,
+        samples: tuple[Sample, ...],
+        num_classes: int,
+        statistics: PixelStatistics,
+        accumulated: Accumulator,
+        *,
+        side: int,
+        grid: tuple[int, int],
+        scales: tuple[float, float],
+        seed: int,
+        drop: Drop | None = None,
+        targets: int | Literal["growing"] | None = None,
+    ) -> None:
+        super().__init__(samples, num_classes, statistics, side=side, scales=scales, seed=seed)
+        self.accumulated, self.grid, self.drop, self.targets = accumulated, grid, drop, targets
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        view = self.view(epoch, index)
+        item = self.item(index, view)
+        item["index"] = index
+        item["window"] = torch.tensor(view.window.row())
+        if self.targets is not None:
+            item["accumulated"] = self._targets(view, index, epoch if self.targets == "growing" else self.targets)
+        if self.drop is not None and self.drop.what == "image":
+            size: tuple[int, int] = view.image.shape[:2]
+            item["image"][:, torch.from_numpy(self._found(self.drop, view, key, size, pixels=True))] = 0
+        elif self.drop is not None:
+            item["keep"] = torch.from_numpy(~self._found(self.drop, view, key, self.grid, pixels=False)).float()
+        return item
+
+    def _targets(self, view: View, index: int, rounds: int) -> torch.Tensor:
+        targets = np.zeros((self.num_classes, *self.grid), dtype=np.float32)
+        maps, tags = self.accumulated.maps(index, rounds), list(self.samples[index].tags)
+        targets[tags] = look(maps, view.window, self.grid, self.accumulated.corners)
+        targets[[tag for tag, whole in zip(tags, maps, strict=True) if not whole.any()]] = -1
+        return torch.from_numpy(targets)
+
+    def _found(
+        self, drop: Drop, view: View, key: tuple[int, int], grid: tuple[int, int], *, pixels: bool
+    ) -> np.ndarray:
+        """`grid` bool: where a map of the rounds before exceeds delta; nothing where beta spares the view."""
+        epoch, index = key
+        if epoch == 0 or np.random.default_rng((self.seed, epoch, index, 1)).random() >= drop.rate:
+            return np.zeros(grid, dtype=bool)
+        maps = look(self.accumulated.maps(index, epoch), view.window, grid, self.accumulated.corners, pixels=pixels)
+        return np.any(maps > drop.threshold, axis=0)
