@@ -69,7 +69,8 @@ class AccumulatedViews(TrainingViews):
             item["accumulated"] = self._targets(view, index, epoch if self.targets == "growing" else self.targets)
         if self.drop is not None and self.drop.what == "image":
             size: tuple[int, int] = view.image.shape[:2]
-            item["image"][:, torch.from_numpy(self._found(self.drop, view, key, size, pixels=True))] = 0
+            hidden = self._found(self.drop, view, key, size, pixels=True)
+            item["image"].permute(1, 2, 0).numpy()[hidden] = 0  # torch takes ten times as long for it
         elif self.drop is not None:
             item["keep"] = torch.from_numpy(~self._found(self.drop, view, key, self.grid, pixels=False)).float()
         return item
