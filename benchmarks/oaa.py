@@ -18,13 +18,11 @@ size, stride or head factor set for `train` is that of the second network too, u
 """
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import machine, mean_spread_each, seeds_parser
-from safetensors.torch import load_file
 
 import tagseg
 from tagseg.data.accumulator import Accumulator
@@ -37,8 +35,8 @@ from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.masks.background import label_mask
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
-from tagseg.methods.base import load_method
 from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
+from tagseg.pipeline.classifiers import load_network
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.measure import measure_rounds
 from tagseg.pipeline.mining import Miner, maps_at, mine, upsampled
@@ -46,7 +44,6 @@ from tagseg.pipeline.settings import MaskSettings, MineSettings, parse_assignmen
 from tagseg.report.curves import line_figure
 from tagseg.report.pictures import colour_mask, overlay_map
 from tagseg.report.sheets import contact_sheet, rendered, write_picture
-from tagseg.settings import parse
 
 SHARED = ("epochs", "learning_rate", "side", "scales", "batch_size", "output_stride", "head_factor")
 MULTI = ", scales and flips"
@@ -84,18 +81,8 @@ def run_variant(data: Path, out: Path, name: str, seed: int, settings: dict[str,
 
 def opened(run: Path, data: Dataset) -> tuple[Any, Accumulator]:
     """The trained classifier of a run, and its cumulative maps."""
-    method = network_of(run, "train", data, lambda inputs: load_method(inputs["method"]))
+    method = load_network(run)
     return method, open_accumulator(method, run / "train", data.train, remembered(run / "files.json"))
-
-
-def network_of(run: Path, stage: str, data: Dataset, kind_of: Callable[[dict[str, Any]], Any]) -> Any:
-    inputs = read_json(run / stage / "stage.json")["inputs"]
-    kind = kind_of(inputs)
-    backbone = read_json(run / "train" / "stage.json")["inputs"]["backbone"]
-    settings = parse(kind.Settings, inputs["settings"], str(run))
-    network = kind(backbone, "random", len(data.classes), settings, 1)
-    network.load_state_dict(load_file(run / stage / "attention.safetensors"))
-    return network
 
 
 def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> tuple[MapStore, bool]:
@@ -104,7 +91,7 @@ def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> t
     folder = run / f"maps of {name}"
     row = name.removesuffix(MULTI)
     if (run / "integral").exists():
-        network = network_of(run, "integral", data, lambda _: network.integral)
+        network = load_network(run, "integral")
     elif row not in OF_CLASSIFIER:
         store = store_accumulated(accumulated, data.train, len(data.classes), folder, lambda *_: None)
         return store, accumulated.corners

@@ -28,12 +28,12 @@ def store_accumulated(
     store, last = MapStore(folder), accumulated.rounds()[-1]
     unknown = np.full(num_classes, np.nan, dtype=np.float32)
     for start in range(0, len(samples), SHARD):
+        shard = samples[start : start + SHARD]
         entries: dict[str, StoredMaps] = {}
-        for index, sample in enumerate(samples[start : start + SHARD], start):
+        for index, sample in enumerate(shard if shard[0].name not in store else (), start):
             maps = accumulated.maps(index, last)
             peak = maps.max(axis=(1, 2), keepdims=True, initial=0)
             entries[sample.name] = StoredMaps(sample.tags, maps / np.maximum(peak, 1e-8), unknown)
-        if next(iter(entries)) not in store:
-            store.write(entries)
-        advance(start + len(entries), "")
+        store.write(entries)  # nothing where it was done before
+        advance(start + len(shard), "")
     return store

@@ -101,31 +101,27 @@ def load_classifier(source: str | os.PathLike[str], weights: str = "pretrained",
     return classifier
 
 
+def load_network(run: Path, stage: str = "train") -> Any:
+    """What a stage of a run trained: its method ("train"), or the second network of one that has it ("integral")."""
+    first = read_json(run / "train" / "stage.json")["inputs"]
+    kind, path = load_method(first["method"]), run / stage / "stage.json"
+    if stage == "integral":
+        kind = kind.integral
+    settings = parse(kind.Settings, read_json(path)["inputs"]["settings"], str(path))
+    network = kind(first["backbone"], "random", len(first["classes"]), settings, 1)
+    network.load_state_dict(load_file(run / stage / "attention.safetensors"))
+    return network
+
+
 def _run(folder: Path, side: int | None) -> Classifier:
-    stage = folder / "train" / "stage.json"
-    network = folder / "train" / "attention.safetensors"
-    if not (folder / MARKER).exists() or not network.exists():
+    if not (folder / MARKER).exists() or not (folder / "train" / "attention.safetensors").exists():
         raise BadInput(f"{folder}: this is no run with a trained classifier; make one with 'tagseg fit'.")
-    inputs = read_json(stage)["inputs"]
-    kind = load_method(inputs["method"])
-    settings = parse(kind.Settings, inputs["settings"], str(stage))
-    method = kind(inputs["backbone"], "random", len(inputs["classes"]), settings, 1)
-    method.load_state_dict(load_file(network))
-    backbone = method.backbone
-    side = backbone.fit_size(side or settings.side, side or settings.side)[0]
-    model = TagClassifier(method, _integral(folder, kind, inputs))
-    return Classifier(model, backbone.mean, backbone.std, side, tuple(inputs["classes"]), False)
-
-
-def _integral(folder: Path, kind: Any, inputs: dict[str, Any]) -> Any:
-    """The second network of a run that has one, else None."""
-    stage, network = folder / "integral" / "stage.json", folder / "integral" / "attention.safetensors"
-    if not network.exists():
-        return None
-    settings = parse(kind.integral.Settings, read_json(stage)["inputs"]["settings"], str(stage))
-    found = kind.integral(inputs["backbone"], "random", len(inputs["classes"]), settings, 1)
-    found.load_state_dict(load_file(network))
-    return found
+    classes = read_json(folder / "train" / "stage.json")["inputs"]["classes"]
+    method = load_network(folder)
+    where = load_network(folder, "integral") if (folder / "integral" / "attention.safetensors").exists() else None
+    backbone, wanted = method.backbone, side or method.settings.side
+    side = backbone.fit_size(wanted, wanted)[0]
+    return Classifier(TagClassifier(method, where), backbone.mean, backbone.std, side, tuple(classes), False)
 
 
 class TagClassifier(nn.Module):
