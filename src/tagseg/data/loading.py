@@ -100,7 +100,11 @@ class TrainingViews(Dataset[dict[str, Any]]):
         mask = None if self.masks is None else read_index_png(self.masks(sample))
         photo = read_image(sample.image)
         salient = read_saliency(sample, photo.shape[:2]) if self.saliency else None
-        return random_view(whole(photo, mask, salient), self.side, self.scales, rng, self.fill)
+        return self.cut(whole(photo, mask, salient), rng)
+
+    def cut(self, photo: View, rng: np.random.Generator) -> View:
+        """A random view of a whole photograph."""
+        return random_view(photo, self.side, self.scales, rng, self.fill)
 
     def item(self, index: int, view: View) -> dict[str, Any]:
         """A view as tensors, with the tags of photograph `index`."""

@@ -87,10 +87,21 @@ def random_crop(view: View, side: tuple[int, int], rng: np.random.Generator, fil
     return replace(view, image=image, mask=mask, saliency=saliency, box=(x0, y0, x0 + w, y0 + h))
 
 
-def random_view(view: View, side: int, scales: tuple[float, float], rng: np.random.Generator, fill: np.ndarray) -> View:
-    """The usual training view: long side drawn from `scales` x `side`, a `side` x `side` window, mirrored or not."""
+def random_view(
+    view: View,
+    side: int,
+    scales: tuple[float, float],
+    rng: np.random.Generator,
+    fill: np.ndarray,
+    *,
+    short: bool = False,
+    mirror: bool = True,
+) -> View:
+    """The usual training view: the photograph's long side (`short`: its short side) drawn from `scales` x `side`, a
+    `side` x `side` window, mirrored half of the time unless `mirror` is off."""
+    measure = min if short else max
     height, width = view.image.shape[:2]
-    factor = side * rng.uniform(*scales) / max(height, width)
+    factor = side * rng.uniform(*scales) / measure(height, width)
     view = resize(view, (max(1, round(height * factor)), max(1, round(width * factor))))
     view = random_crop(view, (side, side), rng, fill)
-    return flip(view) if rng.random() < 0.5 else view
+    return flip(view) if mirror and rng.random() < 0.5 else view

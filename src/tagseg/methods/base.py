@@ -36,7 +36,8 @@ class Method(Protocol):
     `class_maps(images (B, 3, H, W)) -> (B, C, h, w)` gives signed scores, and `tag_logits` the same images' tags.
     A method that also segments has `segment(images) -> (B, C + 1, H, W)`. One whose tags do not follow from its class
     maps has `score_maps(images) -> (B, M, h, w)` and `maps_and_logits(score_maps) -> (class maps, tag logits)`. One
-    whose class maps grow while it learns has `accumulates = True` (see `tagseg.methods.oaa.OAA`).
+    whose class maps grow while it learns has `accumulates = True` (see `tagseg.methods.oaa.OAA`). One that learns from
+    saliency maps has `uses_saliency = True`, or a setting `saliency`; its views then have them.
     """
 
     Settings: type[TrainSettings]
@@ -58,6 +59,11 @@ def maps_and_logits(method: Any, scores: torch.Tensor) -> tuple[torch.Tensor, to
     if hasattr(method, "maps_and_logits"):
         return method.maps_and_logits(scores)
     return scores, method.tag_logits(scores)
+
+
+def uses_saliency(method: type[Any], settings: TrainSettings) -> bool:
+    """Whether the method learns from saliency: always (`uses_saliency = True`), or by its setting `saliency`."""
+    return getattr(method, "uses_saliency", False) or getattr(settings, "saliency", False)
 
 
 def method_names() -> list[str]:

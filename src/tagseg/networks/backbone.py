@@ -62,12 +62,22 @@ class Backbone(nn.Module):
         Raises:
             BadInput: timm cannot give this network's features.
         """
+        return self._intermediates(images, intermediates_only=True)
+
+    def with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What `forward` and `stages` give, in one pass."""
+        features, stages = self._intermediates(images, intermediates_only=False)
+        return _as_grid(self.network, features, images.shape[-2:]), stages
+
+    def _intermediates(self, images: torch.Tensor, *, intermediates_only: bool) -> Any:
         if not hasattr(self.network, "forward_intermediates"):
             raise BadInput(f"'{self.name}' does not give the features of its stages; choose another backbone.")
         blocks = [info["reduction"] for info in self.network.feature_info]
         plain = len(blocks) > 6 and len(set(blocks)) == 1
         chosen = [round(len(blocks) * (i + 1) / 4) - 1 for i in range(4)] if plain else None
-        return self.network.forward_intermediates(images, indices=chosen, intermediates_only=True, output_fmt="NCHW")
+        return self.network.forward_intermediates(
+            images, indices=chosen, intermediates_only=intermediates_only, output_fmt="NCHW"
+        )
 
     @torch.no_grad()
     def stage_shapes(self) -> tuple[list[int], list[int]]:

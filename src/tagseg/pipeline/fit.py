@@ -19,7 +19,7 @@ from tagseg.data.loading import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
 from tagseg.errors import BadInput, explain_full_disk, nearest
-from tagseg.methods.base import load_method
+from tagseg.methods.base import load_method, uses_saliency
 from tagseg.methods.refinements.base import check_window, load_refinement
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
@@ -145,7 +145,7 @@ class _Fit:
 
     def _has_stage(self, name: str) -> bool:
         if name == "saliency":
-            return self.settings.masks.saliency or getattr(load_method(self.settings.method), "uses_saliency", False)
+            return self.settings.masks.saliency or self._learns_saliency
         if name == "integral":
             return self._integral is not None
         return name != "affinity" or self.settings.masks.learnt is not None
@@ -177,7 +177,7 @@ class _Fit:
             "seed": s.seed,
             "settings": s.train.model_dump(mode="json", exclude={"integral"}),
         }
-        if getattr(load_method(s.method), "uses_saliency", False):
+        if self._learns_saliency:
             inputs["saliency"] = stages["saliency"].key
 
         def work(folder: Path) -> dict[str, Any]:
@@ -339,6 +339,10 @@ class _Fit:
         result = self.folder.stage(name, inputs, work)
         (self.folder.path / name / "last.ckpt").unlink(missing_ok=True)  # only for going on within the stage
         return result
+
+    @property
+    def _learns_saliency(self) -> bool:
+        return uses_saliency(load_method(self.settings.method), self.settings.train)
 
     @property
     def _accumulates(self) -> bool:

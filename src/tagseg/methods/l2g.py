@@ -1,0 +1,351 @@
+"""L2G: Jiang et al., "L2G: A Simple Local-to-Global Knowledge Transfer Framework for Weakly Supervised Semantic
+Segmentation", CVPR 2022.
+
+A classifier that sees a small part of a photograph has to look at more of the object. So a local network learns the
+tags from small views, and a global network learns, from the whole view, what the local one sees in each of them; with
+saliency it learns the object's shape too. Only the global network is used afterwards.
+
+Where paper and published code differ, the paper is followed, and the code with `compat="official"`:
+
+- Both networks of the code have a background channel if there is saliency, and none if not. Here the local network has
+  none and the global network always has one, which learns what no class claims (or what is not salient).
+- The code matches views with regions by RoI align, which samples half a cell aside; here cells are matched exactly.
+- The code lets one class win each place with and without saliency, here only without.
+- Without anything salient in a view the code teaches background everywhere, the paper falls back to attention.
+- The code's background channel has a target of its own only through saliency's complement cut to where the local
+  network's background channel is positive; here it is the whole complement.
+
+The squared norm of equation 6 is the mean over channels and places in both, for the published weight goes with that.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning.pytorch as lightning
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from tagseg.data.dataset import Sample
+from tagseg.data.local_views import LocalViews, Placement, is_square
+from tagseg.errors import BadInput
+from tagseg.methods.base import TrainSettings
+from tagseg.networks.backbone import Backbone, resize_maps
+from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser, step_optimiser
+from tagseg.networks.pcm import PCM
+from tagseg.settings import ScaleRange, SidePixels
+
+SALIENT = 0.5  # a view in which nothing reaches it has no shape to teach
+
+
+class L2GSettings(TrainSettings):
+    """Views, losses and thresholds as published; the schedule suits a few hundred to a few thousand photographs.
+    `voc/l2g` and `coco/l2g` hold the published ones."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 16
+    side: SidePixels = 321  # of the global view, pixels
+    scales: ScaleRange = (8 / 7, 8 / 7)  # short side of the photograph over `side`: 512 of 448
+    views: PositiveInt = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
+    view_side: SidePixels | None = None  # of a local view, pixels; None: 5/7 of `side`, 320 of 448
+    placement: Placement = "random"  # of local views; "uniform": a grid; "corners": the corners first
+    mirror: bool = True
+    colour_jitter: bool = False
+    saliency: bool = False  # shape transfer
+    attention_threshold: float = Field(default=0.1, ge=0, lt=1)  # of B in shape transfer
+    transfer_weight: PositiveFloat = 10.0  # lambda
+    pixel_correlation: bool = True
+    shared_backbone: bool = False
+    global_classification: bool = False  # for the ablation: classification loss on the global network too
+    compat: Literal["paper", "official"] = "paper"
+    output_stride: int | None = 16
+    optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
+    learning_rate: PositiveFloat = 1e-4
+    head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate
+    weight_decay: NonNegativeFloat = 0.01
+    drop_at: float = Field(default=0.5, gt=0, le=1)  # share of the steps after which "sgd-steps" falls to a tenth
+    slow_steps: NonNegativeInt = 0  # first steps of "sgd-poly", at a hundredth of the rate
+
+
+class MapHead(nn.Module):
+    """Features to maps: a 1x1 class convolution without bias, and those maps once more, through PCM (published code).
+
+    Args:
+        backbone: whose features come in.
+        channels: K of the maps.
+        correlation: whether there is a PCM.
+    """
+
+    def __init__(self, backbone: Backbone, channels: int, correlation: bool) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(backbone.channels, channels, kernel_size=1, bias=False)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        self.correlation: PCM | None = None
+        if correlation:
+            widths = backbone.stage_shapes()[0][-3:-1]
+            self.correlation = PCM((widths[0], widths[1]), backbone.corners)
+
+    def forward(self, backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W) -> (B, K, h, w)` signed, float32."""
+        if self.correlation is None:
+            return self.classifier(backbone(images)).float()
+        features, stages = backbone.with_stages(images)
+        maps = self.classifier(features).float()
+        return maps + self.correlation(maps, images, stages[-3:-1])
+
+
+class LocalNetwork(lightning.LightningModule):
+    """The local network alone: a classifier of local views. With saliency it teaches shape to itself.
+
+    Args:
+        backbone, weights: see `tagseg.networks.backbone.Backbone`.
+        num_classes: C.
+        settings: see `L2GSettings`.
+        steps: how many optimiser steps the whole training takes, for the schedule.
+
+    Raises:
+        BadInput: local views are larger than the global one, or cannot be laid uniformly.
+    """
+
+    Settings = L2GSettings
+
+    def __init__(self, backbone: str, weights: str, num_classes: int, settings: L2GSettings, steps: int) -> None:
+        super().__init__()
+        self.settings, self.num_classes, self.steps = settings, num_classes, steps
+        self.backbone = self._backbone(backbone, weights)
+        self.head = self._head(self.backbone, background=settings.saliency)
+        fit_size, wanted = self.backbone.fit_size, settings.view_side or settings.side * 5 / 7
+        self.side, self.view_side = fit_size(settings.side, settings.side)[0], fit_size(wanted, wanted)[0]
+        self.grid = self.backbone.grid(self.view_side, self.view_side)  # of a local view
+        if self.view_side > self.side:
+            raise BadInput(f"train.view_side {settings.view_side}: a local view lies within `side` {settings.side}.")
+        if settings.placement == "uniform" and not is_square(settings.views):
+            raise BadInput(f"train.views {settings.views}: uniform views form a square; give 1, 4, 9 or 16.")
+
+    def _backbone(self, name: str, weights: str) -> Backbone:
+        backbone = Backbone(name, weights, self.settings.output_stride)
+        backbone.freeze(early=backbone.pretrained, norms=backbone.pretrained)
+        return backbone
+
+    def _head(self, backbone: Backbone, background: bool) -> MapHead:
+        return MapHead(backbone, self.num_classes + background, self.settings.pixel_correlation)
+
+    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W) -> (B, K, h, w)` signed; the background's channel, if there is one, comes last."""
+        return self.head(self.backbone, images)
+
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class maps, and their means as logits: `(B, C, h, w)` and `(B, C)`."""
+        maps = score_maps[:, : self.num_classes]
+        return maps, maps.mean(dim=(2, 3))
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        return self.maps_and_logits(self.score_maps(images))[0]
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        boxes, tags = with_images(batch["boxes"]), batch["tags"].repeat_interleave(self.settings.views, dim=0)
+        maps = self.score_maps(crops(batch["image"], boxes))
+        loss = classification_loss(maps, tags)
+        if self.settings.saliency:
+            targets = self.targets(maps.detach(), tags, batch["saliency"], boxes)
+            loss = loss + self.settings.transfer_weight * transfer_loss(maps, targets)
+        self.log("loss", loss)
+        return loss
+
+    def targets(
+        self, maps: torch.Tensor, tags: torch.Tensor, saliency: torch.Tensor | None, boxes: torch.Tensor
+    ) -> torch.Tensor:
+        """What is to be learnt from the local network's maps of the views `boxes` `(M, 5)`; see `local_targets`.
+
+        `saliency` is that of the global views, `(B, S, S)`.
+        """
+        s, grid = self.settings, maps.shape[-2:]
+        if s.compat == "official":
+            if saliency is not None:
+                whole = saliency / (saliency.amax(dim=(1, 2), keepdim=True) + 1e-10)
+                saliency = F.interpolate(crops(whole[:, None], boxes), size=grid, mode="nearest")[:, 0]
+            return official_targets(maps, tags, saliency, s.attention_threshold)
+        if saliency is not None:
+            saliency = resize_maps(crops(saliency[:, None], boxes), grid, self.backbone.corners)[:, 0]
+        return local_targets(maps[:, : self.num_classes], tags, saliency, s.attention_threshold)
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> LocalViews:
+        s = self.settings
+        return LocalViews(
+            samples,
+            self.num_classes,
+            self.backbone,
+            side=self.side,
+            scales=s.scales,
+            seed=seed,
+            saliency=s.saliency,
+            count=s.views,
+            view_side=self.view_side,
+            placement=s.placement,
+            mirror=s.mirror,
+            jitter=s.colour_jitter,
+        )
+
+    def configure_optimizers(self) -> Any:
+        s, parts = self.settings, dict(self.named_children())
+        backbone = nn.ModuleList([part for name, part in parts.items() if "backbone" in name])
+        head = nn.ModuleList([part for name, part in parts.items() if "backbone" not in name])
+        shared = {"learning_rate": s.learning_rate, "weight_decay": s.weight_decay, "steps": self.steps}
+        if s.optimiser == "sgd-steps":
+            return step_optimiser(backbone, head, drop=s.drop_at, **shared)  # type: ignore[arg-type]
+        if s.optimiser == "sgd-poly":
+            return poly_step_optimiser(backbone, head, slow=s.slow_steps, **shared)  # type: ignore[arg-type]
+        return poly_optimiser(backbone, head, kind="adamw", head_factor=s.head_factor, **shared)  # type: ignore[arg-type]
+
+
+class L2G(LocalNetwork):
+    """A local and a global network; `backbone` and `head` are those of the global one. Arguments as for
+    `LocalNetwork`."""
+
+    def __init__(self, backbone: str, weights: str, num_classes: int, settings: L2GSettings, steps: int) -> None:
+        super().__init__(backbone, weights, num_classes, settings, steps)
+        official = settings.compat == "official"
+        self.head = self._head(self.backbone, background=settings.saliency or not official)
+        self.local_backbone = None if settings.shared_backbone else self._backbone(backbone, weights)
+        self.local_head = self._head(self.backbone, background=settings.saliency and official)
+
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class maps, and how likely each class is where it is likeliest: `(B, C, h, w)` and `(B, C)`."""
+        probabilities = score_maps.softmax(dim=1)[:, : self.num_classes]
+        return score_maps[:, : self.num_classes], probabilities.amax(dim=(2, 3)).logit(eps=1e-6)
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        s, boxes = self.settings, with_images(batch["boxes"])
+        tags = batch["tags"].repeat_interleave(s.views, dim=0)
+        local_maps = self.local_head(self.local_backbone or self.backbone, crops(batch["image"], boxes))
+        classification = classification_loss(local_maps, tags)
+
+        global_maps = self.score_maps(batch["image"])
+        targets = self.targets(local_maps.detach(), tags, batch.get("saliency"), boxes)
+        match = official_regions if s.compat == "official" else regions
+        transfer = transfer_loss(match(global_maps, boxes, self.grid, self.backbone.stride), targets)
+
+        loss = classification + s.transfer_weight * transfer
+        if s.global_classification:
+            loss = loss + classification_loss(global_maps, batch["tags"])
+        self.log("loss", loss)
+        return loss
+
+
+def classification_loss(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+    """Multi-label soft margin of globally pooled maps, averaged over views (equation 4).
+
+    `(M, K, h, w)`, of which the first C channels are classes, and `(M, C)` multi-hot.
+    """
+    return F.multilabel_soft_margin_loss(maps[:, : tags.shape[1]].mean(dim=(2, 3)), tags)
+
+
+def local_attention(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+    """A_i: rectified and divided by its maximum, 0 for classes that are no tags (section 3.2).
+
+    `(M, C, h, w)`, `(M, C)` -> `(M, C, h, w)` in [0, 1].
+    """
+    maps = maps.relu()
+    return maps / (maps.amax(dim=(2, 3), keepdim=True) + 1e-8) * tags[:, :, None, None]
+
+
+def winners(attention: torch.Tensor) -> torch.Tensor:
+    """Keep the strongest channel of every place. `(M, K, h, w)` -> the same, others 0."""
+    return attention * (attention == attention.amax(dim=1, keepdim=True))
+
+
+def local_targets(
+    maps: torch.Tensor, tags: torch.Tensor, saliency: torch.Tensor | None, threshold: float
+) -> torch.Tensor:
+    """What the global network is to say in every view: A_i, or B_i S_i where something is salient (equation 7).
+
+    Args:
+        maps: `(M, C, h, w)` of the local network.
+        tags: `(M, C)` multi-hot.
+        saliency: `(M, h, w)` in [0, 1], or None.
+        threshold: B_i is where A_i exceeds it.
+
+    Returns:
+        `(M, C + 1, h, w)` in [0, 1]. The last channel, the background, is what the classes leave over, or what is not
+        salient.
+    """
+    attention = local_attention(maps, tags)
+    won = winners(attention)
+    plain = torch.cat([won, 1 - won.amax(dim=1, keepdim=True)], dim=1)
+    if saliency is None:
+        return plain
+    salient = saliency[:, None]
+    shaped = torch.cat([(attention > threshold) * salient, 1 - salient], dim=1)
+    empty = (salient < SALIENT).flatten(1).all(dim=1)
+    return torch.where(empty[:, None, None, None], plain, shaped)
+
+
+def official_targets(
+    maps: torch.Tensor, tags: torch.Tensor, saliency: torch.Tensor | None, threshold: float
+) -> torch.Tensor:
+    """The same as in the published code, which never falls back. Arguments as for `local_targets`, but `maps` have a
+    background channel, which has a tag of its own, where there is saliency; the result has as many.
+    """
+    if saliency is None:
+        return winners(local_attention(maps, tags))
+    tags = torch.cat([tags, torch.ones_like(tags[:, :1])], dim=1)
+    found = winners(local_attention(maps, tags)) > threshold
+    return torch.cat([found[:, :-1] * saliency[:, None], found[:, -1:] * (1 - saliency[:, None])], dim=1)
+
+
+def transfer_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference between the softmax over channels (equation 5) and the targets (equation 6).
+
+    `(M, K, h, w)` scores, `(M, K, h, w)` in [0, 1].
+    """
+    return F.mse_loss(scores.softmax(dim=1), targets)
+
+
+def with_images(boxes: torch.Tensor) -> torch.Tensor:
+    """`(B, N, 4)` boxes -> `(B N, 5)`, whose first column is the image's number."""
+    numbers = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+    return torch.cat([numbers[:, None], boxes.flatten(0, 1)], dim=1)
+
+
+def crops(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Cut the local views. `(B, K, S, S)`, `(M, 5)` -> `(M, K, s, s)`."""
+    return torch.cat([images[i : i + 1, :, y0:y1, x0:x1] for i, x0, y0, x1, y1 in boxes.tolist()])
+
+
+def regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stride: int) -> torch.Tensor:
+    """The global maps as the local network's cells lie on them (region matching, section 3.2).
+
+    Cells of both networks are `stride` apart, so that a view's cells lie between the global ones by the same fraction
+    everywhere; bilinear.
+
+    Args:
+        maps: `(B, K, h, w)` of the global views.
+        boxes: `(M, 5)`: image, and x0, y0, x1, y1 in pixels.
+        grid: `(h', w')` of the local network's maps.
+        stride: pixels a cell.
+
+    Returns:
+        `(M, K, h', w')`.
+    """
+    down = _between(boxes[:, 2], grid[0], maps.shape[2], stride, maps.dtype)
+    across = _between(boxes[:, 1], grid[1], maps.shape[3], stride, maps.dtype)
+    return torch.einsum("mhy,mkyx,mwx->mkhw", down, maps[boxes[:, 0]], across)
+
+
+def _between(starts: torch.Tensor, cells: int, side: int, stride: int, dtype: torch.dtype) -> torch.Tensor:
+    """`(M, cells, side)`: weights of global cells along one axis, for views that start at these pixels."""
+    places = starts[:, None] / stride + torch.arange(cells, device=starts.device)
+    distance = places[:, :, None] - torch.arange(side, device=starts.device)
+    return (1 - distance.abs()).clamp(min=0).to(dtype)
+
+
+def official_regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stride: int) -> torch.Tensor:
+    """The same as in the published code: RoI align without its half-cell offset. Arguments as for `regions`."""
+    return roi_align(maps, boxes.to(maps.dtype), output_size=grid, spatial_scale=1 / stride)
+
+
+METHODS: dict[str, Any] = {"l2g": L2G, "l2g-local": LocalNetwork}
