@@ -47,6 +47,13 @@ def fit(
         Optional[str],  # noqa: UP045
         typer.Option(help="par, pamr, crf, superpixels, psa, irn or none; several with +, e.g. irn+crf."),
     ] = None,
+    saliency: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="DIR|auto|built-in|FILE",
+            help="Use saliency maps: to learn from them, if the method can (l2g, eps), else to score the background.",
+        ),
+    ] = None,
     seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045
     until: Annotated[
         str, typer.Option(help="Last stage: train, integral, mine, affinity, masks, segment or report.")
@@ -55,10 +62,12 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Train a segmentation network from tagged photographs."""
-    from tagseg.pipeline.settings import parse_assignments
+    from tagseg.pipeline.settings import parse_assignments, saliency_settings
 
     named = {"backbone": backbone, "weights": weights, "masks.refine": refine, "seed": seed}
     settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
+    if saliency is not None:
+        settings |= saliency_settings(recipe, saliency)
     result = tagseg.fit(data, out, recipe=recipe, settings=settings, until=until, skip_bad=skip_bad, quiet=quiet)
     _print_fit(result)
 

@@ -1,9 +1,14 @@
+import json
+import zlib
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from tagseg.methods.l2g import official_regions, official_targets, transfer_loss
 from tagseg.networks.pcm import pixel_correlation
+from tagseg.networks.resnet38 import ResNet38
 from tests.parity.golden import assert_close, golden
 
 
@@ -30,3 +35,32 @@ def test_transfer(name: str):
     assert_close(matched.softmax(dim=1).detach().numpy(), g["aligned_probabilities"].numpy())
     assert_close(loss.detach().numpy()[None], g["loss"].numpy()[None])
     assert_close(maps.grad.numpy(), g["grad_global_maps"].numpy())
+
+
+def test_resnet38():
+    """With weights by the rule that the reference was made with."""
+    g = golden("resnet38_trunk")
+    salt = str(g["salt"])
+    network = ResNet38().eval()
+    wanted = dict(zip(g["keys"].tolist(), map(json.loads, g["shapes"].tolist()), strict=True))
+    ours = {k: list(v.shape) for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert ours == wanted
+    network.load_state_dict({k: torch.from_numpy(filled(k, shape, salt)) for k, shape in wanted.items()}, strict=False)
+    with torch.no_grad():
+        _, stages = network.forward_intermediates(torch.from_numpy(g["image"]))
+    for name, stage in zip(("conv4", "conv5", "conv6"), stages[-3:], strict=True):
+        assert_close(stage.mean(dim=1).numpy(), g[f"{name}_mean"], 1e-3)
+    assert_close(stages[-1].mean(dim=(2, 3)).numpy(), g["conv6_channels"], 1e-3)
+
+
+def filled(key: str, shape: list[int], salt: str) -> np.ndarray:
+    n = np.random.default_rng(zlib.crc32((salt + key).encode())).standard_normal(shape)
+    if key.endswith("running_var"):
+        n = 1 + 0.1 * np.abs(n)
+    elif key.endswith("running_mean") or key.endswith("bias"):
+        n = 0.1 * n
+    elif len(shape) == 1:
+        n = 1 + 0.1 * n
+    else:
+        n = n * np.sqrt(2 / np.prod(shape[1:]))
+    return n.astype(np.float32)

@@ -1,4 +1,5 @@
-"""timm behind one small door: an image goes in, one grid of features comes out, and the grid's geometry is known."""
+"""timm, and ResNet-38, behind one small door: an image goes in, one grid of features comes out, and the grid's geometry
+is known."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from tagseg.errors import BadInput, nearest
+from tagseg.networks import resnet38
+from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
 
 
 class Backbone(nn.Module):
-    """Any timm network as `(B, 3, H, W) -> (B, D, h, w)`, its last features before pooling.
+    """Any timm network, or ResNet-38, as `(B, 3, H, W) -> (B, D, h, w)`, its last features before pooling.
 
     Geometry. Convolutions that stride with odd, padded kernels put cell i's centre on pixel `stride * i`, so an
     image of side `stride * k + 1` has cells on its very corners and flips onto itself; even kernels (patch
@@ -25,8 +28,8 @@ class Backbone(nn.Module):
     nothing is shifted by half a cell.
 
     Args:
-        name: timm's name of the architecture.
-        weights: `"pretrained"` (timm's own, downloaded), `"random"`, or a `.safetensors` / `.pth` file.
+        name: timm's name of the architecture, or "resnet38".
+        weights: `"pretrained"` (timm's own, downloaded), `"random"`, or a `.safetensors`, `.pth` or `.params` file.
         output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own.
 
     Raises:
@@ -166,8 +169,11 @@ def _in_square(
 
 
 def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
+    if name == resnet38.NAME:
+        return _create_resnet38(weights, output_stride)
     if not timm.is_model(name):
-        raise BadInput(f"backbone '{name}' is not a timm model{nearest(name, timm.list_models())}")
+        known = [*timm.list_models(), resnet38.NAME]
+        raise BadInput(f"backbone '{name}' is not a timm model{nearest(name, known)}")
     options: dict = {"num_classes": 0, "global_pool": ""}
     if output_stride is not None and output_stride != 32:
         options["output_stride"] = output_stride
@@ -200,6 +206,21 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
     return network
 
 
+def _create_resnet38(weights: str, output_stride: int | None) -> nn.Module:
+    if output_stride not in (None, 8):
+        raise BadInput(f"output_stride={output_stride}: '{resnet38.NAME}' has 8 and no other; set output_stride=8.")
+    network = resnet38.ResNet38()
+    if weights == "pretrained":
+        raise BadInput(
+            f"'{resnet38.NAME}' has no weights that could be fetched; give those of its authors "
+            "(ilsvrc-cls_rna-a1_cls1000_ep-0001.params) or a .pth with --weights FILE, or --weights random."
+        )
+    if weights != "random":
+        state = read_weights(Path(weights))
+        _load(network, resnet38.from_mxnet(state) if weights.endswith(".params") else state, weights)
+    return network
+
+
 def _create_flexible(name: str, options: dict) -> Any:
     """Transformers must accept any image size; convolutional networks do not know the option."""
     try:
@@ -209,13 +230,16 @@ def _create_flexible(name: str, options: dict) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a `.safetensors` or `.pth` file; nothing but tensors is unpickled.
+    """The state dict in a `.safetensors` or `.pth` file, or the arrays of an MXNet `.params` file; nothing but tensors
+    is unpickled. What training with several GPUs put before the names is taken off.
 
     Raises:
         BadInput: there is no such file, or it cannot be read.
     """
     if not path.is_file():
         raise BadInput(f"{path}: there is no such weights file; give a .safetensors or .pth file, or 'pretrained'.")
+    if path.suffix == ".params":
+        return read_mxnet(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -224,7 +248,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise BadInput(f"{path}: these weights cannot be read ({error}); is the file whole?") from error
-    return state.get("state_dict", state)
+    state = state.get("state_dict", state)
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _load(network: Any, state: dict[str, torch.Tensor], where: str) -> None:
@@ -244,6 +269,8 @@ def _load(network: Any, state: dict[str, torch.Tensor], where: str) -> None:
 
 def _parameters_to_stride(network: Any, stride: int) -> list[nn.Parameter]:
     """Parameters of the stem and of every part whose features still have at most `stride`."""
+    if isinstance(network, resnet38.ResNet38):
+        return network.early_parameters()
     early = [info["module"] for info in network.feature_info if info["reduction"] <= stride]
     if not early:
         return []

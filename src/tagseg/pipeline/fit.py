@@ -30,7 +30,7 @@ from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
-from tagseg.pipeline.saliency import find_source, make_saliency, maps_digest, with_saliency
+from tagseg.pipeline.saliency import find_source, from_folder, make_saliency, maps_digest, with_saliency
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import LEARNT, FitSettings, resolve
 from tagseg.pipeline.training import Schedule, check_processes, save_network, train
@@ -153,6 +153,7 @@ class _Fit:
     def saliency(self, _: dict[str, StageResult]) -> StageResult:
         """Only where something uses it. From here on every training photograph has a saliency map."""
         source = find_source(self.settings.data.saliency)
+        self.data = from_folder(self.data, source)
         inputs = {
             "photographs": self.facts.digest(self.data.train),
             "source": source,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
 from tagseg.data.images import read_image
@@ -18,7 +20,7 @@ from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.data.reading import FileFacts
 from tagseg.data.views import resize, whole
 from tagseg.methods.base import maps_and_logits, score_maps
-from tagseg.networks.backbone import on_canvas, resize_maps
+from tagseg.networks.backbone import Backbone, on_canvas, resize_maps
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.progress import Advance
 from tagseg.pipeline.settings import MineSettings
@@ -28,7 +30,7 @@ PRESENT = 0.5  # a classifier that says more than this says "it is there"
 
 
 class Miner:
-    """Class maps of photographs, averaged over scales and flips, at the grid of the largest scale."""
+    """Class maps of photographs, averaged over scales and flips."""
 
     def __init__(self, method: Any, settings: MineSettings) -> None:
         self.device = default_device()
@@ -42,16 +44,16 @@ class Miner:
         return [fit(height * factor * s, width * factor * s) for s in self.settings.scales]
 
     @torch.inference_mode()
-    def __call__(self, photos: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, photos: list[np.ndarray]) -> tuple[Sequence[np.ndarray], np.ndarray]:
         """Signed maps and tag probabilities of photographs that share their network sizes.
 
         Args:
             photos: B arrays `(H, W, 3)` uint8 whose `sizes` are equal.
 
         Returns:
-            maps `(B, C, h, w)` float32, and tag probabilities `(B, C)`.
+            for each the maps `(C, h, w)` float32, at the grid of the largest scale or at its own size, as the settings
+            say; and tag probabilities `(B, C)`.
         """
-        corners = self.method.backbone.corners
         sizes = self.sizes(*photos[0].shape[:2])
         maps: list[torch.Tensor] = []
         logits: list[torch.Tensor] = []
@@ -60,16 +62,75 @@ class Miner:
             pixels = pixels.to(self.device, memory_format=torch.channels_last)
             for flipped in (False, True)[: 1 + self.settings.flip]:
                 with inference_autocast(self.device):
-                    images = pixels.flip(-1) if flipped else pixels
-                    network = partial(score_maps, self.method)
-                    scores = on_canvas(network, images, self.method.backbone.stride, BATCH).float()
+                    scores = self._scores(pixels.flip(-1) if flipped else pixels)
                 raw, tags = maps_and_logits(self.method, scores)
                 logits.append(tags)
                 maps.append(raw.flip(-1) if flipped else raw)
-        h, w = max((m.shape[-2], m.shape[-1]) for m in maps)
-        average = torch.stack([resize_maps(m, (h, w), corners) for m in maps]).mean(dim=0)
         probabilities = torch.stack(logits).mean(dim=0).sigmoid()
-        return average.cpu().numpy(), probabilities.cpu().numpy()
+        return self._fused(maps, [photo.shape[:2] for photo in photos]), probabilities.cpu().numpy()
+
+    def _scores(self, images: torch.Tensor) -> torch.Tensor:
+        s, backbone = self.settings, self.method.backbone
+        network = partial(on_canvas, partial(score_maps, self.method), stride=backbone.stride, batch=BATCH)
+        if s.window is None:
+            return network(images).float()
+        side, _ = backbone.fit_size(s.window, s.window)
+        step = max(1, round(s.window_stride / backbone.stride)) * backbone.stride
+        return through_windows(network, images, side, step, backbone)
+
+    def _fused(self, maps: list[torch.Tensor], sizes: list[tuple[int, int]]) -> Sequence[np.ndarray]:
+        if self.settings.fusion == "photograph":
+            return [fused_bicubic([m[i : i + 1] for m in maps], s)[0].cpu().numpy() for i, s in enumerate(sizes)]
+        corners = self.method.backbone.corners
+        grid = max((m.shape[-2], m.shape[-1]) for m in maps)
+        return torch.stack([resize_maps(m, grid, corners) for m in maps]).mean(dim=0).cpu().numpy()
+
+
+def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """The mean of maps of several scales, each brought to `size` (H, W) as L2G's published code does it.
+
+    Bicubic, as if the maps' cells tiled the photograph, whatever the geometry of their grid. `(B, C, h_i, w_i)` each
+    -> `(B, C, H, W)`.
+    """
+    total = torch.zeros(*maps[0].shape[:2], *size, device=maps[0].device)
+    for scale in maps:
+        total += F.interpolate(scale, size=size, mode="bicubic", align_corners=False)
+    return total / len(maps)
+
+
+def through_windows(
+    network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, side: int, step: int, backbone: Backbone
+) -> torch.Tensor:
+    """`network(images)`, looked at through a square window that slides; where windows overlap, their mean.
+
+    Args:
+        network: `(B, 3, H, W) -> (B, K, h, w)`, of any size.
+        images: `(B, 3, H, W)`, of a size that `fit_size` gives.
+        side: of the window, pixels, a size that `fit_size` gives; smaller images are seen whole.
+        step: pixels that the window slides, whole cells.
+        backbone: whose grid it is.
+
+    Returns:
+        `(B, K, h, w)` float32.
+    """
+    height, width = images.shape[-2:]
+    grid = backbone.grid(height, width)
+    total = torch.zeros(0)
+    seen = torch.zeros(grid, device=images.device)
+    for y, x in product(_starts(height, side, step), _starts(width, side, step)):
+        maps = network(images[:, :, y : y + side, x : x + side]).float()
+        if not total.numel():
+            total = maps.new_zeros(*maps.shape[:2], *grid)
+        row, column = y // backbone.stride, x // backbone.stride
+        total[:, :, row : row + maps.shape[-2], column : column + maps.shape[-1]] += maps
+        seen[row : row + maps.shape[-2], column : column + maps.shape[-1]] += 1
+    return total / seen
+
+
+def _starts(length: int, side: int, step: int) -> list[int]:
+    """Where windows begin along an axis: every `step`, and one at the very end."""
+    room = max(0, length - side)
+    return [*range(0, room, step), room]
 
 
 def to_class_maps(signed: np.ndarray, classes: tuple[int, ...], tag_probabilities: np.ndarray) -> StoredMaps:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagseg.data.dataset import Sample
+from tagseg.data.dataset import Dataset, Sample
 from tagseg.data.images import read_image, write_grey
 from tagseg.data.loading import cpu_count, prefetch
 from tagseg.errors import BadInput, nearest
@@ -20,22 +20,42 @@ _WORDS = ("auto", "folder", "built-in")
 
 
 def find_source(source: str) -> str:
-    """A word, or the path of a network's file.
+    """A word, a folder of maps, or the path of a network's file.
 
     Raises:
-        BadInput: it is neither.
+        BadInput: it is none of them.
     """
-    if source in _WORDS or Path(source).is_file():
+    if source in _WORDS or Path(source).exists():
         return source
     hint = nearest(source, list(_WORDS)) or "."
-    raise BadInput(f"data.saliency '{source}' is no file and no word{hint} Give {', '.join(_WORDS)} or a file.")
+    words = ", ".join(_WORDS)
+    raise BadInput(f"data.saliency '{source}' is no file, no folder and no word{hint} Give {words}, a folder or a file.")
+
+
+def from_folder(data: Dataset, source: str) -> Dataset:
+    """The photographs with the maps that lie in `source`, if that is a folder: `NAME.png` for the photograph NAME.
+
+    Raises:
+        BadInput: a photograph has no map there.
+    """
+    folder = Path(source)
+    if source in _WORDS or not folder.is_dir():
+        return data
+    missing = [s.name for s in data.train if not (folder / f"{s.name}.png").exists()]
+    if missing:
+        raise BadInput(
+            f"{folder}: there is no saliency map {missing[0]}.png ({len(missing) - 1} more are missing); add it, or "
+            "set data.saliency=auto."
+        )
+    return replace(data, train=tuple(replace(s, saliency=folder / f"{s.name}.png") for s in data.train))
 
 
 def maps_digest(samples: tuple[Sample, ...], source: str) -> str:
     """Changes with what the maps are made from: the data set's own files, or the network."""
     if source == "built-in":
         return source
-    files = [Path(source)] if source not in _WORDS else [s.saliency for s in samples if s.saliency is not None]
+    from_file = Path(source).is_file() and source not in _WORDS
+    files = [Path(source)] if from_file else [s.saliency for s in samples if s.saliency is not None]
     stamps = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
     return hashlib.blake2b("\n".join(stamps).encode(), digest_size=16).hexdigest()
 
@@ -73,4 +93,4 @@ def make_saliency(samples: tuple[Sample, ...], source: str, folder: Path, report
 
 
 def _own(sample: Sample, source: str) -> bool:
-    return sample.saliency is not None and source in ("auto", "folder")
+    return sample.saliency is not None and (source in ("auto", "folder") or Path(source).is_dir())

@@ -16,7 +16,7 @@ from tagseg.methods.base import TrainSettings, load_method, method_names
 from tagseg.methods.refinements.irn import IRNSettings
 from tagseg.methods.refinements.psa import PSASettings
 from tagseg.segmentation.training import SegmentSettings
-from tagseg.settings import Settings, parse
+from tagseg.settings import Settings, SidePixels, parse
 
 _RECIPES = importlib.resources.files("tagseg") / "recipes"
 
@@ -26,7 +26,7 @@ class DataSettings(Settings):
 
     tags: Literal["xml", "masks"] = "xml"  # where VOC tags come from
     # where saliency maps come from, if anything uses them: "folder" (that of the data set), "built-in" (made without
-    # any network), "auto" (the folder where it has a map, else built in), or the file of a network
+    # any network), "auto" (the folder where it has a map, else built in), another folder, or the file of a network
     saliency: str = "auto"
 
 
@@ -36,6 +36,11 @@ class MineSettings(Settings):
     side: int = Field(default=321, ge=32)  # long side of the photograph at scale 1, pixels
     scales: tuple[PositiveFloat, ...] = Field(default=(0.75, 1.0, 1.5), min_length=1)
     flip: bool = True
+    # where the maps of all scales meet: "grid", that of the largest scale, bilinear in the grid's geometry, or
+    # "photograph", its every pixel, bicubic without regard to geometry (L2G's published code; 40 times the disk space)
+    fusion: Literal["grid", "photograph"] = "grid"
+    window: SidePixels | None = None  # look through a sliding window of this side, pixels; None: at all of it at once
+    window_stride: PositiveInt = 64  # pixels, rounded to whole cells
 
 
 LEARNT = ("psa", "irn")  # refinements that are trained, and come first in a chain
@@ -135,6 +140,16 @@ def resolve(recipe: str = "cam", overrides: dict[str, Any] | None = None) -> Fit
 
 class _WithoutTrain(FitSettings):
     train: Any = None
+
+
+def saliency_settings(recipe: str, source: str) -> dict[str, Any]:
+    """The settings by which the recipe's method uses saliency from `source` (as `data.saliency`)."""
+    method = load_method(str(_read_recipe(recipe).get("method", "cam")))
+    if "saliency" in method.Settings.model_fields:
+        return {"data.saliency": source, "train.saliency": True}
+    if getattr(method, "uses_saliency", False):
+        return {"data.saliency": source}
+    return {"data.saliency": source, "masks.saliency": True}
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
