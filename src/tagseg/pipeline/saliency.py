@@ -29,7 +29,9 @@ def find_source(source: str) -> str:
         return source
     hint = nearest(source, list(_WORDS)) or "."
     words = ", ".join(_WORDS)
-    raise BadInput(f"data.saliency '{source}' is no file, no folder and no word{hint} Give {words}, a folder or a file.")
+    raise BadInput(
+        f"data.saliency '{source}' is no file, no folder and no word{hint} Give {words}, a folder or a file."
+    )
 
 
 def from_folder(data: Dataset, source: str) -> Dataset:
