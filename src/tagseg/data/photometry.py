@@ -13,7 +13,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.3, 0.3, 0.3, 0.1  # as PSA, L2G and th
 
 
 def jitter_colours(view: View, rng: np.random.Generator) -> View:
-    """Change brightness, contrast, saturation (by up to 30 %) and hue (by up to a tenth of the circle), in random order.
+    """Change brightness, contrast, saturation (by up to 30 %) and hue (a tenth of the circle), in random order.
 
     Padding changes along with the photograph.
     """

@@ -8,18 +8,19 @@ projects publish, so that those load as they are; `from_mxnet` renames the origi
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 NAME = "resnet38"
+WIDTH = 64  # channels of the first convolution; the others have a multiple
 # name of the group, blocks, width inside, channels, stride, dilation of the first convolution, and of the others
 _GROUPS = (
-    ("b2", 3, 128, 128, 2, 1, 1),
-    ("b3", 3, 256, 256, 2, 1, 1),
-    ("b4", 6, 512, 512, 2, 1, 1),
-    ("b5", 3, 512, 1024, 1, 1, 2),
+    ("b2", 3, 2, 2, 2, 1, 1),
+    ("b3", 3, 4, 4, 2, 1, 1),
+    ("b4", 6, 8, 8, 2, 1, 1),
+    ("b5", 3, 8, 16, 1, 1, 2),
 )
 
 
@@ -69,14 +70,12 @@ class Bottleneck(nn.Module):
 
 
 class ResNet38(nn.Module):
-    """`(B, 3, H, W) -> (B, 4096, h, w)`, with what `Backbone` asks of timm's networks.
+    """`(B, 3, H, W) -> (B, 4096, h, w)`, with what `Backbone` asks of timm's networks."""
 
-    Args:
-        dropout: of the two bottlenecks; 0.2 and 0.2 in AEFT and KTSE.
-    """
-
-    pretrained_cfg = {"classifier": ("fc8", "f8_3", "f8_4", "f9", "linear1000")}  # heads in published state dicts
-    feature_info = [
+    pretrained_cfg: ClassVar = {
+        "classifier": ("fc8", "f8_3", "f8_4", "f9", "linear1000")
+    }  # heads in published state dicts
+    feature_info: ClassVar = [
         {"module": module, "num_chs": channels, "reduction": reduction}
         for module, channels, reduction in (
             ("b2_2", 128, 2),
@@ -87,20 +86,21 @@ class ResNet38(nn.Module):
         )
     ]
 
-    def __init__(self, dropout: tuple[float, float] = (0.3, 0.5)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        inputs = 64
+        self.conv1a = nn.Conv2d(3, WIDTH, 3, padding=1, bias=False)
+        inputs = 1
         for group, blocks, inside, channels, stride, first, dilation in _GROUPS:
             for number in range(blocks):
                 name = f"{group}_{number}" if number else group
                 start = number == 0
-                block = Basic(inputs, inside, channels, stride if start else 1, first if start else dilation, dilation)
+                widths = (inputs * WIDTH, inside * WIDTH, channels * WIDTH)
+                block = Basic(*widths, stride if start else 1, first if start else dilation, dilation)
                 self.add_module(name, block)
                 inputs = channels
-        self.b6 = Bottleneck(1024, 2048, 4, dropout[0])
-        self.b7 = Bottleneck(2048, 4096, 4, dropout[1])
-        self.bn7 = nn.BatchNorm2d(4096)
+        self.b6 = Bottleneck(16 * WIDTH, 32 * WIDTH, 4, dropout=0.3)
+        self.b7 = Bottleneck(32 * WIDTH, 64 * WIDTH, 4, dropout=0.5)
+        self.bn7 = nn.BatchNorm2d(64 * WIDTH)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)

@@ -282,14 +282,16 @@ class _Fit:
     def segment(self, stages: dict[str, StageResult]) -> StageResult:
         s = self.settings.segment
         inputs = {"masks": stages["masks"].key, "settings": s.model_dump(mode="json")}
+        if s.weights:
+            inputs["weights"] = _weights_digest(s.weights)
 
         def work(folder: Path) -> dict[str, Any]:
             torch.manual_seed(self.settings.seed + 1)
-            weights = self.settings.weights if s.start == "weights" else "random"
-            backbone = Backbone(self.settings.backbone, weights, s.output_stride)
+            name, weights = _segmentation_backbone(self.settings)
+            backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)
             if s.start == "attention":
                 backbone.load_state_dict(self._attention().backbone.state_dict())
-            pretrained = self.settings.weights != "random"
+            pretrained = weights != "random"
             backbone.freeze(early=pretrained, norms=pretrained)
             model, epochs = teach(
                 backbone,
@@ -388,7 +390,12 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
     """
     weights = "random" if settings.weights == "pretrained" else settings.weights
     attention = load_method(settings.method)(settings.backbone, weights, num_classes, settings.train, 1)
-    Backbone(settings.backbone, "random", settings.segment.output_stride)
+    name, own_weights = _segmentation_backbone(settings)
+    if settings.segment.start == "attention" and (settings.segment.backbone or settings.backbone) != settings.backbone:
+        raise BadInput(
+            f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
+        )
+    Backbone(name, "random" if own_weights == "pretrained" else own_weights, settings.segment.output_stride)
     integral = getattr(settings.train, "integral", None)
     batches = [part.batch_size for part in (settings.train, integral, settings.segment) if part is not None]
     check_processes(settings.processes, *batches)
@@ -398,6 +405,13 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
         refinement = load_refinement(learnt)(settings.backbone, "random", own, 1)
         check_window(refinement.backbone, own, refinement.stride)
     return 8 * sum(p.numel() * p.element_size() for p in attention.parameters()) / 1e6
+
+
+def _segmentation_backbone(settings: FitSettings) -> tuple[str, str]:
+    """Name and weights of the segmentation network's backbone."""
+    own = settings.segment
+    name = own.backbone or settings.backbone
+    return name, own.weights or (settings.weights if name == settings.backbone else "pretrained")
 
 
 def _weights_digest(weights: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -44,7 +44,7 @@ class Miner:
         return [fit(height * factor * s, width * factor * s) for s in self.settings.scales]
 
     @torch.inference_mode()
-    def __call__(self, photos: list[np.ndarray]) -> tuple[Sequence[np.ndarray], np.ndarray]:
+    def __call__(self, photos: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
         """Signed maps and tag probabilities of photographs that share their network sizes.
 
         Args:
@@ -78,15 +78,15 @@ class Miner:
         step = max(1, round(s.window_stride / backbone.stride)) * backbone.stride
         return through_windows(network, images, side, step, backbone)
 
-    def _fused(self, maps: list[torch.Tensor], sizes: list[tuple[int, int]]) -> Sequence[np.ndarray]:
+    def _fused(self, maps: list[torch.Tensor], sizes: list[tuple[int, ...]]) -> list[np.ndarray]:
         if self.settings.fusion == "photograph":
             return [fused_bicubic([m[i : i + 1] for m in maps], s)[0].cpu().numpy() for i, s in enumerate(sizes)]
         corners = self.method.backbone.corners
         grid = max((m.shape[-2], m.shape[-1]) for m in maps)
-        return torch.stack([resize_maps(m, grid, corners) for m in maps]).mean(dim=0).cpu().numpy()
+        return list(torch.stack([resize_maps(m, grid, corners) for m in maps]).mean(dim=0).cpu().numpy())
 
 
-def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
     """The mean of maps of several scales, each brought to `size` (H, W) as L2G's published code does it.
 
     Bicubic, as if the maps' cells tiled the photograph, whatever the geometry of their grid. `(B, C, h_i, w_i)` each

@@ -19,6 +19,8 @@ from tagseg.settings import ScaleRange, Settings, SidePixels
 class SegmentSettings(Settings):
     """Of the segmentation network and its training. The published ones are in the recipes."""
 
+    backbone: str | None = None  # None: that of the classifier
+    weights: str | None = None  # None: those the classifier began with, or "pretrained" for another backbone
     head: HeadName = "aspp"
     start: Literal["attention", "weights"] = "attention"  # backbone from the tag-trained network, or as it came
     output_stride: int | None = 16
