@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tagseg.networks.optimisers import poly_optimiser
+from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
@@ -25,3 +25,12 @@ def test_rates_and_decay(kind: str):
         optimiser.step()
         schedule.step()
     torch.testing.assert_close(rates, [0.1 * (1 - t / 4) ** 0.9 for t in range(5)])
+
+
+def test_four_rates_and_a_slow_start():
+    backbone, head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+    made = poly_step_optimiser(backbone, head, learning_rate=0.1, weight_decay=0.5, steps=10, slow=2)
+    groups = made["optimizer"].param_groups
+    assert [g["initial_lr"] for g in groups] == pytest.approx([0.1, 0.2, 1, 2])
+    rate = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [rate(t) for t in (0, 1, 2, 10)] == pytest.approx([0.01, 0.01 * 0.9**0.9, 0.8**0.9, 0])

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from tagseg.methods.l2g import official_regions, official_targets, transfer_loss
 from tagseg.networks.pcm import pixel_correlation
 from tagseg.networks.resnet38 import ResNet38
+from tagseg.pipeline.mining import fused_bicubic, to_class_maps
 from tests.parity.golden import assert_close, golden
 
 
@@ -35,6 +36,14 @@ def test_transfer(name: str):
     assert_close(matched.softmax(dim=1).detach().numpy(), g["aligned_probabilities"].numpy())
     assert_close(loss.detach().numpy()[None], g["loss"].numpy()[None])
     assert_close(maps.grad.numpy(), g["grad_global_maps"].numpy())
+
+
+def test_multiscale_fusion():
+    g = {k: torch.from_numpy(v) for k, v in golden("l2g_multiscale_fusion").items()}
+    scales = [g[k].flip(-1) if k.endswith("flipped") else g[k] for k in g if k.startswith("maps_")]
+    fused = fused_bicubic(scales, tuple(g["size"].tolist()))[0].numpy()
+    maps = to_class_maps(fused, tuple(range(len(fused))), np.zeros(len(fused))).maps
+    assert_close(maps, g["fused"].numpy())
 
 
 def test_resnet38():

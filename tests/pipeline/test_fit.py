@@ -13,6 +13,7 @@ from tagseg.data.dataset import read_mask
 from tagseg.data.images import read_index_png
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
+from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion
 from tagseg.methods.cam import CAM
 from tests.conftest import TINY
@@ -159,3 +160,13 @@ def test_pixel_masks_touch_nothing_but_the_numbers(tiny_set: Path, tiny_run: Any
     model = "segment/model.safetensors"
     assert (tiny_run.folder / model).read_bytes() == (tmp_path / "run" / model).read_bytes()
     assert set(result.metrics["val"]) == {"tags_map"}
+
+
+def test_the_segmentation_network_may_be_another(tiny_set: Path, tmp_path: Path):
+    settings = {**TINY, "segment.backbone": "test_vit", "segment.output_stride": None, "segment.side": 48}
+    with pytest.raises(BadInput, match=r"segment\.backbone 'test_vit': it cannot start from the classifier's weights"):
+        tagseg.fit(tiny_set, tmp_path / "run", settings=settings, quiet=True)
+    assert not (tmp_path / "run").exists()
+    settings |= {"segment.start": "weights", "segment.weights": "random", "segment.epochs": 1}
+    result = tagseg.fit(tiny_set, tmp_path / "run", settings=settings, quiet=True)
+    assert tagseg.load(result.folder).network.backbone.name == "test_vit"

@@ -8,7 +8,7 @@ from tagseg.data.map_store import StoredMaps
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.methods.cam import CAM, CAMSettings
 from tagseg.networks.backbone import resize_maps
-from tagseg.pipeline.mining import Miner, maps_at, mine, to_class_maps
+from tagseg.pipeline.mining import Miner, maps_at, mine, through_windows, to_class_maps
 from tagseg.pipeline.settings import MineSettings
 
 
@@ -55,6 +55,51 @@ def test_every_photograph_is_mined_whatever_its_size(tiny_set: Path, tmp_path: P
         stored = store.read(sample.name)
         assert stored.classes == sample.tags
         size = tuple(facts[sample.name]["size"])
-        alone = miner([np.zeros((*size, 3), np.uint8)])[0].shape[-2:]
+        alone = miner([np.zeros((*size, 3), np.uint8)])[0][0].shape[-2:]
         assert stored.maps.shape == (len(sample.tags), *alone)
         assert all(m.max() in (0, 1) for m in stored.maps)
+
+
+def test_maps_may_meet_at_every_pixel(tiny_set: Path, tmp_path: Path, method: CAM):
+    data, facts = inspect_files(read_dataset(tiny_set), FileFacts())
+    miner = Miner(method, MineSettings(side=65, scales=(0.5, 1.0), fusion="photograph"))
+    store = mine(miner, data.train, facts, tmp_path, lambda done, remark: None)
+    for sample in data.train:
+        stored, size = store.read(sample.name), tuple(facts[sample.name]["size"])
+        assert stored.maps.shape == (len(sample.tags), *size)
+        assert maps_at(stored, size, corners=True) is not None
+
+
+class Positions(torch.nn.Module):
+    """A network whose cells say where they lie: stride 16, cells on the corners."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :1, ::16, ::16]
+
+
+@pytest.mark.parametrize("size", [(65, 97), (49, 49), (33, 129), (17, 17)])
+def test_windows_are_put_back_where_they_were(method: CAM, size: tuple[int, int]):
+    images = torch.arange(size[0] * size[1] * 3.0).view(1, 3, *size)
+    network = Positions()
+    found = through_windows(network, images, side=49, step=16, backbone=method.backbone)
+    torch.testing.assert_close(found, network(images))
+
+
+def test_overlapping_windows_are_averaged(method: CAM):
+    seen: list[tuple[int, int]] = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape[-2:]))
+        return torch.full((1, 1, 4, 4), float(len(seen)))
+
+    found = through_windows(network, torch.zeros(1, 3, 49, 81), side=49, step=32, backbone=method.backbone)
+    assert seen == [(49, 49)] * 2
+    assert found[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
+
+
+def test_the_window_is_a_setting(method: CAM):
+    photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    plain, windowed = (Miner(method, MineSettings(side=97, scales=(1.0,), window=w)) for w in (None, 49))
+    a, b = (miner([photo])[0][0] for miner in (plain, windowed))
+    assert a.shape == b.shape
+    assert np.abs(a - b).max() > 0

@@ -3,10 +3,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 import tagseg
+from tagseg.cli import app
 from tagseg.data.images import read_index_png, write_grey, write_mask
 from tagseg.data.map_store import MapStore
+from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tests.conftest import TINY
 
@@ -70,8 +74,31 @@ def test_saliency_scores_the_background(tiny_set: Path, tmp_path: Path):
     assert len(list((result.folder / "saliency").rglob("*.png"))) == 10
     with pytest.raises(BadInput, match=r"no saliency map of it \(9 more are missing\)"):
         tagseg.fit(tiny_set, tmp_path / "other", settings={**settings, "data.saliency": "folder"}, quiet=True)
-    with pytest.raises(BadInput, match="is no file and no word; did you mean 'built-in'"):
+    with pytest.raises(BadInput, match="is no file, no folder and no word; did you mean 'built-in'"):
         tagseg.fit(tiny_set, tmp_path / "third", settings={**settings, "data.saliency": "buildin"}, quiet=True)
+
+
+def test_saliency_from_another_folder(tiny_set: Path, tmp_path: Path):
+    """By the command's `--saliency`; a map that is missing there is named before anything is trained."""
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    names = [sample.name for sample in read_dataset(tiny_set).train]
+    for name in names:
+        size = Image.open(tiny_set / "images" / f"{name}.png").size
+        Image.fromarray(np.full(size[::-1], 255, dtype=np.uint8)).save(maps / f"{name}.png")
+    sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    command = ["fit", str(tiny_set), "--out", str(tmp_path / "run"), "--saliency", str(maps), "--until", "masks", *sets]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert not list((tmp_path / "run" / "saliency").glob("*.png"))  # all came from there
+    (maps / f"{names[3]}.png").unlink()
+    with pytest.raises(BadInput, match=rf"no saliency map {names[3]}.png \(0 more are missing\)"):
+        tagseg.fit(
+            tiny_set,
+            tmp_path / "other",
+            settings={**TINY, "masks.saliency": True, "data.saliency": str(maps)},
+            quiet=True,
+        )
 
 
 def test_eps_learns_from_saliency(tiny_set: Path, tmp_path: Path):

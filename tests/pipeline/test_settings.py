@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tagseg.errors import BadInput
-from tagseg.pipeline.settings import parse_assignments, recipe_names, resolve
+from tagseg.pipeline.settings import parse_assignments, recipe_names, resolve, saliency_settings
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -67,3 +67,13 @@ def test_assignments():
     for bad in ("a", "=3", "a=["):
         with pytest.raises(BadInput, match="--set"):
             parse_assignments([bad])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [("l2g", "train.saliency"), ("l2g-local", "train.saliency"), ("eps", None), ("cam", "masks.saliency")],
+)
+def test_saliency_goes_where_the_method_uses_it(recipe: str, setting: str | None):
+    found = saliency_settings(recipe, "auto")
+    assert found == {"data.saliency": "auto", **({setting: True} if setting else {})}
+    assert resolve(recipe, found).data.saliency == "auto"

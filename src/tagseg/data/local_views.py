@@ -55,10 +55,10 @@ class LocalViews(TrainingViews):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index, 1))
+        boxes = place_boxes(self.side, self.view_side, self.count, self.placement, rng)
         view = self.view(epoch, index)
         if self.jitter:
             view = jitter_colours(view, rng)
-        boxes = place_boxes(self.side, self.view_side, self.count, self.placement, rng)
         return {**self.item(index, view), "boxes": torch.from_numpy(boxes)}
 
 

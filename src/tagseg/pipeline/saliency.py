@@ -79,6 +79,8 @@ def make_saliency(samples: tuple[Sample, ...], source: str, folder: Path, report
             f"{wanted[0].name}: the data set has no saliency map of it ({len(wanted) - 1} more are missing); add "
             f"saliency/{wanted[0].name}.png, or set data.saliency=auto."
         )
+    if not wanted:
+        return 0
     network = minimum_barrier_saliency if source in _WORDS else load_saliency_network(Path(source))
     path: Callable[[Sample], Path] = lambda s: folder / f"{s.name}.png"  # noqa: E731
     missing = [s for s in wanted if not path(s).exists()]

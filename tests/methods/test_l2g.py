@@ -1,0 +1,286 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tagseg
+from tagseg.errors import BadInput
+from tagseg.methods.l2g import (
+    L2G,
+    METHODS,
+    L2GSettings,
+    LocalNetwork,
+    classification_loss,
+    crops,
+    local_attention,
+    local_targets,
+    official_regions,
+    official_targets,
+    regions,
+    transfer_loss,
+    winners,
+    with_images,
+)
+from tagseg.pipeline.settings import resolve
+from tests.conftest import TINY
+
+
+def built(kind: Any = L2G, backbone: str = "test_resnet", **settings: Any) -> Any:
+    return kind(backbone, "random", 3, L2GSettings(**{"side": 49, **settings}), 10)
+
+
+def batch_of(network: Any, saliency: bool = False) -> dict[str, torch.Tensor]:
+    s, side, view = network.settings, network.side, network.view_side
+    origins = torch.randint(0, side - view + 1, (2, s.views, 2))
+    batch = {
+        "image": torch.randn(2, 3, side, side),
+        "tags": torch.tensor([[1.0, 0, 1], [0, 0, 0]]),
+        "boxes": torch.cat([origins, origins + view], dim=-1),
+    }
+    return {**batch, "saliency": torch.rand(2, side, side)} if saliency else batch
+
+
+def step(network: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    network.log = lambda *_: None
+    return network.training_step(batch, 0)
+
+
+# targets and losses
+
+
+def test_attention_of_tags():
+    maps = torch.tensor([[[[2.0, -1.0]], [[4.0, 1.0]], [[-3.0, -1.0]]]])
+    found = local_attention(maps, torch.tensor([[1.0, 0, 1]]))
+    torch.testing.assert_close(found, torch.tensor([[[[1.0, 0]], [[0, 0]], [[0, 0]]]]))
+
+
+def test_one_class_wins_every_place():
+    attention = torch.tensor([[[[0.5, 0.2, 0]], [[0.4, 0.9, 0]]]])
+    torch.testing.assert_close(winners(attention), torch.tensor([[[[0.5, 0, 0]], [[0, 0.9, 0]]]]))
+
+
+def test_targets_without_saliency():
+    """What the winner leaves over is background."""
+    maps = torch.tensor([[[[1.0, 0.2, -1]], [[0.5, 1, -1]]]])
+    found = local_targets(maps, torch.ones(1, 2), None, 0.1)
+    torch.testing.assert_close(found, torch.tensor([[[[1.0, 0, 0]], [[0, 1, 0]], [[0, 0, 1]]]]))
+
+
+def test_shape_transfer():
+    """Classes learn saliency where they are strong enough, both of them; the background learns the rest."""
+    maps = torch.tensor([[[[1.0, 0.2, 0.05]], [[0.5, 1, 0.02]]]])
+    saliency = torch.tensor([[[1.0, 0.6, 0.8]]])
+    found = local_targets(maps, torch.ones(1, 2), saliency, 0.1)
+    torch.testing.assert_close(found, torch.tensor([[[[1.0, 0.6, 0]], [[1.0, 0.6, 0]], [[0, 0.4, 0.2]]]]))
+
+
+def test_views_without_anything_salient_fall_back_one_by_one():
+    maps, tags = torch.rand(2, 3, 4, 4), torch.ones(2, 3)
+    saliency = torch.stack([torch.full((4, 4), 0.3), torch.full((4, 4), 0.9)])
+    found = local_targets(maps, tags, saliency, 0.1)
+    torch.testing.assert_close(found[0], local_targets(maps, tags, None, 0.1)[0])
+    torch.testing.assert_close(found[1, -1], torch.full((4, 4), 0.1))
+
+
+def test_the_published_code_does_not_fall_back():
+    found = official_targets(torch.rand(1, 4, 3, 3), torch.ones(1, 3), torch.zeros(1, 3, 3), 0.001)
+    assert not found[:, :-1].any()
+    assert found[:, -1].any()
+
+
+def test_no_tags_teach_background_alone():
+    found = local_targets(torch.rand(1, 3, 2, 2), torch.zeros(1, 3), None, 0.1)
+    assert not found[:, :3].any()
+    assert (found[:, 3] == 1).all()
+
+
+def test_transfer_loss_by_hand():
+    """Two channels alike: both are a half."""
+    targets = torch.tensor([[[[1.0]], [[0.0]]]])
+    assert transfer_loss(torch.zeros(1, 2, 1, 1), targets).item() == pytest.approx(0.25)
+
+
+def test_only_classes_are_classified():
+    maps = torch.randn(2, 4, 3, 3)
+    tags = torch.tensor([[1.0, 0, 0], [0, 1, 1]])
+    other = maps.clone()
+    other[:, 3] += 5
+    torch.testing.assert_close(classification_loss(maps, tags), classification_loss(other, tags))
+
+
+# regions
+
+
+def test_regions_on_whole_cells_are_cut_out():
+    maps = torch.randn(2, 3, 6, 7)
+    boxes = torch.tensor([[1, 16, 32, 16 + 49, 32 + 49], [0, 48, 0, 48 + 49, 49]])
+    found = regions(maps, boxes, (4, 4), stride=16)
+    torch.testing.assert_close(found[0], maps[1, :, 2:6, 1:5])
+    torch.testing.assert_close(found[1], maps[0, :, 0:4, 3:7])
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_network_agrees_with_its_regions(name: str):
+    """Cells of a view and of the whole lie where `regions` says: a map of positions, seen through both."""
+    network = built(backbone=name, side=160, output_stride=None)
+    side, view, stride = network.side, network.view_side, network.backbone.stride
+    corners = network.backbone.corners
+    positions = torch.arange(side, dtype=torch.float32).expand(1, 1, side, side)
+
+    def cells(image: torch.Tensor) -> torch.Tensor:
+        """The mean position of each cell, by the geometry that `Backbone` describes."""
+        if corners:
+            return image[:, :, ::stride, ::stride]
+        return torch.nn.functional.avg_pool2d(image, stride)
+
+    boxes = torch.tensor([[0, 5, 11, 5 + view, 11 + view], [0, side - view, 0, side, view]])
+    found = regions(cells(positions), boxes, network.grid, stride)
+    torch.testing.assert_close(found, cells(crops(positions, boxes)), atol=1e-3, rtol=0)
+
+
+def test_regions_reach_the_border_and_have_gradients():
+    network = built()
+    maps = torch.randn(1, 4, *network.backbone.grid(49, 49), requires_grad=True)
+    end = network.side - network.view_side
+    regions(maps, torch.tensor([[0, end, end, 49, 49]]), network.grid, 16).sum().backward()
+    assert maps.grad[0, 0, -1, -1] == 1
+
+
+def test_the_published_alignment_lies_half_a_cell_aside():
+    """A map of positions shows it."""
+    positions = torch.arange(56.0).expand(1, 1, 56, 56)
+    box = torch.tensor([[0, 64, 64, 64 + 320, 64 + 320]])
+    ours, theirs = (match(positions, box, (40, 40), 8)[0, 0, 0] for match in (regions, official_regions))
+    torch.testing.assert_close(ours, torch.arange(8.0, 48))
+    torch.testing.assert_close(theirs, ours + 0.5)
+
+
+def test_boxes_and_crops():
+    images = torch.arange(2 * 36.0).view(2, 1, 6, 6)
+    boxes = with_images(torch.tensor([[[0, 0, 2, 2], [4, 3, 6, 5]], [[1, 1, 3, 3], [2, 0, 4, 2]]]))
+    assert boxes[:, 0].tolist() == [0, 0, 1, 1]
+    found = crops(images, boxes)
+    assert found[1].flatten().tolist() == [22, 23, 28, 29]
+    assert found[3].flatten().tolist() == [38, 39, 44, 45]
+
+
+# the networks
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"saliency": True},
+    {"compat": "official"},
+    {"compat": "official", "saliency": True},
+    {"shared_backbone": True},
+    {"global_classification": True},
+    {"pixel_correlation": False},
+    {"views": 1},
+]
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", [L2G, LocalNetwork])
+def test_every_variant_learns(kind: Any, settings: dict[str, Any]):
+    network = built(kind, **settings)
+    loss = step(network, batch_of(network, "saliency" in settings))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_the_local_network_learns_from_tags_alone():
+    """Its gradients are those of the classifier by itself; what is transferred goes one way."""
+    torch.manual_seed(0)
+    network = built()
+    batch = batch_of(network)
+    step(network, batch).backward()
+    found = network.local_head.classifier.weight.grad.clone()
+    boxes = with_images(batch["boxes"])
+    maps = network.local_head(network.local_backbone, crops(batch["image"], boxes))
+    loss = classification_loss(maps, batch["tags"].repeat_interleave(4, dim=0))
+    (expected,) = torch.autograd.grad(loss, network.local_head.classifier.weight)
+    torch.testing.assert_close(found, expected)
+
+
+def test_channels():
+    """Only the global network has a background, or, as published, both or none."""
+    for settings, channels in (
+        ({}, (4, 3)),
+        ({"saliency": True}, (4, 3)),
+        ({"compat": "official"}, (3, 3)),
+        ({"compat": "official", "saliency": True}, (4, 4)),
+    ):
+        network = built(**settings)
+        assert (network.head.classifier.out_channels, network.local_head.classifier.out_channels) == channels
+        maps, logits = network.maps_and_logits(network.score_maps(torch.randn(2, 3, 49, 65)))
+        assert maps.shape == (2, 3, 4, 5)
+        assert logits.shape == (2, 3)
+
+
+def test_a_shared_backbone_is_stored_once():
+    names = [name for name in built(shared_backbone=True).state_dict() if "backbone" in name]
+    assert names
+    assert not any(name.startswith("local_backbone") for name in names)
+
+
+def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
+    """Rates 1 and 10 (nothing has a bias), a tenth from the 6th of 10 epochs; COCO: poly after 500 slow steps."""
+    from tagseg.networks import resnet38
+
+    monkeypatch.setattr(resnet38, "WIDTH", 4)
+    settings = resolve("voc/l2g")
+    assert settings.segment.backbone == "resnet101"
+    network = L2G(settings.backbone, "random", 20, settings.train, 1000)
+    assert (network.side, network.view_side, network.grid) == (449, 321, (41, 41))
+    assert network.head.classifier.out_channels == network.local_head.classifier.out_channels == 21
+    found = network.configure_optimizers()
+    groups = found["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == pytest.approx([1e-3, 2e-3, 1e-2])
+    assert all(group["nesterov"] and group["weight_decay"] == 5e-4 for group in groups)
+    trained = sum(len(group["params"]) for group in groups)
+    assert trained == sum(p.requires_grad for p in network.parameters())
+    rate = found["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [rate(step) for step in (0, 499, 500, 999)] == [1, 1, 0.1, 0.1]
+    settings = resolve("coco/l2g")
+    network = L2G(settings.backbone, "random", 80, settings.train, 10000)
+    rate = network.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert rate(0) == pytest.approx(0.01)
+    assert rate(499) == pytest.approx(0.01, rel=0.1)
+    assert rate(5000) == pytest.approx(0.5**0.9)
+
+
+def test_views_that_cannot_be():
+    with pytest.raises(BadInput, match="view_side 300: a local view lies within `side` 49"):
+        built(view_side=300)
+    with pytest.raises(BadInput, match="views 6: uniform views form a square; give 1, 4, 9 or 16"):
+        built(placement="uniform", views=6)
+
+
+# runs
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("saliency", [False, True])
+def test_runs_to_its_end(tiny_set: Path, tmp_path: Path, name: str, saliency: bool):
+    settings = {**TINY, "train.saliency": saliency, "data.saliency": "built-in"}
+    result = tagseg.fit(tiny_set, tmp_path / "run", recipe=name, settings=settings, quiet=True)
+    assert 0 <= result.metrics["val"]["segmentation"]["miou"] <= 100
+    assert (tmp_path / "run" / "saliency").exists() == saliency
+    assert tagseg.locate([tiny_set / "images"], tmp_path / "run", tmp_path / "boxes", method="own", quiet=True)
+
+
+def test_on_resnet38(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The published recipe with a narrow network, to the masks; the segmentation network is another."""
+    from tagseg.networks import resnet38
+
+    monkeypatch.setattr(resnet38, "WIDTH", 4)
+    small = {"weights": "random", "train.epochs": 1, "train.side": 65, "train.view_side": 49, "mine.side": 65}
+    segment = {"segment.backbone": "test_resnet", "segment.weights": "random", "segment.side": 49, "segment.epochs": 1}
+    more = {"segment.output_stride": 16, "data.saliency": "built-in", "mine.scales": [0.5, 1.0]}
+    result = tagseg.fit(tiny_set, tmp_path / "run", recipe="voc/l2g", settings={**small, **segment, **more}, quiet=True)
+    assert result.metrics
+    assert tagseg.load(tmp_path / "run").network.backbone.name == "test_resnet"
