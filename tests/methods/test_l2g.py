@@ -284,3 +284,13 @@ def test_on_resnet38(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe="voc/l2g", settings={**small, **segment, **more}, quiet=True)
     assert result.metrics
     assert tagseg.load(tmp_path / "run").network.backbone.name == "test_resnet"
+    written = tagseg.explain(
+        [tiny_set / "images" / "train_00000.png"],
+        tmp_path / "run",
+        tmp_path / "maps",
+        layers="stages",
+        top=1,
+        quiet=True,
+    )
+    assert len(written) == 2
+    assert "saliency" in (tmp_path / "run" / "report.html").read_text()

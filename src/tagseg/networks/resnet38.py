@@ -24,7 +24,16 @@ _GROUPS = (
 )
 
 
-class Basic(nn.Module):
+class Block(nn.Module):
+    """Batch normalisation and ReLU come first; their result may be given, if it is known already."""
+
+    bn_branch2a: nn.BatchNorm2d
+
+    def activated(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn_branch2a(x).relu()
+
+
+class Basic(Block):
     """Two 3x3 convolutions. The shortcut is the input itself, or, where the shape changes, a 1x1 convolution of the
     activated input."""
 
@@ -38,14 +47,13 @@ class Basic(nn.Module):
         if inputs != channels or stride > 1:
             self.conv_branch1 = nn.Conv2d(inputs, channels, 1, stride, bias=False)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The result, and the activated input."""
-        active = self.bn_branch2a(x).relu()
+    def forward(self, x: torch.Tensor, active: torch.Tensor | None = None) -> torch.Tensor:
+        active = self.activated(x) if active is None else active
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(active)
-        return self.conv_branch2b1(self.bn_branch2b1(self.conv_branch2a(active)).relu()) + shortcut, active
+        return self.conv_branch2b1(self.bn_branch2b1(self.conv_branch2a(active)).relu()) + shortcut
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1 to a quarter, dilated 3x3 to a half, 1x1 to the whole, with dropout; the shortcut is always a convolution."""
 
     def __init__(self, inputs: int, channels: int, dilation: int, dropout: float) -> None:
@@ -61,12 +69,11 @@ class Bottleneck(nn.Module):
         self.conv_branch1 = nn.Conv2d(inputs, channels, 1, bias=False)
         self.dropout = nn.Dropout2d(dropout)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The result, and the activated input."""
-        active = self.bn_branch2a(x).relu()
+    def forward(self, x: torch.Tensor, active: torch.Tensor | None = None) -> torch.Tensor:
+        active = self.activated(x) if active is None else active
         inner = self.dropout(self.bn_branch2b1(self.conv_branch2a(active)).relu())
         inner = self.dropout(self.bn_branch2b2(self.conv_branch2b1(inner)).relu())
-        return self.conv_branch2b2(inner) + self.conv_branch1(active), active
+        return self.conv_branch2b2(inner) + self.conv_branch1(active)
 
 
 class ResNet38(nn.Module):
@@ -116,10 +123,11 @@ class ResNet38(nn.Module):
         and the last features ("conv6")."""
         x, stages = self.conv1a(images), []
         for name, block in self.named_children():
-            if name.startswith("b") and name != "bn7":
-                x, active = block(x)
+            if isinstance(block, Block):
+                active = block.activated(x)
                 if name in ("b3", "b4", "b5", "b6"):
                     stages.append(active)
+                x = block(x, active)
         features = self.bn7(x).relu()
         stages.append(features)
         return stages if intermediates_only else (features, stages)

@@ -17,6 +17,7 @@ from tagseg.data.dataset import Dataset, Sample, read_mask, read_saliency
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.loading import cpu_count
 from tagseg.data.map_store import MapStore
+from tagseg.methods.base import load_method, uses_saliency
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.masking import MaskFolder
 from tagseg.pipeline.mining import PRESENT, maps_at, upsampled
@@ -92,7 +93,7 @@ def _gallery(
     kept = run / "report"
     training, maps = MapStore(run / "mine"), MapStore(kept / "maps")
     walked = MapStore(run / "affinity" / "maps" if settings.masks.learnt else run / "none")
-    salient = settings.masks.saliency
+    salient = settings.masks.saliency or uses_saliency(load_method(settings.method), settings.train)
     grown = _grown(data, accumulated)
 
     def rows(samples: tuple[Sample, ...], store: MapStore, pseudo: bool) -> list[GalleryRow]:
