@@ -64,6 +64,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "L2G, shape, without PCM": ("l2g", {**SHAPE, "train.pixel_correlation": False}),
     "L2G, shape, as in the code": ("l2g", {**SHAPE, "train.compat": "official", "train.attention_threshold": 0.001}),
     "L2G, as in the code": ("l2g", {"train.compat": "official"}),
+    "L2G, background channel": ("l2g", {"train.background": True}),
     "L2G, without PCM": ("l2g", {"train.pixel_correlation": False}),
 }
 COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "epochs", "seconds")

@@ -176,6 +176,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"global_classification": True},
     {"pixel_correlation": False},
     {"views": 1},
+    {"background": True},
 ]
 
 
@@ -207,9 +208,10 @@ def test_the_local_network_learns_from_tags_alone():
 
 
 def test_channels():
-    """Only the global network has a background, or, as published, both or none."""
+    """Only the global network may have a background, or, as published, both or none."""
     for settings, channels in (
-        ({}, (4, 3)),
+        ({}, (3, 3)),
+        ({"background": True}, (4, 3)),
         ({"saliency": True}, (4, 3)),
         ({"compat": "official"}, (3, 3)),
         ({"compat": "official", "saliency": True}, (4, 4)),
@@ -219,6 +221,8 @@ def test_channels():
         maps, logits = network.maps_and_logits(network.score_maps(torch.randn(2, 3, 49, 65)))
         assert maps.shape == (2, 3, 4, 5)
         assert logits.shape == (2, 3)
+        softmax = channels[0] == 4 and settings.get("compat") != "official"
+        assert bool(maps.min() < 0) != softmax
 
 
 def test_a_shared_backbone_is_stored_once():
@@ -256,6 +260,8 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
 def test_views_that_cannot_be():
     with pytest.raises(BadInput, match="view_side 300: a local view lies within `side` 49"):
         built(view_side=300)
+    with pytest.raises(BadInput, match="the published code has no such channel"):
+        built(background=True, compat="official")
     with pytest.raises(BadInput, match="views 6: uniform views form a square; give 1, 4, 9 or 16"):
         built(placement="uniform", views=6)
 

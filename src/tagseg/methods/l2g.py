@@ -7,13 +7,17 @@ saliency it learns the object's shape too. Only the global network is used after
 
 Where paper and published code differ, the paper is followed, and the code with `compat="official"`:
 
-- Both networks of the code have a background channel if there is saliency, and none if not. Here the local network has
-  none and the global network always has one, which learns what no class claims (or what is not salient).
+- Both networks of the code have a background channel if there is saliency, and none if not. The paper's local network
+  has none and its global network always one. Here the global network has one if there is saliency; without, what it
+  would learn (`background`: what no class claims) is most of every view, and among many classes it swallows them all
+  before they are learnt.
 - The code matches views with regions by RoI align, which samples half a cell aside; here cells are matched exactly.
 - The code lets one class win each place with and without saliency, here only without.
 - Without anything salient in a view the code teaches background everywhere, the paper falls back to attention.
-- The code's background channel has a target of its own only through saliency's complement cut to where the local
-  network's background channel is positive; here it is the whole complement.
+- The code's background channel learns what is not salient only where the local network's own background channel wins;
+  here it learns all of it.
+- The code mines the global network's raw maps. Here, where there is a background channel, class maps are the softmax
+  over channels (equation 5), which is what has learnt: raw maps do not say where the background wins.
 
 The squared norm of equation 6 is the mean over channels and places in both, for the published weight goes with that.
 """
@@ -46,7 +50,7 @@ class L2GSettings(TrainSettings):
     `voc/l2g` and `coco/l2g` hold the published ones."""
 
     epochs: PositiveInt = 10
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = 4  # a global network learns slowly: it takes steps rather than photographs
     side: SidePixels = 321  # of the global view, pixels
     scales: ScaleRange = (8 / 7, 8 / 7)  # short side of the photograph over `side`: 512 of 448
     views: PositiveInt = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
@@ -55,6 +59,7 @@ class L2GSettings(TrainSettings):
     mirror: bool = True
     colour_jitter: bool = False
     saliency: bool = False  # shape transfer
+    background: bool = False  # without saliency: a background channel that learns what no class claims
     attention_threshold: float = Field(default=0.1, ge=0, lt=1)  # of B in shape transfer
     transfer_weight: PositiveFloat = 10.0  # lambda
     pixel_correlation: bool = True
@@ -63,7 +68,7 @@ class L2GSettings(TrainSettings):
     compat: Literal["paper", "official"] = "paper"
     output_stride: int | None = 16
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
-    learning_rate: PositiveFloat = 1e-4
+    learning_rate: PositiveFloat = 4e-4
     head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate
     weight_decay: NonNegativeFloat = 0.01
     drop_at: float = Field(default=0.5, gt=0, le=1)  # share of the steps after which "sgd-steps" falls to a tenth
@@ -107,7 +112,8 @@ class LocalNetwork(lightning.LightningModule):
         steps: how many optimiser steps the whole training takes, for the schedule.
 
     Raises:
-        BadInput: local views are larger than the global one, or cannot be laid uniformly.
+        BadInput: local views are larger than the global one, or cannot be laid uniformly, or the published code is
+            asked for a background channel that it does not have.
     """
 
     Settings = L2GSettings
@@ -122,6 +128,8 @@ class LocalNetwork(lightning.LightningModule):
         self.grid = self.backbone.grid(self.view_side, self.view_side)  # of a local view
         if self.view_side > self.side:
             raise BadInput(f"train.view_side {settings.view_side}: a local view lies within `side` {settings.side}.")
+        if settings.background and settings.compat == "official":
+            raise BadInput("train.background: the published code has no such channel; set train.compat=paper.")
         if settings.placement == "uniform" and not is_square(settings.views):
             raise BadInput(f"train.views {settings.views}: uniform views form a square; give 1, 4, 9 or 16.")
 
@@ -137,13 +145,18 @@ class LocalNetwork(lightning.LightningModule):
         """`(B, 3, H, W) -> (B, K, h, w)` signed; the background's channel, if there is one, comes last."""
         return self.head(self.backbone, images)
 
+    @property
+    def by_softmax(self) -> bool:
+        """Whether class maps are the softmax over channels, or the raw ones."""
+        return self.head.classifier.out_channels > self.num_classes and self.settings.compat == "paper"
+
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class maps, and their means as logits: `(B, C, h, w)` and `(B, C)`."""
-        maps = score_maps[:, : self.num_classes]
-        return maps, maps.mean(dim=(2, 3))
+        """Class maps, and the raw ones' means as logits: `(B, C, h, w)` and `(B, C)`."""
+        raw = score_maps[:, : self.num_classes]
+        return score_maps.softmax(dim=1)[:, : self.num_classes] if self.by_softmax else raw, raw.mean(dim=(2, 3))
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        """`(B, 3, H, W) -> (B, C, h, w)`, signed, or in [0, 1] if it is the softmax."""
         return self.maps_and_logits(self.score_maps(images))[0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -171,7 +184,8 @@ class LocalNetwork(lightning.LightningModule):
             return official_targets(maps, tags, saliency, s.attention_threshold)
         if saliency is not None:
             saliency = resize_maps(crops(saliency[:, None], boxes), grid, self.backbone.corners)[:, 0]
-        return local_targets(maps[:, : self.num_classes], tags, saliency, s.attention_threshold)
+        targets = local_targets(maps[:, : self.num_classes], tags, saliency, s.attention_threshold)
+        return targets[:, : self.head.classifier.out_channels]
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> LocalViews:
         s = self.settings
@@ -209,14 +223,14 @@ class L2G(LocalNetwork):
     def __init__(self, backbone: str, weights: str, num_classes: int, settings: L2GSettings, steps: int) -> None:
         super().__init__(backbone, weights, num_classes, settings, steps)
         official = settings.compat == "official"
-        self.head = self._head(self.backbone, background=settings.saliency or not official)
+        self.head = self._head(self.backbone, background=settings.saliency or settings.background)
         self.local_backbone = None if settings.shared_backbone else self._backbone(backbone, weights)
         self.local_head = self._head(self.backbone, background=settings.saliency and official)
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class maps, and how likely each class is where it is likeliest: `(B, C, h, w)` and `(B, C)`."""
         probabilities = score_maps.softmax(dim=1)[:, : self.num_classes]
-        return score_maps[:, : self.num_classes], probabilities.amax(dim=(2, 3)).logit(eps=1e-6)
+        return super().maps_and_logits(score_maps)[0], probabilities.amax(dim=(2, 3)).logit(eps=1e-6)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         s, boxes = self.settings, with_images(batch["boxes"])
