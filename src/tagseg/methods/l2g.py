@@ -68,8 +68,9 @@ class L2GSettings(TrainSettings):
     compat: Literal["paper", "official"] = "paper"
     output_stride: int | None = 16
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
-    learning_rate: PositiveFloat = 4e-4
+    learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate
+    global_factor: PositiveFloat = 4.0  # of AdamW, for the global network, which learns more slowly
     weight_decay: NonNegativeFloat = 0.01
     drop_at: float = Field(default=0.5, gt=0, le=1)  # share of the steps after which "sgd-steps" falls to a tenth
     slow_steps: NonNegativeInt = 0  # first steps of "sgd-poly", at a hundredth of the rate
@@ -204,16 +205,21 @@ class LocalNetwork(lightning.LightningModule):
             jitter=s.colour_jitter,
         )
 
+    def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
+        """What is trained: backbones, heads, and how many times the rate AdamW gives them."""
+        return [(self.backbone, self.head, 1.0)]
+
     def configure_optimizers(self) -> Any:
-        s, parts = self.settings, dict(self.named_children())
-        backbone = nn.ModuleList([part for name, part in parts.items() if "backbone" in name])
-        head = nn.ModuleList([part for name, part in parts.items() if "backbone" not in name])
-        shared = {"learning_rate": s.learning_rate, "weight_decay": s.weight_decay, "steps": self.steps}
+        s, networks = self.settings, self.networks()
+        every: dict[str, Any] = {"learning_rate": s.learning_rate, "weight_decay": s.weight_decay, "steps": self.steps}
+        if s.optimiser == "adamw":
+            (backbone, head, _), *others = networks
+            more = [(m, times * f) for b, h, times in others for m, f in ((b, 1.0), (h, s.head_factor))]
+            return poly_optimiser(backbone, head, kind="adamw", head_factor=s.head_factor, more=more, **every)
+        backbones, heads = nn.ModuleList([b for b, _, _ in networks]), nn.ModuleList([h for _, h, _ in networks])
         if s.optimiser == "sgd-steps":
-            return step_optimiser(backbone, head, drop=s.drop_at, **shared)  # type: ignore[arg-type]
-        if s.optimiser == "sgd-poly":
-            return poly_step_optimiser(backbone, head, slow=s.slow_steps, **shared)  # type: ignore[arg-type]
-        return poly_optimiser(backbone, head, kind="adamw", head_factor=s.head_factor, **shared)  # type: ignore[arg-type]
+            return step_optimiser(backbones, heads, drop=s.drop_at, **every)
+        return poly_step_optimiser(backbones, heads, slow=s.slow_steps, **every)
 
 
 class L2G(LocalNetwork):
@@ -226,6 +232,12 @@ class L2G(LocalNetwork):
         self.head = self._head(self.backbone, background=settings.saliency or settings.background)
         self.local_backbone = None if settings.shared_backbone else self._backbone(backbone, weights)
         self.local_head = self._head(self.backbone, background=settings.saliency and official)
+
+    def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
+        times = self.settings.global_factor
+        if self.local_backbone is None:
+            return [(self.backbone, self.local_head, 1.0), (nn.ModuleList(), self.head, times)]
+        return [(self.local_backbone, self.local_head, 1.0), (self.backbone, self.head, times)]
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class maps, and how likely each class is where it is likeliest: `(B, C, h, w)` and `(B, C)`."""

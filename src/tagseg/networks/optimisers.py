@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,16 +18,17 @@ def poly_optimiser(
     head_factor: float,
     weight_decay: float,
     steps: int,
+    more: Sequence[tuple[nn.Module, float]] = (),
     warmup: int = 0,
     power: float = 0.9,
 ) -> dict[str, Any]:
     """Optimiser and per-step schedule `min(step / warmup, 1) * (1 - step / steps) ** power`, as Lightning takes them.
 
-    The head learns `head_factor` times faster. Norms and biases are not decayed. SGD has momentum 0.9 (the
-    published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
+    The head learns `head_factor` times faster, each of `more` by its own factor. Norms and biases are not decayed. SGD
+    has momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
     """
     groups = []
-    for module, factor in ((backbone, 1.0), (head, head_factor)):
+    for module, factor in ((backbone, 1.0), (head, head_factor), *more):
         trained = [p for p in module.parameters() if p.requires_grad]
         for decay, members in (
             (weight_decay, [p for p in trained if p.ndim > 1]),
