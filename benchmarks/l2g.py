@@ -61,11 +61,11 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "L2G, shape, uniform views": ("l2g", {**SHAPE, "train.placement": "uniform"}),
     "L2G, shape, small views": ("l2g", {**SHAPE, "share": 0.54}),
     "L2G, shape, large views": ("l2g", {**SHAPE, "share": 0.89}),
-    "L2G, shape, without PCM": ("l2g", {**SHAPE, "train.pixel_correlation": False}),
+    "L2G, shape, PCM": ("l2g", {**SHAPE, "train.pixel_correlation": True}),
     "L2G, shape, as in the code": ("l2g", {**SHAPE, "train.compat": "official", "train.attention_threshold": 0.001}),
     "L2G, as in the code": ("l2g", {"train.compat": "official"}),
     "L2G, background channel": ("l2g", {"train.background": True}),
-    "L2G, without PCM": ("l2g", {"train.pixel_correlation": False}),
+    "L2G, PCM": ("l2g", {"train.pixel_correlation": True}),
 }
 COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "epochs", "seconds")
 
@@ -211,7 +211,7 @@ def cost(arguments: Any, given: dict[str, Any]) -> None:
         ("local network, 4 views", "l2g-local", []),
         *((f"L2G, {n} views", "l2g", [f"train.views={n}"]) for n in (1, 2, 4, 8)),
         ("L2G, 4 views, shape", "l2g", ["train.saliency=true"]),
-        ("L2G, 4 views, without PCM", "l2g", ["train.pixel_correlation=false"]),
+        ("L2G, 4 views, PCM", "l2g", ["train.pixel_correlation=true"]),
     ):
         known = load_method(method).Settings.model_fields
         sets = [f"{k}={v}" for k, v in given.items() if not k.startswith("train.") or k[6:] in known]

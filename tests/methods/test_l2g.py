@@ -174,7 +174,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"compat": "official", "saliency": True},
     {"shared_backbone": True},
     {"global_classification": True},
-    {"pixel_correlation": False},
+    {"pixel_correlation": True},
+    {"pixel_correlation": True, "saliency": True, "shared_backbone": True},
     {"views": 1},
     {"background": True},
 ]
@@ -225,6 +226,40 @@ def test_channels():
         assert bool(maps.min() < 0) != softmax
 
 
+def test_what_the_softmax_does_not_see_is_not_in_the_maps():
+    """All channels may rise together."""
+    for settings in ({}, {"background": True}, {"saliency": True}):
+        network = built(**settings)
+        scores = network.score_maps(torch.randn(1, 3, 49, 49))
+        for found, expected in zip(network.maps_and_logits(scores + 7), network.maps_and_logits(scores), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    official = built(compat="official")
+    scores = official.score_maps(torch.randn(1, 3, 49, 49))
+    torch.testing.assert_close(official.maps_and_logits(scores)[0], scores)
+
+
+def test_one_class_learns_against_the_background():
+    network = L2G("test_resnet", "random", 1, L2GSettings(side=49, background=True), 10)
+    batch = batch_of(network)
+    step(network, {**batch, "tags": torch.tensor([[1.0], [0.0]])}).backward()
+    assert network.head.classifier.weight.grad.abs().sum() > 0
+
+
+def test_the_global_network_may_learn_faster():
+    network = built(global_factor=3.0)
+    rate_of = {
+        id(p): group["initial_lr"]
+        for group in network.configure_optimizers()["optimizer"].param_groups
+        for p in group["params"]
+    }
+    for part, rate in (("local_backbone", 1e-4), ("local_head", 1e-3), ("backbone", 3e-4), ("head", 3e-3)):
+        rates = [rate_of[id(p)] for p in getattr(network, part).parameters() if p.requires_grad]
+        assert rates == pytest.approx([rate] * len(rates))
+    shared = built(shared_backbone=True)
+    groups = shared.configure_optimizers()["optimizer"].param_groups
+    assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in shared.parameters())
+
+
 def test_a_shared_backbone_is_stored_once():
     names = [name for name in built(shared_backbone=True).state_dict() if "backbone" in name]
     assert names
@@ -260,6 +295,8 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
 def test_views_that_cannot_be():
     with pytest.raises(BadInput, match="view_side 300: a local view lies within `side` 49"):
         built(view_side=300)
+    with pytest.raises(BadInput, match=r"one class alone has nothing to be told from: set train\.background=true"):
+        L2G("test_resnet", "random", 1, L2GSettings(side=49), 10)
     with pytest.raises(BadInput, match="the published code has no such channel"):
         built(background=True, compat="official")
     with pytest.raises(BadInput, match="views 6: uniform views form a square; give 1, 4, 9 or 16"):

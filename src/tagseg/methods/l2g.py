@@ -16,8 +16,10 @@ Where paper and published code differ, the paper is followed, and the code with 
 - Without anything salient in a view the code teaches background everywhere, the paper falls back to attention.
 - The code's background channel learns what is not salient only where the local network's own background channel wins;
   here it learns all of it.
-- The code mines the global network's raw maps. Here, where there is a background channel, class maps are the softmax
-  over channels (equation 5), which is what has learnt: raw maps do not say where the background wins.
+- The code adds PCM's maps to every map; the paper's text does not speak of it (`pixel_correlation`).
+- The code mines the global network's raw maps. But what learns is their softmax over channels (equation 5), to which it
+  is all one if every channel rises together. So class maps are here the softmax itself, if there is a background to win
+  against, and else the raw maps less the mean of all channels.
 
 The squared norm of equation 6 is the mean over channels and places in both, for the published weight goes with that.
 """
@@ -62,7 +64,7 @@ class L2GSettings(TrainSettings):
     background: bool = False  # without saliency: a background channel that learns what no class claims
     attention_threshold: float = Field(default=0.1, ge=0, lt=1)  # of B in shape transfer
     transfer_weight: PositiveFloat = 10.0  # lambda
-    pixel_correlation: bool = True
+    pixel_correlation: bool = False  # PCM; the code has it, the paper's text does not
     shared_backbone: bool = False
     global_classification: bool = False  # for the ablation: classification loss on the global network too
     compat: Literal["paper", "official"] = "paper"
@@ -146,15 +148,11 @@ class LocalNetwork(lightning.LightningModule):
         """`(B, 3, H, W) -> (B, K, h, w)` signed; the background's channel, if there is one, comes last."""
         return self.head(self.backbone, images)
 
-    @property
-    def by_softmax(self) -> bool:
-        """Whether class maps are the softmax over channels, or the raw ones."""
-        return self.head.classifier.out_channels > self.num_classes and self.settings.compat == "paper"
-
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class maps, and the raw ones' means as logits: `(B, C, h, w)` and `(B, C)`."""
         raw = score_maps[:, : self.num_classes]
-        return score_maps.softmax(dim=1)[:, : self.num_classes] if self.by_softmax else raw, raw.mean(dim=(2, 3))
+        maps = probabilities(score_maps, self.num_classes) if self.settings.saliency else raw
+        return raw if self.settings.compat == "official" else maps, raw.mean(dim=(2, 3))
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W) -> (B, C, h, w)`, signed, or in [0, 1] if it is the softmax."""
@@ -224,10 +222,16 @@ class LocalNetwork(lightning.LightningModule):
 
 class L2G(LocalNetwork):
     """A local and a global network; `backbone` and `head` are those of the global one. Arguments as for
-    `LocalNetwork`."""
+    `LocalNetwork`.
+
+    Raises:
+        BadInput: as for `LocalNetwork`, or there is one class and no background.
+    """
 
     def __init__(self, backbone: str, weights: str, num_classes: int, settings: L2GSettings, steps: int) -> None:
         super().__init__(backbone, weights, num_classes, settings, steps)
+        if num_classes == 1 and not (settings.saliency or settings.background):
+            raise BadInput("one class alone has nothing to be told from: set train.background=true, or use saliency.")
         official = settings.compat == "official"
         self.head = self._head(self.backbone, background=settings.saliency or settings.background)
         self.local_backbone = None if settings.shared_backbone else self._backbone(backbone, weights)
@@ -241,8 +245,14 @@ class L2G(LocalNetwork):
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class maps, and how likely each class is where it is likeliest: `(B, C, h, w)` and `(B, C)`."""
-        probabilities = score_maps.softmax(dim=1)[:, : self.num_classes]
-        return super().maps_and_logits(score_maps)[0], probabilities.amax(dim=(2, 3)).logit(eps=1e-6)
+        likely = probabilities(score_maps, self.num_classes)
+        if self.settings.compat == "official":
+            maps = score_maps[:, : self.num_classes]
+        elif score_maps.shape[1] > self.num_classes:
+            maps = likely
+        else:
+            maps = score_maps - score_maps.mean(dim=1, keepdim=True)
+        return maps, likely.amax(dim=(2, 3)).logit(eps=1e-6)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         s, boxes = self.settings, with_images(batch["boxes"])
@@ -329,6 +339,11 @@ def transfer_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     `(M, K, h, w)` scores, `(M, K, h, w)` in [0, 1].
     """
     return F.mse_loss(scores.softmax(dim=1), targets)
+
+
+def probabilities(scores: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """The softmax over channels (equation 5), of the classes. `(B, K, h, w) -> (B, C, h, w)`."""
+    return scores.softmax(dim=1)[:, :num_classes]
 
 
 def with_images(boxes: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,8 @@ def poly_optimiser(
     """Optimiser and per-step schedule `min(step / warmup, 1) * (1 - step / steps) ** power`, as Lightning takes them.
 
     The head learns `head_factor` times faster, each of `more` by its own factor. Norms and biases are not decayed. SGD
-    has momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
+    has momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by
+    ten).
     """
     groups = []
     for module, factor in ((backbone, 1.0), (head, head_factor), *more):
