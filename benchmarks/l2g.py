@@ -10,7 +10,8 @@ Every row is a run of `tagseg fit` in FOLDER, so that a stopped benchmark goes o
 first; from them follows how many epochs it gets, which FOLDER/epochs.json keeps. "seeds" have the
 background score that `fit` chooses without masks, "0.25" is the score of the published code, and "oracle" was picked
 with masks. Recall and noise are of maps cut at half their maximum (means over classes). Maps are of one scale, without
-flips. "sliding window" is the network of "CAM", looking through a window of the size of a local view.
+flips. "tags" is the mean average precision of the tags that the network finds in the photographs that it was trained
+with. "sliding window" is the network of "CAM", looking through a window of the size of a local view.
 
 `--cost` prints what a step of L2G takes beside one of plain CAM on the same global view, with how many views, and how
 much memory.
@@ -30,7 +31,7 @@ import torch
 from common import machine, mean_spread_each, seeds_parser
 
 import tagseg
-from tagseg.data.dataset import Dataset, read_mask
+from tagseg.data.dataset import Dataset, multi_hot, read_mask
 from tagseg.data.files import read_json, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import TrainingLoader, cpu_count
@@ -38,6 +39,7 @@ from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset, remembered
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import ThresholdSweep
+from tagseg.evaluation.tags import mean_average_precision
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.classifiers import load_network
@@ -67,7 +69,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "L2G, background channel": ("l2g", {"train.background": True}),
     "L2G, PCM": ("l2g", {"train.pixel_correlation": True}),
 }
-COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "epochs", "seconds")
+COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "tags", "epochs", "seconds")
 
 
 def settings_of(row: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -148,12 +150,16 @@ def maps_of(row: str, run: Path, data: Dataset, mine_side: int) -> tuple[MapStor
 
 def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, float]:
     sweep, coverage = ThresholdSweep(len(data.classes)), Coverage(len(data.classes))
+    said: list[np.ndarray] = []
+    tags: list[np.ndarray] = []
     for sample in (s for s in data.train if s.mask is not None):
         assert sample.mask is not None
         truth = read_mask(sample.mask)
         maps = maps_at(store.read(sample.name), truth.shape, corners)
         sweep.add(maps, sample.tags, truth)
         coverage.add(maps, sample.tags, truth)
+        said.append(store.read(sample.name).tag_probabilities)
+        tags.append(multi_hot(sample.tags, len(data.classes)))
     found = coverage.as_dict(data.classes)
     background = choose_background(store, data.train, MaskSettings())
     return {
@@ -162,11 +168,14 @@ def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, float]:
         "oracle": 100 * sweep.oracle()[1],
         "recall": found["recall"],
         "noise": found["noise"],
+        "tags": 100 * mean_average_precision(np.array(said), np.array(tags)),
     }
 
 
 def table(arguments: Any, data: Dataset, given: dict[str, Any]) -> None:
     print(f"{arguments.data.name}, seeds {arguments.seeds}, {arguments.seconds} s, {machine()}\n")
+    for row in arguments.rows:  # all before any training warms the machine
+        epochs_of(row, data, given, arguments.seconds, arguments.out / "epochs.json")
     print(f"| | {' | '.join(COLUMNS)} | each |", flush=True)
     mine_side = given.get("mine.side", MineSettings().side)
     for row in arguments.rows:

@@ -27,7 +27,7 @@ from tests.conftest import TINY
 
 
 def built(kind: Any = L2G, backbone: str = "test_resnet", **settings: Any) -> Any:
-    return kind(backbone, "random", 3, L2GSettings(**{"side": 49, **settings}), 10)
+    return kind(backbone, "random", 3, kind.Settings(**{"side": 49, **settings}), 10)
 
 
 def batch_of(network: Any, saliency: bool = False) -> dict[str, torch.Tensor]:
@@ -167,22 +167,25 @@ def test_boxes_and_crops():
 
 # the networks
 
-VARIANTS: list[dict[str, Any]] = [
+BOTH: list[dict[str, Any]] = [
     {},
     {"saliency": True},
     {"compat": "official"},
     {"compat": "official", "saliency": True},
+    {"pixel_correlation": True},
+    {"views": 1},
+]
+GLOBAL: list[dict[str, Any]] = [
     {"shared_backbone": True},
     {"global_classification": True},
-    {"pixel_correlation": True},
     {"pixel_correlation": True, "saliency": True, "shared_backbone": True},
-    {"views": 1},
     {"background": True},
 ]
 
 
-@pytest.mark.parametrize("settings", VARIANTS, ids=str)
-@pytest.mark.parametrize("kind", [L2G, LocalNetwork])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [*((LocalNetwork, s) for s in BOTH), *((L2G, s) for s in BOTH + GLOBAL)], ids=str
+)
 def test_every_variant_learns(kind: Any, settings: dict[str, Any]):
     network = built(kind, **settings)
     loss = step(network, batch_of(network, "saliency" in settings))

@@ -47,9 +47,9 @@ from tagseg.settings import ScaleRange, SidePixels
 SALIENT = 0.5  # a view in which nothing reaches it has no shape to teach
 
 
-class L2GSettings(TrainSettings):
-    """Views, losses and thresholds as published; the schedule suits a few hundred to a few thousand photographs.
-    `voc/l2g` and `coco/l2g` hold the published ones."""
+class LocalSettings(TrainSettings):
+    """Of the local network alone. Views, losses and thresholds are as published; the schedule suits a few hundred to a
+    few thousand photographs. `voc/l2g` and `coco/l2g` hold the published one."""
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 4  # a global network learns slowly: it takes steps rather than photographs
@@ -61,21 +61,26 @@ class L2GSettings(TrainSettings):
     mirror: bool = True
     colour_jitter: bool = False
     saliency: bool = False  # shape transfer
-    background: bool = False  # without saliency: a background channel that learns what no class claims
     attention_threshold: float = Field(default=0.1, ge=0, lt=1)  # of B in shape transfer
     transfer_weight: PositiveFloat = 10.0  # lambda
     pixel_correlation: bool = False  # PCM; the code has it, the paper's text does not
-    shared_backbone: bool = False
-    global_classification: bool = False  # for the ablation: classification loss on the global network too
     compat: Literal["paper", "official"] = "paper"
     output_stride: int | None = 16
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate
-    global_factor: PositiveFloat = 4.0  # of AdamW, for the global network, which learns more slowly
     weight_decay: NonNegativeFloat = 0.01
     drop_at: float = Field(default=0.5, gt=0, le=1)  # share of the steps after which "sgd-steps" falls to a tenth
     slow_steps: NonNegativeInt = 0  # first steps of "sgd-poly", at a hundredth of the rate
+
+
+class L2GSettings(LocalSettings):
+    """The same, and of the global network."""
+
+    global_factor: PositiveFloat = 4.0  # of AdamW: how much faster it learns
+    background: bool = False  # without saliency: a background channel that learns what no class claims
+    shared_backbone: bool = False  # with the local network
+    global_classification: bool = False  # for the ablation: it learns the tags too
 
 
 class MapHead(nn.Module):
@@ -111,17 +116,16 @@ class LocalNetwork(lightning.LightningModule):
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`.
         num_classes: C.
-        settings: see `L2GSettings`.
+        settings: see `LocalSettings`.
         steps: how many optimiser steps the whole training takes, for the schedule.
 
     Raises:
-        BadInput: local views are larger than the global one, or cannot be laid uniformly, or the published code is
-            asked for a background channel that it does not have.
+        BadInput: local views are larger than the global one, or cannot be laid uniformly.
     """
 
-    Settings = L2GSettings
+    Settings = LocalSettings
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: L2GSettings, steps: int) -> None:
+    def __init__(self, backbone: str, weights: str, num_classes: int, settings: LocalSettings, steps: int) -> None:
         super().__init__()
         self.settings, self.num_classes, self.steps = settings, num_classes, steps
         self.backbone = self._backbone(backbone, weights)
@@ -131,8 +135,6 @@ class LocalNetwork(lightning.LightningModule):
         self.grid = self.backbone.grid(self.view_side, self.view_side)  # of a local view
         if self.view_side > self.side:
             raise BadInput(f"train.view_side {settings.view_side}: a local view lies within `side` {settings.side}.")
-        if settings.background and settings.compat == "official":
-            raise BadInput("train.background: the published code has no such channel; set train.compat=paper.")
         if settings.placement == "uniform" and not is_square(settings.views):
             raise BadInput(f"train.views {settings.views}: uniform views form a square; give 1, 4, 9 or 16.")
 
@@ -225,14 +227,20 @@ class L2G(LocalNetwork):
     `LocalNetwork`.
 
     Raises:
-        BadInput: as for `LocalNetwork`, or there is one class and no background.
+        BadInput: as for `LocalNetwork`, or there is one class and no background, or the published code is asked for a
+            background channel that it does not have.
     """
+
+    Settings = L2GSettings
+    settings: L2GSettings
 
     def __init__(self, backbone: str, weights: str, num_classes: int, settings: L2GSettings, steps: int) -> None:
         super().__init__(backbone, weights, num_classes, settings, steps)
         if num_classes == 1 and not (settings.saliency or settings.background):
             raise BadInput("one class alone has nothing to be told from: set train.background=true, or use saliency.")
         official = settings.compat == "official"
+        if settings.background and official:
+            raise BadInput("train.background: the published code has no such channel; set train.compat=paper.")
         self.head = self._head(self.backbone, background=settings.saliency or settings.background)
         self.local_backbone = None if settings.shared_backbone else self._backbone(backbone, weights)
         self.local_head = self._head(self.backbone, background=settings.saliency and official)
