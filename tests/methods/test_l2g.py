@@ -306,6 +306,12 @@ def test_views_that_cannot_be():
         built(placement="uniform", views=6)
 
 
+def test_weights_that_nobody_gives_are_asked_for_before_anything_is_written(tiny_set: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="'resnet38' has no weights that could be fetched"):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="voc/l2g", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 # runs
 
 

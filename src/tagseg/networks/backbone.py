@@ -121,6 +121,11 @@ class Backbone(nn.Module):
         return self
 
 
+def stand_in(name: str, weights: str) -> str:
+    """Weights to try a network with before it is needed: random ones instead of those that would be downloaded."""
+    return "random" if weights == "pretrained" and name != resnet38.NAME else weights
+
+
 def fit_size(height: float, width: float, stride: int, corners: bool) -> tuple[int, int]:
     """Nearest `(stride * k + 1)` (grid on the corners) or `(stride * k)` (tiles) to each side, k at least 1."""
     if corners:

@@ -21,7 +21,7 @@ from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remember
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.methods.base import load_method, uses_saliency
 from tagseg.methods.refinements.base import check_window, load_refinement
-from tagseg.networks.backbone import Backbone
+from tagseg.networks.backbone import Backbone, stand_in
 from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
 from tagseg.pipeline.affinity import MAPS, AffinityStage, choose_thresholds
 from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
@@ -388,14 +388,14 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
     Returns:
         how many megabytes the two networks will take, with the optimiser's state, twice while it is replaced.
     """
-    weights = "random" if settings.weights == "pretrained" else settings.weights
+    weights = stand_in(settings.backbone, settings.weights)
     attention = load_method(settings.method)(settings.backbone, weights, num_classes, settings.train, 1)
     name, own_weights = _segmentation_backbone(settings)
     if settings.segment.start == "attention" and (settings.segment.backbone or settings.backbone) != settings.backbone:
         raise BadInput(
             f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
         )
-    Backbone(name, "random" if own_weights == "pretrained" else own_weights, settings.segment.output_stride)
+    Backbone(name, stand_in(name, own_weights), settings.segment.output_stride)
     integral = getattr(settings.train, "integral", None)
     batches = [part.batch_size for part in (settings.train, integral, settings.segment) if part is not None]
     check_processes(settings.processes, *batches)
