@@ -103,3 +103,5 @@ def test_the_window_is_a_setting(method: CAM):
     a, b = (miner([photo])[0][0] for miner in (plain, windowed))
     assert a.shape == b.shape
     assert np.abs(a - b).max() > 0
+    wide = Miner(method, MineSettings(side=161, scales=(1.0,), window=49, window_stride=500))
+    assert np.isfinite(wide([photo])[0][0]).all()  # without gaps

@@ -75,7 +75,8 @@ class Miner:
         if s.window is None:
             return network(images).float()
         side, _ = backbone.fit_size(s.window, s.window)
-        step = max(1, round(s.window_stride / backbone.stride)) * backbone.stride
+        cells = min(round(s.window_stride / backbone.stride), side // backbone.stride)  # windows must not leave gaps
+        step = max(1, cells) * backbone.stride
         return through_windows(network, images, side, step, backbone)
 
     def _fused(self, maps: list[torch.Tensor], sizes: list[tuple[int, ...]]) -> list[np.ndarray]:

@@ -40,7 +40,7 @@ class MineSettings(Settings):
     # "photograph", its every pixel, bicubic without regard to geometry (L2G's published code; 40 times the disk space)
     fusion: Literal["grid", "photograph"] = "grid"
     window: SidePixels | None = None  # look through a sliding window of this side, pixels; None: at all of it at once
-    window_stride: PositiveInt = 64  # pixels, rounded to whole cells
+    window_stride: PositiveInt = 64  # pixels, rounded to whole cells; at most the window
 
 
 LEARNT = ("psa", "irn")  # refinements that are trained, and come first in a chain
