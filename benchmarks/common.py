@@ -2,14 +2,17 @@
 
 import argparse
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.loading import cpu_count
+from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.networks.precision import default_device, trainer_precision
+from tagseg.pipeline.mining import maps_at
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:
@@ -27,6 +30,16 @@ def seeds_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return parser
+
+
+def maps_and_truth(
+    data: Dataset, store: MapStore, corners: bool
+) -> Iterator[tuple[Sample, StoredMaps, np.ndarray, np.ndarray]]:
+    """Every training photograph that has a true mask: what is stored of it, its maps `(K, H, W)`, and the mask."""
+    for sample in data.train:
+        if sample.mask is not None:
+            truth, stored = read_mask(sample.mask), store.read(sample.name)
+            yield sample, stored, maps_at(stored, truth.shape, corners), truth
 
 
 def mean_spread_each(values: Sequence[float]) -> tuple[str, str, str]:

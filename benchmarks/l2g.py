@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, mean_spread_each, seeds_parser
+from common import machine, maps_and_truth, mean_spread_each, seeds_parser
 
 import tagseg
 from tagseg.data.dataset import Dataset, multi_hot, read_mask
@@ -72,13 +72,18 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "tags", "epochs", "seconds")
 
 
-def settings_of(row: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The method of a row and its settings; of what is given for `train`, CAM takes what it knows."""
-    method, extra = ROWS[row]
+def known_to(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, less what is for the training of others."""
     known = load_method(method).Settings.model_fields
-    given = {k: v for k, v in given.items() if not k.startswith("train.") or k.removeprefix("train.") in known}
+    return {k: v for k, v in given.items() if not k.startswith("train.") or k.removeprefix("train.") in known}
+
+
+def settings_of(row: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The method of a row and its settings."""
+    method, extra = ROWS[row]
+    given = known_to(method, given)
     if "share" in extra:
-        side = given.get("train.side", known["side"].default)
+        side = given.get("train.side", load_method(method).Settings.model_fields["side"].default)
         extra = {**SHAPE, "train.view_side": round(extra["share"] * side)}
     return method, {**given, **extra}
 
@@ -152,13 +157,10 @@ def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, float]:
     sweep, coverage = ThresholdSweep(len(data.classes)), Coverage(len(data.classes))
     said: list[np.ndarray] = []
     tags: list[np.ndarray] = []
-    for sample in (s for s in data.train if s.mask is not None):
-        assert sample.mask is not None
-        truth = read_mask(sample.mask)
-        maps = maps_at(store.read(sample.name), truth.shape, corners)
+    for sample, stored, maps, truth in maps_and_truth(data, store, corners):
         sweep.add(maps, sample.tags, truth)
         coverage.add(maps, sample.tags, truth)
-        said.append(store.read(sample.name).tag_probabilities)
+        said.append(stored.tag_probabilities)
         tags.append(multi_hot(sample.tags, len(data.classes)))
     found = coverage.as_dict(data.classes)
     background = choose_background(store, data.train, MaskSettings())
@@ -222,8 +224,7 @@ def cost(arguments: Any, given: dict[str, Any]) -> None:
         ("L2G, 4 views, shape", "l2g", ["train.saliency=true"]),
         ("L2G, 4 views, PCM", "l2g", ["train.pixel_correlation=true"]),
     ):
-        known = load_method(method).Settings.model_fields
-        sets = [f"{k}={v}" for k, v in given.items() if not k.startswith("train.") or k[6:] in known]
+        sets = [f"{k}={v}" for k, v in known_to(method, given).items()]
         command = [sys.executable, __file__, str(arguments.data), "--out", str(arguments.out), "--step", method]
         for pair in sets + extra:
             command += ["--set", pair]

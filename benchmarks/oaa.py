@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, mean_spread_each, seeds_parser
+from common import machine, maps_and_truth, mean_spread_each, seeds_parser
 
 import tagseg
 from tagseg.data.accumulator import Accumulator
@@ -39,7 +39,7 @@ from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
 from tagseg.pipeline.classifiers import load_network
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.measure import measure_rounds
-from tagseg.pipeline.mining import Miner, maps_at, mine, upsampled
+from tagseg.pipeline.mining import Miner, mine, upsampled
 from tagseg.pipeline.settings import MaskSettings, MineSettings, parse_assignments
 from tagseg.report.curves import line_figure
 from tagseg.report.pictures import colour_mask, overlay_map
@@ -105,10 +105,7 @@ def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> t
 def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, Any]:
     size = len(data.classes)
     sweep, coverage, salient = ThresholdSweep(size), Coverage(size), Confusion(size)
-    for sample in (s for s in data.train if s.mask is not None):
-        assert sample.mask is not None
-        truth = read_mask(sample.mask)
-        maps = maps_at(store.read(sample.name), truth.shape, corners)
+    for sample, _, maps, truth in maps_and_truth(data, store, corners):
         sweep.add(maps, sample.tags, truth)
         coverage.add(maps, sample.tags, truth)
         if sample.saliency is not None and sample.tags:
