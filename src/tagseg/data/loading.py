@@ -95,8 +95,11 @@ class TrainingViews(Dataset[dict[str, Any]]):
 
     def view(self, epoch: int, index: int) -> View:
         """The view of photograph `index` that epoch shows."""
+        return self.drawn(index, np.random.default_rng((self.seed, epoch, index)))
+
+    def drawn(self, index: int, rng: np.random.Generator) -> View:
+        """A random view of photograph `index`."""
         sample = self.samples[index]
-        rng = np.random.default_rng((self.seed, epoch, index))
         mask = None if self.masks is None else read_index_png(self.masks(sample))
         photo = read_image(sample.image)
         salient = read_saliency(sample, photo.shape[:2]) if self.saliency else None

@@ -178,7 +178,7 @@ def _refine(
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         rough = np.stack([cv2.resize(s, size, interpolation=cv2.INTER_AREA) for s in scores])
     if torch.device(device).type == "cpu":
-        fine = _compiled_refinement(pixels, rough, masks, iterations, threads)
+        fine = compiled_refinement(pixels, rough, masks, iterations, threads)
     else:
         function = pixel_adaptive_mask_refinement if masks else pixel_adaptive_refinement
         inputs = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device), torch.from_numpy(rough)[None].to(device)
@@ -189,10 +189,10 @@ def _refine(
     return np.stack([cv2.resize(s, (width, height), interpolation=cv2.INTER_LINEAR) for s in fine])
 
 
-def _compiled_refinement(
+def compiled_refinement(
     image: np.ndarray, scores: np.ndarray, masks: bool, iterations: int, threads: int | None
 ) -> np.ndarray:
-    """`(H, W, 3)` float32 and `(K, H, W)`, with the normalised weights of PAR, or those of PAMR."""
+    """`(H, W, 3)` and `(K, H, W)`, float32, with the normalised weights of PAR, or those of PAMR (`masks`)."""
     kernels = _serial if threads == 1 else _parallel
     margin = max(DILATIONS)
     offsets = np.array([(d * dy, d * dx) for d in DILATIONS for dy, dx in _OFFSETS])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from tagseg.masks.par import pixel_adaptive_refinement
+from tagseg.masks.par import compiled_refinement, pixel_adaptive_refinement
 
 IGNORE = 255
 
@@ -42,12 +42,12 @@ def refined_labels(
     """
     height, width = images.shape[-2:]
     half = (max(1, height // 2), max(1, width // 2))
-    small = F.interpolate(images, size=half, mode="bilinear", align_corners=False)
+    small = F.interpolate(images.float(), size=half, mode="bilinear", align_corners=False)
     labels = torch.full((len(images), height, width), IGNORE, dtype=torch.long, device=images.device)
     for index, (maps, present) in enumerate(zip(class_maps, tags.bool(), strict=True)):
         names = torch.cat([torch.zeros(1, dtype=torch.long, device=tags.device), present.nonzero()[:, 0] + 1])
         sure, possible = (
-            names[_strongest(small[index], maps[present], score, (height, width), iterations)] for score in (high, low)
+            names[w] for w in _strongest(small[index], maps[present], (high, low), (height, width), iterations)
         )
         found = torch.where((sure == 0) & (possible > 0), IGNORE, sure)
         y0, y1, x0, x1 = (0, height, 0, width) if boxes is None else (int(edge) for edge in boxes[index])
@@ -56,11 +56,18 @@ def refined_labels(
 
 
 def _strongest(
-    image: torch.Tensor, maps: torch.Tensor, background: float, size: tuple[int, int], iterations: int
-) -> torch.Tensor:
-    scores = torch.cat([torch.full_like(maps[:1], background), maps]) if len(maps) else None
-    if scores is None:
-        return torch.zeros(size, dtype=torch.long, device=image.device)
-    scores = F.interpolate(scores[None], size=image.shape[-2:], mode="bilinear", align_corners=False).softmax(dim=1)
-    refined = pixel_adaptive_refinement(image[None], scores, iterations=iterations)
-    return F.interpolate(refined, size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    image: torch.Tensor, maps: torch.Tensor, backgrounds: tuple[float, float], size: tuple[int, int], iterations: int
+) -> list[torch.Tensor]:
+    """Who wins each pixel after PAR, for both background scores; PAR's weights are those of the image alone, so that
+    both go through it together."""
+    if not len(maps):
+        return [torch.zeros(size, dtype=torch.long, device=image.device)] * 2
+    half = F.interpolate(maps[None].float(), size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
+    scores = torch.cat([torch.cat([torch.full_like(half[:1], score), half]).softmax(dim=0) for score in backgrounds])
+    if image.is_cpu:
+        pixels, values = image.permute(1, 2, 0).contiguous().numpy(), scores.numpy()
+        refined = torch.from_numpy(compiled_refinement(pixels, values, False, iterations, None))[None]
+    else:
+        refined = pixel_adaptive_refinement(image[None], scores[None], iterations=iterations)
+    refined = F.interpolate(refined, size=size, mode="bilinear", align_corners=False)[0]
+    return [part.argmax(dim=0) for part in refined.chunk(2)]

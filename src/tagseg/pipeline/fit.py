@@ -182,7 +182,7 @@ class _Fit:
             inputs["saliency"] = stages["saliency"].key
 
         def work(folder: Path) -> dict[str, Any]:
-            schedule = Schedule(s.train.epochs, s.train.batch_size, s.seed)
+            schedule = Schedule(s.train.epochs, s.train.batch_size, s.seed, s.train.batch_size_at)
             torch.manual_seed(s.seed)
             method = load_method(s.method)(
                 s.backbone, s.weights, self.num_classes, s.train, schedule.steps(len(self.data.train))
@@ -398,7 +398,7 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
     Backbone(name, stand_in(name, own_weights), settings.segment.output_stride)
     integral = getattr(settings.train, "integral", None)
     batches = [part.batch_size for part in (settings.train, integral, settings.segment) if part is not None]
-    check_processes(settings.processes, *batches)
+    check_processes(settings.processes, *batches, settings.train.batch_size_at(0))
     learnt = settings.masks.learnt
     if learnt:
         own = getattr(settings.masks, learnt)

@@ -80,14 +80,17 @@ class Miner:
         return through_windows(network, images, side, step, backbone)
 
     def _fused(self, maps: list[torch.Tensor], sizes: list[tuple[int, ...]]) -> list[np.ndarray]:
+        rectify = self.settings.rectify
         if self.settings.fusion == "photograph":
-            return [fused_bicubic([m[i : i + 1] for m in maps], s)[0].cpu().numpy() for i, s in enumerate(sizes)]
+            fused = [fused_bicubic([m[i : i + 1] for m in maps], s, rectify) for i, s in enumerate(sizes)]
+            return [maps_of_one[0].cpu().numpy() for maps_of_one in fused]
         corners = self.method.backbone.corners
         grid = max((m.shape[-2], m.shape[-1]) for m in maps)
-        return list(torch.stack([resize_maps(m, grid, corners) for m in maps]).mean(dim=0).cpu().numpy())
+        scales = torch.stack([resize_maps(m, grid, corners) for m in maps])
+        return list((scales.relu() if rectify else scales).mean(dim=0).cpu().numpy())
 
 
-def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
+def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, ...], rectify: bool = False) -> torch.Tensor:
     """The mean of maps of several scales, each brought to `size` (H, W) as L2G's published code does it.
 
     Bicubic, as if the maps' cells tiled the photograph, whatever the geometry of their grid. `(B, C, h_i, w_i)` each
@@ -95,7 +98,8 @@ def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tens
     """
     total = torch.zeros(*maps[0].shape[:2], *size, device=maps[0].device)
     for scale in maps:
-        total += F.interpolate(scale, size=size, mode="bicubic", align_corners=False)
+        large = F.interpolate(scale, size=size, mode="bicubic", align_corners=False)
+        total += large.relu() if rectify else large
     return total / len(maps)
 
 

@@ -39,6 +39,7 @@ class MineSettings(Settings):
     # where the maps of all scales meet: "grid", that of the largest scale, bilinear in the grid's geometry, or
     # "photograph", its every pixel, bicubic without regard to geometry (L2G's published code; 40 times the disk space)
     fusion: Literal["grid", "photograph"] = "grid"
+    rectify: bool = False  # every scale's maps before they are averaged, as PSA, IRN and KTSE do; else only the mean
     window: SidePixels | None = None  # look through a sliding window of this side, pixels; None: at all of it at once
     window_stride: PositiveInt = 64  # pixels, rounded to whole cells; at most the window
 

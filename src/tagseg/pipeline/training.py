@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,17 @@ class Schedule:
     epochs: int
     batch_size: int
     seed: int
+    batch_size_at: Callable[[int], int] | None = None  # of an epoch, where it is not always the same
+
+    def batch(self, epoch: int) -> int:
+        """Photographs a step in an epoch, counted from 0."""
+        return self.batch_size if self.batch_size_at is None else self.batch_size_at(epoch)
+
+    def batches(self) -> set[int]:
+        return {self.batch(epoch) for epoch in range(self.epochs)}
 
     def steps(self, photographs: int) -> int:
-        return self.epochs * -(-photographs // self.batch_size)
+        return sum(-(-photographs // self.batch(epoch)) for epoch in range(self.epochs))
 
 
 def train(
@@ -64,9 +72,9 @@ def train(
     """
     _quieten()
     device = default_device()
-    check_processes(processes, schedule.batch_size)
+    check_processes(processes, *schedule.batches())
     loaders = Loaders(views, schedule, processes)
-    log = EpochLog(name, schedule, reporter)
+    log = EpochLog(name, schedule, schedule.steps(len(views)), reporter)  # type: ignore[arg-type]
     checkpoint = folder / "last.ckpt"
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
@@ -75,6 +83,7 @@ def train(
         sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
         max_epochs=schedule.epochs,
+        reload_dataloaders_every_n_epochs=int(len(schedule.batches()) > 1),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -128,7 +137,7 @@ class Loaders(lightning.LightningDataModule):
         assert self.trainer is not None
         return TrainingLoader(
             self.views,
-            self.schedule.batch_size // self.processes,
+            self.schedule.batch(self.trainer.current_epoch) // self.processes,
             self.schedule.seed,
             threads=max(1, min(8, cpu_count() // self.processes)),
             rank=self.trainer.global_rank,
@@ -166,8 +175,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 class EpochLog(Callback):
     """Seeds every epoch, measures it, shows it, and is saved with the checkpoint."""
 
-    def __init__(self, name: str, schedule: Schedule, reporter: Reporter) -> None:
-        self.name, self.schedule, self.reporter = name, schedule, reporter
+    def __init__(self, name: str, schedule: Schedule, steps: int, reporter: Reporter) -> None:
+        self.name, self.schedule, self.steps, self.reporter = name, schedule, steps, reporter
         self.epochs: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,9 +186,8 @@ class EpochLog(Callback):
         self.epochs = list(state_dict["epochs"])
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
-        total = self.schedule.epochs * int(trainer.num_training_batches)
         reporter = self.reporter if trainer.is_global_zero else Reporter(quiet=True)
-        self._context = reporter.bar(self.name, total, "steps")
+        self._context = reporter.bar(self.name, self.steps, "steps")
         self._advance = self._context.__enter__()
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002

@@ -1,0 +1,210 @@
+"""Methods beside each other with the same time to train: what the benchmarks of L2G and KTSE share.
+
+Every row is a run of `tagseg fit` in `--out`, so that a stopped benchmark goes on. Steps of every variant are timed
+first; from them follows how many epochs it gets, which `epochs.json` keeps. "seeds" have the background score that
+`fit` chooses without masks, "0.25" is the score of much published code, and "oracle" was picked with masks. Recall,
+precision and noise are of maps cut at half their maximum (means over classes). Maps are of one scale, without flips.
+"tags" is the mean average precision of the tags that the network finds in the photographs that it was trained with.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import machine, maps_and_truth, mean_spread_each, seeds_parser
+
+import tagseg
+from tagseg.data.dataset import Dataset, multi_hot, read_mask
+from tagseg.data.files import read_json, write_json
+from tagseg.data.images import read_image
+from tagseg.data.loading import TrainingLoader, cpu_count
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import read_dataset, remembered
+from tagseg.evaluation.coverage import Coverage
+from tagseg.evaluation.iou import ThresholdSweep
+from tagseg.evaluation.tags import mean_average_precision
+from tagseg.methods.base import load_method
+from tagseg.networks.precision import default_device, inference_autocast
+from tagseg.pipeline.classifiers import load_network
+from tagseg.pipeline.masking import choose_background
+from tagseg.pipeline.mining import Miner, maps_at, mine
+from tagseg.pipeline.settings import FitSettings, MaskSettings, MineSettings, parse_assignments, resolve
+from tagseg.report.pictures import colour_mask, overlay_map
+from tagseg.report.sheets import contact_sheet, write_picture
+
+Rows = dict[str, tuple[str, dict[str, Any]]]
+COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "tags", "epochs", "seconds")
+
+
+def known_to(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, less what is for the training of others."""
+    known = load_method(method).Settings.model_fields
+    return {k: v for k, v in given.items() if not k.startswith("train.") or k.removeprefix("train.") in known}
+
+
+def step_of(data: Dataset, method: str, settings: FitSettings) -> tuple[Callable[[], None], Any]:
+    """A training step on one batch, and the network."""
+    torch.manual_seed(0)
+    network = load_method(method)(settings.backbone, settings.weights, len(data.classes), settings.train, 100)
+    network.log = lambda *_: None
+    network.train().to(default_device(), memory_format=torch.channels_last)
+    optimiser = network.configure_optimizers()["optimizer"]
+    loader = TrainingLoader(network.training_views(data.train, 0), settings.train.batch_size, 0, threads=cpu_count())
+    batch = {k: v.to(network.device) for k, v in next(iter(loader)).items()}
+
+    def step() -> None:
+        with inference_autocast(network.device):
+            loss = network.training_step(batch, 0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if network.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step, network
+
+
+def seconds_each(step: Callable[[], None], times: int = 3) -> float:
+    step()
+    found = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        step()
+        found.append(time.perf_counter() - begun)
+    return min(found)
+
+
+def arguments_parser(description: str | None, rows: Rows, first: int) -> argparse.ArgumentParser:
+    """DATA, `--set`, `--out`, `--seeds`, `--seconds`, `--rows` (by default the first of them) and `--picture`."""
+    parser = seeds_parser(description)
+    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--rows", nargs="+", choices=list(rows), default=list(rows)[:first], metavar="ROW")
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--show", nargs="+", default=[], metavar="NAME", help="photographs of the picture")
+    return parser
+
+
+class EqualTime:
+    """Rows of a table that have the same time.
+
+    Args:
+        arguments: of `arguments_parser`.
+        rows: their methods and settings, by name.
+        columns: what is printed of each.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, rows: Rows, columns: tuple[str, ...] = COLUMNS) -> None:
+        self.arguments, self.rows, self.columns = arguments, rows, columns
+        self.given, self.data = parse_assignments(arguments.set), read_dataset(arguments.data)
+        self.mine_side = self.given.get("mine.side", MineSettings().side)
+
+    def settings_of(self, row: str) -> tuple[str, dict[str, Any]]:
+        """The method of a row and its settings."""
+        method, extra = self.rows[row]
+        return method, {**known_to(method, self.given), **extra}
+
+    def trained_as(self, row: str) -> str:
+        """The row whose network this one uses."""
+        return row
+
+    def mine_settings(self, row: str, network: Any) -> MineSettings:
+        del row, network
+        return MineSettings(side=self.mine_side, scales=(1.0,), flip=False)
+
+    def seconds_an_epoch(self, method: str, settings: dict[str, Any]) -> float:
+        """By a few steps; where a method warms up, the mean of both phases as long as they last."""
+        train = resolve(method, settings).train
+        warmup = getattr(train, "warmup", None)
+        if warmup is not None and 0 < warmup < 1:
+            first, later = (self.seconds_an_epoch(method, {**settings, "train.warmup": w}) for w in (1, 0))
+            return warmup * first + (1 - warmup) * later
+        step, _ = step_of(self.data, method, resolve(method, settings))
+        return seconds_each(step) * -(-len(self.data.train) // train.batch_size)
+
+    def epochs_of(self, row: str) -> int:
+        """How many epochs fit into the time: at least one."""
+        path, seconds = self.arguments.out / "epochs.json", self.arguments.seconds
+        known = read_json(path) if path.exists() else {}
+        method, settings = self.settings_of(row)
+        settings.pop("train.saliency", None)  # costs next to nothing, and the maps may not be there yet
+        name = f"{method} {settings} {seconds}"
+        if name not in known:
+            known[name] = max(1, round(seconds / self.seconds_an_epoch(method, settings)))
+            write_json(path, known)
+        return known[name]
+
+    def run_of(self, row: str, seed: int) -> Path:
+        name = self.trained_as(row)
+        method, settings = self.settings_of(name)
+        settings = {**settings, "seed": seed, "train.epochs": self.epochs_of(name)}
+        run = self.arguments.out / f"{name.replace(', ', '-').replace(' ', '_')}-seed{seed}"
+        tagseg.fit(self.arguments.data, run, recipe=method, settings=settings, until="train", quiet=True)
+        return run
+
+    def maps_of(self, row: str, run: Path) -> tuple[MapStore, Any]:
+        network = load_network(run)
+        facts = remembered(run / "files.json")
+        miner = Miner(network, self.mine_settings(row, network))
+        return mine(miner, self.data.train, facts, run / f"maps of {row}", lambda *_: None), network
+
+    def table(self) -> None:
+        a = self.arguments
+        print(f"{a.data.name}, seeds {a.seeds}, {a.seconds} s, {machine()}\n")
+        for row in a.rows:  # all before any training warms the machine
+            self.epochs_of(self.trained_as(row))
+        print(f"| | {' | '.join(self.columns)} | each |", flush=True)
+        for row in a.rows:
+            found = []
+            for seed in a.seeds:
+                run = self.run_of(row, seed)
+                store, network = self.maps_of(row, run)
+                record = read_json(run / "train" / "stage.json")
+                numbers = {"epochs": float(network.settings.epochs), "seconds": float(record["seconds"])}
+                found.append(measured(self.data, store, network.backbone.corners) | numbers)
+            cells = [mean_spread_each([f[column] for f in found]) for column in self.columns]
+            print(f"| {row} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} | {cells[0][2]} |", flush=True)
+
+    def picture(self) -> None:
+        """Photographs, the map of their first tag by every row (first seed), and the truth."""
+        a, data = self.arguments, self.data
+        shown = [s for s in data.train if s.name in a.show] or [s for s in data.train if s.tags][:6]
+        pictures: list[list[np.ndarray | None]] = [[read_image(s.image)] for s in shown]
+        for row in a.rows:
+            store, network = self.maps_of(row, self.run_of(row, a.seeds[0]))
+            for sample, cells in zip(shown, pictures, strict=True):
+                photo = cells[0]
+                assert photo is not None
+                maps = maps_at(store.read(sample.name), photo.shape[:2], network.backbone.corners)
+                cells.append(overlay_map(photo, maps[0]))
+        for sample, cells in zip(shown, pictures, strict=True):
+            assert sample.mask is not None
+            cells.append(colour_mask(read_mask(sample.mask), np.array([[0] * 3, *[[255] * 3] * 254, [128] * 3])))
+        names = [data.classes[s.tags[0]] for s in shown]
+        write_picture(a.picture, contact_sheet(names, ["photograph", *a.rows, "truth"], pictures))
+
+
+def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, float]:
+    """What a table says of the maps, percentages."""
+    sweep, coverage = ThresholdSweep(len(data.classes)), Coverage(len(data.classes))
+    said: list[np.ndarray] = []
+    tags: list[np.ndarray] = []
+    for sample, stored, maps, truth in maps_and_truth(data, store, corners):
+        sweep.add(maps, sample.tags, truth)
+        coverage.add(maps, sample.tags, truth)
+        said.append(stored.tag_probabilities)
+        tags.append(multi_hot(sample.tags, len(data.classes)))
+    found = coverage.as_dict(data.classes)
+    background = choose_background(store, data.train, MaskSettings())
+    return {
+        "seeds": 100 * sweep.at(background).scores().miou,
+        "0.25": 100 * sweep.at(0.25).scores().miou,
+        "oracle": 100 * sweep.oracle()[1],
+        "recall": found["recall"],
+        "noise": found["noise"],
+        "precision": 100 - found["noise"],
+        "tags": 100 * mean_average_precision(np.array(said), np.array(tags)),
+    }

@@ -1,0 +1,90 @@
+"""A view of a photograph beside a view of another one that shares a class: the pairs of KTSE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tagseg.data.dataset import Sample
+from tagseg.data.loading import PixelStatistics, TrainingViews
+from tagseg.data.views import View
+
+
+class PairedViews(TrainingViews):
+    """Beside what `TrainingViews` gives: `inside (4,)`, y0, y1, x0, x1 of the photograph within the view, the rest
+    being padding; and from the epoch `pairs_from` on `partner (3, S, S)` and `partner_tags (C,)`, a view like any other
+    of a photograph that shares a class.
+
+    Args:
+        samples, num_classes, statistics, side, scales, seed: see `TrainingViews`.
+        pairs_from: the first epoch, counted from 0, that has partners.
+        itself: whether a photograph may be its own partner (KTSE's published code), or only if it has no other.
+    """
+
+    def __init__(
+        self,
+        samples: tuple[Sample, ...],
+        num_classes: int,
+        statistics: PixelStatistics,
+        *,
+        side: int,
+        scales: tuple[float, float],
+        seed: int,
+        pairs_from: int,
+        itself: bool = False,
+    ) -> None:
+        super().__init__(samples, num_classes, statistics, side=side, scales=scales, seed=seed)
+        self.pairs_from, self.itself = pairs_from, itself
+        self.photographs = photographs_of([s.tags for s in samples], num_classes)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        view = self.view(epoch, index)
+        item = {**self.item(index, view), "inside": torch.tensor(inside(view))}
+        if epoch >= self.pairs_from:
+            rng = np.random.default_rng((self.seed, epoch, index, 1))
+            other = partner(index, self.samples[index].tags, self.photographs, rng, itself=self.itself)
+            shown = self.item(other, self.drawn(other, rng))
+            item |= {"partner": shown["image"], "partner_tags": shown["tags"]}
+        return item
+
+
+def photographs_of(tags: Sequence[Sequence[int]], num_classes: int) -> list[np.ndarray]:
+    """For every class the photographs that have it. Made once, so that a partner costs no search."""
+    found: list[list[int]] = [[] for _ in range(num_classes)]
+    for index, classes in enumerate(tags):
+        for number in classes:
+            found[number].append(index)
+    return [np.array(members, dtype=np.int64) for members in found]
+
+
+def partner(
+    index: int,
+    tags: Sequence[int],
+    photographs: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    *,
+    itself: bool = False,
+) -> int:
+    """A random photograph of a random class of photograph `index`, which has `tags`; without tags, or if no other has
+    the class, that photograph itself."""
+    if not tags:
+        return index
+    members = photographs[tags[int(rng.integers(len(tags)))]]
+    if itself or len(members) == 1:
+        return int(members[rng.integers(len(members))])
+    found = int(members[rng.integers(len(members) - 1)])  # its own place stands for the last one
+    return int(members[-1]) if found == index else found
+
+
+def inside(view: View) -> tuple[int, int, int, int]:
+    """y0, y1, x0, x1 of the photograph within a view, pixels."""
+    height, width = view.image.shape[:2]
+    x0, y0, x1, y1 = view.box
+    left, right = max(0, -x0), width - max(0, x1 - view.size[1])
+    if view.flipped:
+        left, right = width - right, width - left
+    return max(0, -y0), height - max(0, y1 - view.size[0]), left, right

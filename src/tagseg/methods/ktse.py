@@ -1,0 +1,276 @@
+"""KTSE: Chen et al., "Knowledge Transfer with Simulated Inter-Image Erasing for Weakly Supervised Semantic
+Segmentation", ECCV 2024.
+
+Erasing the strongest part of an object makes a classifier look at the rest, and soon beyond the object. KTSE simulates
+erasing by distraction: beside another image of the same class, the weaker object loses part of its evidence. The
+anchor's own maps teach that part (inter-image erasing), they are bounded by pseudo-labels that the network makes itself
+(self-supervised regularisation), and what is found once the strongest part is erased is learnt by the whole image
+(multi-granularity alignment).
+
+Where paper and published code differ, the paper is followed, and the code with `compat="official"`:
+
+- The paper compares the anchor's maps with its own part of the joined image. The code always puts the anchor above its
+  partner, compares both halves, and counts the union of both images' tags on both.
+- The code grants transfer and local alignment a margin of 0.05.
+- The code takes the cross entropy of background and of class pixels apart, the mean of each, weighs the latter by
+  0.0125 and learns them from images with a single tag only; and it learns joined images from joined pseudo-labels too.
+- Class maps are rectified and divided by their maximum in the paper; the code has three ways (`aeft.normalised`,
+  `label_maps`).
+- The code labels padding like image content; here it is ignored. An image may be its own partner there.
+- In the code the rate falls as if batches never grew (`aeft.schedule_end`).
+
+Scores are rectified before the cross entropy in both, and the second strongest class that `inter` pushes down is sought
+among all classes: so says the code, and the paper as we know it says nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch.nn import functional as F
+
+from tagseg.data.dataset import Sample
+from tagseg.data.paired_views import PairedViews
+from tagseg.masks.two_thresholds import refined_labels
+from tagseg.methods.aeft import PyramidClassifier, PyramidSettings, foreground, normalised
+
+IGNORE = 255
+OFFICIAL_MARGIN = 0.05
+OFFICIAL_CLASS_WEIGHT = 0.0125
+Side = Literal["above", "below", "left", "right"]
+SIDES: tuple[Side, ...] = ("above", "below", "left", "right")
+
+
+class KTSESettings(PyramidSettings):
+    """Weights and thresholds as published. The first three are the parts of the method, for the ablation."""
+
+    erasing: Literal["none", "concatenate", "cutmix"] = "concatenate"  # how an image meets its partner
+    regularisation: bool = True  # pseudo-labels of its own
+    alignment: bool = True  # with the erased image
+    synthesised: PositiveInt = 4  # images of a batch that meet their partner
+    high: float = Field(default=0.3, ge=0, le=1)  # beta_h: above it a pixel is a class
+    low: float = Field(default=0.15, ge=0, le=1)  # beta_l: below it a pixel is background
+    inter_weight: NonNegativeFloat = 0.005
+    inter_threshold: float = Field(default=0.2, ge=0, le=1)  # a class map's value from which `inter` counts a pixel
+
+
+class KTSE(PyramidClassifier):
+    """Arguments as for `PyramidClassifier`; see `KTSESettings`. Channel 0 of `all_maps` is the background."""
+
+    Settings = KTSESettings
+    settings: KTSESettings
+    others = 1
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        scores = self.all_maps(batch["image"])
+        loss = F.multilabel_soft_margin_loss(self.tag_logits(scores[:, 1:]), batch["tags"])
+        if self.warm:
+            s = self.settings
+            labels = self.labels(batch["image"], scores, batch["tags"], batch["inside"]) if s.regularisation else None
+            if s.erasing != "none":
+                erased = self.official_erasing if s.compat == "official" else self.erasing
+                loss = loss + erased(batch, scores, labels)
+            if labels is not None:
+                loss = loss + self.regularisation(batch, scores, labels)
+            if s.alignment:
+                loss = loss + self.alignment(batch, scores[:, 1:])
+        self.log("loss", loss)
+        return loss
+
+    def erasing(
+        self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """L_kt of the first images of the batch, each joined with its partner."""
+        del labels
+        chosen = slice(0, self.settings.synthesised)
+        images, partners, maps = batch["image"][chosen], batch["partner"][chosen], scores[chosen, 1:]
+        if self.settings.erasing == "cutmix":
+            box = random_box(maps.shape[-2:])
+            seen = self.class_maps(with_box(images, partners, box, self.backbone.stride))
+            kept = torch.ones_like(maps[:, :1])
+            kept[:, :, box[0] : box[1], box[2] : box[3]] = 0
+            return rise_loss(maps * kept, seen * kept, batch["tags"][chosen])
+        side = SIDES[int(torch.randint(len(SIDES), ()))]
+        both = self.class_maps(joined(images, partners, side, self.backbone.stride))
+        return rise_loss(maps, own_part(both, side, maps.shape[-2:]), batch["tags"][chosen])
+
+    def official_erasing(
+        self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same as in the published code, and the cross entropy of joined images with joined `labels`."""
+        s, chosen, stride = self.settings, slice(0, self.settings.synthesised), self.backbone.stride
+        if s.erasing == "cutmix":
+            return self.erasing(batch, scores, labels)
+        images, partners = batch["image"][chosen], batch["partner"][chosen]
+        tags, others = batch["tags"][chosen], batch["partner_tags"][chosen]
+        seen, union = self.all_maps(partners), torch.maximum(tags, others)
+        both_images = joined(images, partners, "below", stride)
+        both = self.all_maps(both_images)
+        target = torch.cat([scores[chosen, 1:], seen[:, 1:]], dim=2)
+        loss = rise_loss(target, both[:, 1:], union, OFFICIAL_MARGIN)
+        if labels is not None:
+            found = self.labels(partners, seen, others, None)
+            truth = joined(labels[chosen, None], found[:, None], "below", stride, fill=IGNORE)[:, 0]
+            background, classes = official_label_loss(self.grown(both, both_images).relu(), truth)
+            loss = loss + background + OFFICIAL_CLASS_WEIGHT * classes
+        return loss
+
+    def labels(
+        self, images: torch.Tensor, scores: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Pseudo-labels by two thresholds and PAR. `(B, H, W)` int64, class c at c + 1, 255 where nothing is sure."""
+        s = self.settings
+        boxes = None if s.compat == "official" else inside
+        maps = images.new_zeros(*tags.shape, *images.shape[2:])
+        which = tags.nonzero(as_tuple=True)
+        if len(which[0]):  # only the maps of tags are looked at
+            maps[which] = label_maps(self.grown(scores[:, 1:].detach()[which][:, None], images), s.compat)[:, 0]
+        return refined_labels(images, maps, tags, high=s.high, low=s.low, boxes=boxes)
+
+    def foreground(self, images: torch.Tensor, maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+        """Where the tags are, at the size of the images. `(B, 1, H, W)` in [0, 1]."""
+        return foreground(maps, tags, self.settings.compat, images.shape[2:], self.backbone.corners)
+
+    def regularisation(
+        self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """L_ce and L_inter."""
+        s, images, tags = self.settings, batch["image"], batch["tags"]
+        large = self.grown(scores, images).relu()
+        seen = self.foreground(images, scores[:, 1:], tags) > s.inter_threshold
+        inter = s.inter_weight * inter_loss(large[:, 1:], tags, seen)
+        if s.compat == "paper":
+            return label_loss(large, labels) + inter
+        background, classes = official_label_loss(large, labels, tags)
+        return background + OFFICIAL_CLASS_WEIGHT * classes + inter
+
+    def alignment(self, batch: dict[str, torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
+        """L_global + L_local, with the image whose strongest parts are erased."""
+        s, images, tags = self.settings, batch["image"], batch["tags"]
+        keep = self.foreground(images, maps, tags) < s.erase_threshold
+        kept = foreground(maps, tags, s.compat) < s.erase_threshold
+        erased = self.class_maps(images * keep)
+        margin = OFFICIAL_MARGIN if s.compat == "official" else 0.0
+        return global_alignment(maps, erased, tags) + rise_loss(erased * kept, maps * kept, tags, margin)
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
+        s = self.settings
+        side, _ = self.backbone.fit_size(s.side, s.side)
+        return PairedViews(
+            samples,
+            self.num_classes,
+            self.backbone,
+            side=side,
+            scales=s.scales,
+            seed=seed,
+            pairs_from=s.epochs if s.erasing == "none" else s.warmup_epochs,
+            itself=s.compat == "official",
+        )
+
+
+def rise_loss(teacher: torch.Tensor, learner: torch.Tensor, tags: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+    """How much the tags' maps of one are above those of the other: L_kt and L_local. Both sides learn from it.
+
+    Two `(B, C, h, w)` signed, and `(B, C)` multi-hot; the mean over all classes and places.
+    """
+    return ((teacher - learner - margin).relu() * tags[:, :, None, None]).mean()
+
+
+def global_alignment(maps: torch.Tensor, erased: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+    """L_global: the mean difference of the tags' pooled, rectified maps. Arguments as for `rise_loss`."""
+    difference = maps.relu().mean(dim=(2, 3)) - erased.relu().mean(dim=(2, 3))
+    return (difference * tags).abs().mean()
+
+
+def label_maps(maps: torch.Tensor, compat: Literal["paper", "official"]) -> torch.Tensor:
+    """Maps from which pseudo-labels are made, `(B, C, H, W)`: normalised, or in the code divided without being
+    rectified, which turns the sign of a map that is negative everywhere."""
+    if compat == "paper":
+        return normalised(maps)
+    return maps / (maps.amax(dim=(2, 3), keepdim=True) + 1e-5)
+
+
+def label_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """L_ce: cross entropy of all pixels that have a label, 0 if none has. `(B, C + 1, H, W)`, `(B, H, W)`."""
+    return _mean_where(_entropy(scores, labels), labels != IGNORE)
+
+
+def official_label_loss(
+    scores: torch.Tensor, labels: torch.Tensor, tags: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two halves of L_ce in the published code: of background and of class pixels, each the mean of its own, and 0
+    without any. With `tags` `(B, C)` class pixels count in images with a single one only.
+    """
+    entropy = _entropy(scores, labels)
+    classes = (labels > 0) & (labels != IGNORE)
+    if tags is not None:
+        classes = classes & (tags.sum(dim=1)[:, None, None] == 1)
+    return _mean_where(entropy, labels == 0), _mean_where(entropy, classes)
+
+
+def inter_loss(scores: torch.Tensor, tags: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """L_inter: how near the second strongest class comes to the strongest, which does not learn from it; in images with
+    several tags, 0 without any.
+
+    Args:
+        scores: `(B, C, H, W)`.
+        tags: `(B, C)` multi-hot.
+        seen: `(B, 1, H, W)` bool, the pixels that count.
+    """
+    where = seen[:, 0] & (tags.sum(dim=1) > 1)[:, None, None]
+    if not where.any():  # nor, then, could there be two classes to choose from
+        return scores.new_zeros(())
+    strongest, second = scores.movedim(1, -1)[where].topk(2, dim=-1).values.unbind(-1)
+    return (second - strongest.detach()).mean()
+
+
+def _entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="none")
+
+
+def _mean_where(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    return (values * where).sum() / where.sum().clamp(min=1)
+
+
+def joined(images: torch.Tensor, partners: torch.Tensor, side: Side, stride: int, fill: float = 0.0) -> torch.Tensor:
+    """Images with their partners on one side of them, "below" or another.
+
+    Where a side is not a multiple of the stride, a stripe of `fill` between the two keeps cells on the pixels they were
+    on, so that the network's grid of the whole is the two grids side by side. `(B, K, S, S)` twice -> twice as high or
+    wide.
+    """
+    axis = 2 if side in ("above", "below") else 3
+    gap = -images.shape[axis] % stride
+    stripe = images.new_full([gap if i == axis else n for i, n in enumerate(images.shape)], fill)
+    parts = [images, stripe, partners] if side in ("below", "right") else [partners, stripe, images]
+    return torch.cat(parts, dim=axis)
+
+
+def own_part(maps: torch.Tensor, side: Side, grid: tuple[int, ...]) -> torch.Tensor:
+    """The anchors' part of maps of `joined` images. `(B, C, H, W) -> (B, C, *grid)`."""
+    height, width = grid
+    if side in ("below", "right"):
+        return maps[:, :, :height, :width]
+    return maps[:, :, -height:, -width:]
+
+
+def random_box(grid: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The box of CutMix in cells, y0, y1, x0, x1: a random share of the grid at a random place, cut at its border."""
+    height, width = grid
+    ratio = float((1 - torch.rand(())).sqrt())
+    y, x = (int(torch.randint(n, ())) for n in (height, width))
+    down, across = round(height * ratio) // 2, round(width * ratio) // 2
+    return max(0, y - down), min(height, y + down), max(0, x - across), min(width, x + across)
+
+
+def with_box(images: torch.Tensor, partners: torch.Tensor, box: tuple[int, int, int, int], stride: int) -> torch.Tensor:
+    """Images `(B, 3, H, W)` with the box, in cells, of their partners."""
+    y0, y1, x0, x1 = (stride * edge for edge in box)
+    mixed = images.clone()
+    mixed[:, :, y0:y1, x0:x1] = partners[:, :, y0:y1, x0:x1]
+    return mixed
+
+
+METHOD: Any = KTSE
