@@ -4,17 +4,28 @@ multi-granularity alignment (MGA) are worth, with the same time to train for eve
     python benchmarks/ktse.py DATA --out FOLDER --seconds 240 --set backbone=NAME --set weights=FILE
     python benchmarks/ktse.py DATA --out FOLDER --seconds 240 --set ... --seeds 0 --rows "KTSE" "ACoL"
     python benchmarks/ktse.py DATA --out FOLDER --seconds 240 --set ... --picture ktse.jpg --show NAME ...
+    python benchmarks/ktse.py DATA --out FOLDER --seconds 240 --set ... --labels
     python benchmarks/ktse.py DATA --out FOLDER --set ... --cost
 
 See `equal_time` for how rows are made and measured: a map that is too large has little precision, one that is too small
-little recall. `--cost` prints what a step takes beside one of plain CAM with the same batch.
+little recall. `--labels` prints what the regularisation would teach with the maps of every row: how much of the
+training photographs its two thresholds and PAR call background, an object, or unsure, and how much of that is right.
+`--cost` prints what a step takes beside one of plain CAM with the same batch.
 """
 
 from typing import Any
 
+import numpy as np
+import torch
 from common import machine
 from equal_time import COLUMNS, EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
 
+from tagseg.data.dataset import read_mask
+from tagseg.data.images import IGNORE, read_image
+from tagseg.data.views import resize, whole
+from tagseg.masks.two_thresholds import refined_labels
+from tagseg.methods.ktse import KTSESettings
+from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.settings import resolve
 
 
@@ -53,13 +64,54 @@ def cost(tables: EqualTime) -> None:
         print(f"| {row} | {milliseconds:.0f} | {milliseconds / base:.2f} |", flush=True)
 
 
+def labels(tables: EqualTime) -> None:
+    """Of the first seed, percentages of all pixels and of the labelled ones; photographs are as large as for mining."""
+    names = ("background", "right", "objects", "right", "unsure", "of the objects found")
+    print(f"{tables.arguments.data.name}\n\n| | {' | '.join(names)} |")
+    for row in tables.arguments.rows:
+        store, network = tables.maps_of(row, tables.run_of(row, tables.arguments.seeds[0]))
+        settings = KTSESettings()
+        counts = np.zeros((3, 3))  # background, object, unsure; truly background, truly that object, another
+        for sample in tables.data.train:
+            if sample.mask is None:
+                continue
+            photo = read_image(sample.image)
+            factor = tables.mine_side / max(photo.shape[:2])
+            view = resize(whole(photo, read_mask(sample.mask)), tuple(round(n * factor) for n in photo.shape[:2]))
+            size, stored = view.image.shape[:2], store.read(sample.name)
+            maps, tags = torch.zeros(1, len(tables.data.classes), *size), torch.zeros(1, len(tables.data.classes))
+            maps[0, list(stored.classes)] = torch.from_numpy(maps_at(stored, size, network.backbone.corners))
+            tags[0, list(sample.tags)] = 1
+            pixels = torch.from_numpy(view.image).permute(2, 0, 1)[None].float()
+            found = refined_labels(pixels, maps, tags, high=settings.high, low=settings.low)[0].numpy()
+            for said, where in enumerate((found == 0, (found > 0) & (found != IGNORE), found == IGNORE)):
+                truth = view.mask[where & (view.mask != IGNORE)]
+                same = truth == found[where & (view.mask != IGNORE)]
+                right = int((same & (truth > 0)).sum())
+                empty = int((truth == 0).sum())
+                counts[said] += (empty, right, truth.size - empty - right)
+        share, total = 100 * counts / counts.sum(), counts.sum(axis=1)
+        cells = (
+            share[0].sum(),
+            100 * counts[0, 0] / total[0],
+            share[1].sum(),
+            100 * counts[1, 1] / max(1, total[1]),
+            share[2].sum(),
+            100 * counts[1, 1] / counts[:, 1:].sum(),
+        )
+        print(f"| {row} | {' | '.join(f'{cell:.1f}' for cell in cells)} |", flush=True)
+
+
 def main() -> None:
     parser = arguments_parser(__doc__, ROWS, first=6)
+    parser.add_argument("--labels", action="store_true")
     parser.add_argument("--cost", action="store_true")
     arguments = parser.parse_args()
     tables = EqualTime(arguments, ROWS, SHOWN)
     if arguments.cost:
         cost(tables)
+    elif arguments.labels:
+        labels(tables)
     elif arguments.picture:
         tables.picture()
     else:

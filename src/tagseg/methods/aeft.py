@@ -31,10 +31,11 @@ Compat = Literal["paper", "official"]
 
 class PyramidSettings(CAMSettings):
     """Of a classifier with gated pyramid pooling that learns more after a warm-up; thresholds as published, and a
-    schedule for a few hundred to a few thousand photographs. `voc/aeft` and `voc/ktse` hold the published ones."""
+    schedule for a few hundred to a few thousand photographs, with a longer warm-up, for in few steps classes are hardly
+    learnt. `voc/aeft` and `voc/ktse` hold the published one."""
 
     batch_size: PositiveInt = 8
-    warmup: float = Field(default=0.25, ge=0, le=1)  # share of the epochs in which only the tags are learnt
+    warmup: float = Field(default=0.6, ge=0, le=1)  # share of the epochs in which only the tags are learnt
     warmup_batch_size: PositiveInt | None = None  # photographs a step during these; None: as many as later
     width: PositiveInt = 256  # channels between features and class maps
     dropout: float | None = Field(
@@ -56,7 +57,6 @@ class PyramidSettings(CAMSettings):
 class AEFTSettings(PyramidSettings):
     """As published, but for the schedule."""
 
-    warmup: float = Field(default=0.45, ge=0, le=1)
     attract_weight: NonNegativeFloat = 0.2
     repulse_weight: NonNegativeFloat = 0.15
     background_threshold: float = Field(default=0.2, ge=0, le=1)  # below it a place is background
