@@ -47,6 +47,7 @@ class Backbone(nn.Module):
         self.mean: tuple[float, float, float] = tuple(config.get("mean", (0.485, 0.456, 0.406)))
         self.std: tuple[float, float, float] = tuple(config.get("std", (0.229, 0.224, 0.225)))
         self.corners = _first_stride_is_odd(self.network)
+        self.local = not any("attn" in name.split(".") for name, _ in self.network.named_modules())  # no attention
         self.channels, self.stride = _probe(self.network)
         if output_stride is not None and self.stride != output_stride:
             raise BadInput(
@@ -147,20 +148,27 @@ def sample_masks(masks: torch.Tensor, step: int, corners: bool) -> torch.Tensor:
 
 
 def on_canvas(
-    network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, stride: int, batch: int
+    network: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    stride: int,
+    batch: int,
+    *,
+    local: bool = True,
 ) -> torch.Tensor:
     """`network(images)`, computed on a GPU inside a square and a full batch, so that few input shapes occur.
 
     cuDNN takes seconds to choose its kernels for every new shape, and photographs come in dozens of shapes. Elsewhere
-    the images go through as they are.
+    the images go through as they are, and so they do if what is beside them would be attended to.
 
     Args:
         network: `(B, 3, H, W) -> (B, K, h, w)` with one cell per `stride` pixels.
         images: `(B, 3, H, W)`, of a size that `fit_size` gives.
         stride: of the network.
         batch: B of a full batch.
+        local: of the network's backbone: that it is convolutional.
     """
-    return _in_square(network, images, stride, batch) if images.device.type == "cuda" else network(images)
+    square = images.device.type == "cuda" and local
+    return _in_square(network, images, stride, batch) if square else network(images)
 
 
 def _in_square(

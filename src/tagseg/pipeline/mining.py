@@ -71,7 +71,9 @@ class Miner:
 
     def _scores(self, images: torch.Tensor) -> torch.Tensor:
         s, backbone = self.settings, self.method.backbone
-        network = partial(on_canvas, partial(score_maps, self.method), stride=backbone.stride, batch=BATCH)
+        network = partial(
+            on_canvas, partial(score_maps, self.method), stride=backbone.stride, batch=BATCH, local=backbone.local
+        )
         if s.window is None:
             return network(images).float()
         side, _ = backbone.fit_size(s.window, s.window)

@@ -72,7 +72,7 @@ class SegmentationModel:
                 pixels = torch.cat([pixels, pixels.flip(-1)])
             with inference_autocast(self.device):
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-                logits = on_canvas(self.network, pixels, backbone.stride, batch=1 + flip)
+                logits = on_canvas(self.network, pixels, backbone.stride, batch=1 + flip, local=backbone.local)
             probabilities = F.softmax(logits.float(), dim=1)
             if flip:
                 probabilities = (probabilities[:1] + probabilities[1:].flip(-1)) / 2

@@ -1,0 +1,199 @@
+"""Vision transformers as the single-stage methods need them: the tokens of the last block and of an earlier one, and
+what every patch attends to.
+
+The attention of K blocks with H heads over n tokens has K H n^2 weights: 6.7 GB for one photograph of 672 pixels and
+its mirror image, in float32. Nobody needs them one by one. What is kept here of every block are its queries and keys;
+maps are spread along the attention by the same kernel that computes it (`Attention.spread`), which holds no weights at
+all, and the mean over heads and blocks is summed up head by head where it is asked for (`Attention.affinity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from tagseg.errors import BadInput
+from tagseg.networks.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Of all blocks.
+
+    queries, keys: K times `(B, H, n, d)`, the queries scaled.
+    prefix: how many of the n tokens are not patches; they come first.
+    grid: `(h, w)` of the patches.
+    """
+
+    queries: list[torch.Tensor]
+    keys: list[torch.Tensor]
+    prefix: int
+    grid: tuple[int, int]
+
+    def affinity(self, weights: torch.Tensor | None = None, *, normalise: bool = False) -> torch.Tensor:
+        """How much patches attend to patches: the mean over heads and blocks, without the other tokens.
+
+        Args:
+            weights: `(B, K)` of the blocks; None: all 1.
+            normalise: whether rows, which lack what goes to the other tokens, are made to add up to 1.
+
+        Returns:
+            `(B, h w, h w)`. Memory: twice that, and the attention of one block's heads one by one.
+        """
+        total = torch.zeros(0)
+        for number, (queries, keys) in enumerate(zip(self.queries, self.keys, strict=True)):
+            for query, key in zip(queries.unbind(1), keys.unbind(1), strict=True):
+                part = (query[:, self.prefix :] @ key.transpose(1, 2)).softmax(dim=-1)[:, :, self.prefix :]
+                if weights is not None:
+                    part = part * weights[:, number, None, None].to(part.dtype)
+                total = total + part if total.numel() else part
+        total = total / (len(self.queries) * self.queries[0].shape[1])
+        return total / total.sum(dim=-1, keepdim=True).clamp(min=1e-8) if normalise else total
+
+    def spread(
+        self, maps: torch.Tensor, weights: torch.Tensor | None = None, *, normalise: bool = False
+    ) -> torch.Tensor:
+        """`affinity(weights) @ maps`, without the affinity.
+
+        Arguments as there, and maps `(B, C, h, w)`. Memory: a few times the maps.
+        """
+        batch, channels, height, width = maps.shape
+        values = maps.flatten(2).transpose(1, 2)
+        if normalise:
+            values = torch.cat([values, torch.ones_like(values[:, :, :1])], dim=2)
+        values = F.pad(values, (0, 0, self.prefix, 0))
+        total = torch.zeros_like(values[:, self.prefix :])
+        for number, (queries, keys) in enumerate(zip(self.queries, self.keys, strict=True)):
+            part = _attended(queries[:, :, self.prefix :], keys, values)
+            total = total + (part if weights is None else part * weights[:, number, None, None].to(part.dtype))
+        total = total / len(self.queries)
+        if normalise:
+            total = total[:, :, :-1] / total[:, :, -1:].clamp(min=1e-8)
+        return total.transpose(1, 2).reshape(batch, channels, height, width)
+
+    def logit_means(self) -> torch.Tensor:
+        """The mean of every block's scaled products of queries and keys, over heads and all pairs of tokens: `(B, K)`.
+
+        A mean of products of all pairs is the product of the means.
+        """
+        means = [(q.mean(dim=2) * k.mean(dim=2)).sum(dim=-1).mean(dim=1) for q, k in self._pairs()]
+        return torch.stack(means, dim=1)
+
+    def patch_shares(self) -> torch.Tensor:
+        """The mean weight between patches of every block: `(B, K)`; what is missing went to the other tokens."""
+        ones = torch.ones(len(self.keys[0]), self.keys[0].shape[2], 1, device=self.keys[0].device)
+        ones[:, : self.prefix] = 0
+        shares = [_attended(q[:, :, self.prefix :], k, ones.to(k.dtype)).mean(dim=(1, 2)) for q, k in self._pairs()]
+        return torch.stack(shares, dim=1) / (self.grid[0] * self.grid[1])
+
+    def logits(self, blocks: int) -> torch.Tensor:
+        """Scaled products of queries and keys between patches, of all heads of the last blocks.
+
+        `(B, blocks H, h w, h w)`.
+        """
+        parts = [
+            q[:, :, self.prefix :] @ k[:, :, self.prefix :].transpose(2, 3) for q, k in list(self._pairs())[-blocks:]
+        ]
+        return torch.cat(parts, dim=1)
+
+    def detach(self) -> Attention:
+        """The same, through which nothing is learnt."""
+        queries, keys = ([x.detach() for x in side] for side in (self.queries, self.keys))
+        return Attention(queries, keys, self.prefix, self.grid)
+
+    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return zip(self.queries, self.keys, strict=True)
+
+
+def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The mean over heads of softmax(queries keys) values. `(B, H, m, d)`, `(B, H, n, d)`, `(B, n, C)` -> `(B, m, C)`.
+
+    Kernels that hold no weights want values as wide as keys: as many channels go together.
+    """
+    heads, width = queries.shape[1], queries.shape[3]
+    found = []
+    for part in values.split(width, dim=2):
+        padded = F.pad(part, (0, width - part.shape[2])).to(queries.dtype)[:, None].expand(-1, heads, -1, -1)
+        spread = F.scaled_dot_product_attention(queries, keys, padded, scale=1.0)
+        found.append(spread.mean(dim=1)[:, :, : part.shape[2]])
+    return torch.cat(found, dim=2)
+
+
+class Tokens(NamedTuple):
+    """What a transformer says of images.
+
+    summary: `(B, D)`, the class token after the last normalisation; without one, the mean of the patches.
+    patches: `(B, D, h, w)`, after the last normalisation.
+    early: `(B, D, h, w)` of an earlier block, as they are.
+    attention: of all blocks, if it was asked for.
+    """
+
+    summary: torch.Tensor
+    patches: torch.Tensor
+    early: torch.Tensor
+    attention: Attention | None
+
+
+class Transformer(Backbone):
+    """A plain vision transformer of timm: a `Backbone` that gives its tokens and its attention too.
+
+    Args:
+        name, weights: see `tagseg.networks.backbone.Backbone`.
+        early: the block whose patches come as `Tokens.early`, counted from 0, or from the end.
+
+    Raises:
+        BadInput: the network is no plain transformer, or has no such block.
+    """
+
+    def __init__(self, name: str, weights: str = "random", early: int = -3) -> None:
+        super().__init__(name, weights)
+        blocks = getattr(self.network, "blocks", None)
+        attentions = [getattr(block, "attn", None) for block in blocks or []]
+        if not attentions or not all(hasattr(a, "qkv") and hasattr(a, "num_heads") for a in attentions):
+            raise BadInput(
+                f"'{name}' is no plain vision transformer, whose attention this method needs; "
+                "choose one, for example deit_base_patch16_224 or vit_tiny_patch16_224."
+            )
+        self.blocks = len(attentions)
+        self.early = early % self.blocks
+        if not -self.blocks <= early < self.blocks:
+            raise BadInput(f"early block {early}: '{name}' has {self.blocks} blocks.")
+
+    def tokens(self, images: torch.Tensor, *, attention: bool = False) -> Tokens:
+        """`(B, 3, H, W)`, H and W multiples of the patch (see `fit_size`), -> `Tokens`.
+
+        Raises:
+            BadInput: a side is not a multiple.
+        """
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise BadInput(f"images of {height} x {width}: sides must be multiples of the patch, {self.stride} pixels.")
+        seen: list[torch.Tensor] = []
+        modules = [block.attn for block in self.network.blocks] if attention else []
+        hooks = [module.qkv.register_forward_hook(lambda _, __, output: seen.append(output)) for module in modules]
+        try:
+            last, (early,) = self.network.forward_intermediates(images, indices=[self.early], output_fmt="NCHW")
+        finally:
+            for hook in hooks:
+                hook.remove()
+        prefix, grid = getattr(self.network, "num_prefix_tokens", 0), self.grid(height, width)
+        patches = last[:, prefix:].transpose(1, 2).unflatten(2, grid)
+        summary = last[:, 0] if prefix else patches.mean(dim=(2, 3))
+        found = Attention(*_queries_and_keys(modules, seen), prefix, grid) if attention else None
+        return Tokens(summary, patches, early, found)
+
+
+def _queries_and_keys(
+    modules: list[torch.nn.Module], outputs: list[torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    queries, keys = [], []
+    for module, output in zip(modules, outputs, strict=True):
+        heads = module.num_heads
+        query, key, _ = output.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        queries.append(module.q_norm(query) * module.scale)  # type: ignore[operator]
+        keys.append(module.k_norm(key))  # type: ignore[operator]
+    return queries, keys

@@ -1,0 +1,115 @@
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from tagseg.errors import BadInput
+from tagseg.networks.vit import Attention, Transformer
+
+
+@pytest.fixture(params=["test_vit", "test_vit4"])
+def network(request: Any) -> Transformer:
+    return Transformer(request.param, "random", early=-2).eval()
+
+
+def full(network: Transformer, images: torch.Tensor) -> list[torch.Tensor]:
+    """Every block's attention `(B, H, n, n)`, by timm's own arithmetic with nothing fused."""
+    found: list[torch.Tensor] = []
+    hooks = []
+    for block in network.network.blocks:
+        block.attn.fused_attn = False
+        hooks.append(block.attn.attn_drop.register_forward_hook(lambda _, __, output: found.append(output)))
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def by_hand(network: Transformer, weights: list[torch.Tensor], factors: torch.Tensor | None = None) -> torch.Tensor:
+    prefix = network.network.num_prefix_tokens
+    means = torch.stack([w.mean(dim=1)[:, prefix:, prefix:] for w in weights], dim=1)
+    return (means if factors is None else means * factors[:, :, None, None]).mean(dim=1)
+
+
+def test_the_streamed_affinity_is_that_of_all_weights(network: Transformer):
+    images = torch.randn(2, 3, *network.fit_size(80, 48))
+    with torch.no_grad():
+        attention = network.tokens(images, attention=True).attention
+        weights = full(network, images)
+    assert attention is not None
+    factors = torch.rand(2, network.blocks) * 2
+    for given in (None, factors):
+        expected = by_hand(network, weights, given)
+        torch.testing.assert_close(attention.affinity(given), expected, atol=1e-6, rtol=0)
+        rows = expected / expected.sum(dim=-1, keepdim=True)
+        torch.testing.assert_close(attention.affinity(given, normalise=True), rows, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 20, 81])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_maps_are_spread_without_the_affinity(network: Transformer, channels: int, normalise: bool):
+    images = torch.randn(2, 3, *network.fit_size(64, 96))
+    with torch.no_grad():
+        attention = network.tokens(images, attention=True).attention
+    assert attention is not None
+    maps, factors = torch.randn(2, channels, *attention.grid), torch.rand(2, network.blocks)
+    for given in (None, factors):
+        found = attention.spread(maps, given, normalise=normalise)
+        expected = (attention.affinity(given, normalise=normalise) @ maps.flatten(2).transpose(1, 2)).transpose(1, 2)
+        torch.testing.assert_close(found.flatten(2), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_descriptions_of_blocks(network: Transformer):
+    images = torch.randn(2, 3, *network.fit_size(64, 64))
+    with torch.no_grad():
+        attention = network.tokens(images, attention=True).attention
+        weights = full(network, images)
+    assert attention is not None
+    logits = [
+        (q @ k.transpose(2, 3)).mean(dim=(1, 2, 3)) for q, k in zip(attention.queries, attention.keys, strict=True)
+    ]
+    torch.testing.assert_close(attention.logit_means(), torch.stack(logits, dim=1), atol=1e-5, rtol=1e-4)
+    prefix = network.network.num_prefix_tokens
+    shares = [w[:, :, prefix:, prefix:].mean(dim=(1, 2, 3)) for w in weights]
+    torch.testing.assert_close(attention.patch_shares(), torch.stack(shares, dim=1), atol=1e-6, rtol=1e-4)
+    patches = attention.grid[0] * attention.grid[1]
+    heads = attention.queries[0].shape[1]
+    assert attention.logits(2).shape == (2, 2 * heads, patches, patches)
+    torch.testing.assert_close(
+        attention.logits(1), (attention.queries[-1] @ attention.keys[-1].transpose(2, 3))[:, :, prefix:, prefix:]
+    )
+
+
+def test_tokens_are_those_of_the_network(network: Transformer):
+    images = torch.randn(2, 3, *network.fit_size(64, 96))
+    with torch.no_grad():
+        found = network.tokens(images)
+        torch.testing.assert_close(found.patches, network(images))
+        early = network.network.forward_intermediates(images, indices=[network.early], intermediates_only=True)
+        torch.testing.assert_close(found.early, early[0])
+    assert found.summary.shape == (2, network.channels)
+    assert found.attention is None
+
+
+def test_sides_are_never_cropped():
+    network = Transformer("test_vit", "random")
+    with pytest.raises(BadInput, match="images of 50 x 48: sides must be multiples of the patch, 16 pixels"):
+        network.tokens(torch.randn(1, 3, 50, 48))
+
+
+def test_networks_without_plain_attention_are_refused():
+    with pytest.raises(BadInput, match="'test_resnet' is no plain vision transformer"):
+        Transformer("test_resnet", "random")
+    with pytest.raises(BadInput, match="early block -9"):
+        Transformer("test_vit", "random", early=-9)
+
+
+def test_one_weighted_mean_of_equal_blocks():
+    """Two blocks whose queries are all alike attend everywhere alike."""
+    zeros = torch.zeros(1, 2, 5, 4)
+    attention = Attention([zeros, zeros], [torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 4)], 1, (2, 2))
+    torch.testing.assert_close(attention.affinity(), torch.full((1, 4, 4), 0.2))
+    torch.testing.assert_close(attention.affinity(torch.tensor([[2.0, 0.0]])), torch.full((1, 4, 4), 0.2))
+    torch.testing.assert_close(attention.patch_shares(), torch.full((1, 2), 0.2))
+    assert timm.is_model("test_vit")
