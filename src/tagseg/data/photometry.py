@@ -9,19 +9,40 @@ import numpy as np
 
 from tagseg.data.views import View
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.3, 0.3, 0.3, 0.1  # as PSA, L2G and their heirs have it
+JITTER = (0.3, 0.3, 0.3, 0.1)  # of brightness, contrast, saturation and hue, as PSA, L2G and their heirs have it
+STRONG = (0.4, 0.4, 0.2, 0.1)  # as self-distilled transformers and ToCo have it
 
 
-def jitter_colours(view: View, rng: np.random.Generator) -> View:
+def jitter_colours(view: View, rng: np.random.Generator, strengths: tuple[float, ...] = JITTER) -> View:
     """Change brightness, contrast, saturation (by up to 30 %) and hue (a tenth of the circle), in random order.
 
     Padding changes along with the photograph.
     """
     image = view.image
     for change in rng.permutation(4):
-        strength = (BRIGHTNESS, CONTRAST, SATURATION, HUE)[change]
+        strength = strengths[change]
         amount = rng.uniform(-strength, strength)
         image = _turn_hue(image, amount) if change == 3 else _blend(image, change, 1 + amount)
+    return replace(view, image=image)
+
+
+def distort(view: View, rng: np.random.Generator, *, blur: float, solarise: float = 0.0) -> View:
+    """What self-distillation does to colours (Caron et al., ICCV 2021), and ToCo after it: strong jitter in 4 of 5
+    views, grey in 1 of 5, blur and solarisation as often as is said.
+
+    Args:
+        blur: how often a view is blurred, by a Gaussian of 0.1 to 2 pixels.
+        solarise: how often what is brighter than a half is inverted.
+    """
+    if rng.random() < 0.8:
+        view = jitter_colours(view, rng, STRONG)
+    image = view.image
+    if rng.random() < 0.2:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if rng.random() < blur:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
+    if rng.random() < solarise:
+        image = np.where(image < 128, image, 255 - image)
     return replace(view, image=image)
 
 

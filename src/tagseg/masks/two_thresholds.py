@@ -24,6 +24,7 @@ def refined_labels(
     high: float,
     low: float,
     boxes: torch.Tensor | None = None,
+    affinity: torch.Tensor | None = None,
     iterations: int = 10,
 ) -> torch.Tensor:
     """Labels of every pixel, refined by PAR.
@@ -34,6 +35,8 @@ def refined_labels(
         tags: `(B, C)` multi-hot.
         high, low: background scores.
         boxes: `(B, 4)` rows (y0, y1, x0, x1) of what is photograph and not padding.
+        affinity: `(B, h, w, h, w)`, along which the probabilities go on their grid before PAR: that at `[..., y, x]` is
+            the weighted sum over `[y', x', y, x]` (AFA).
         iterations: of PAR.
 
     Returns:
@@ -46,9 +49,9 @@ def refined_labels(
     labels = torch.full((len(images), height, width), IGNORE, dtype=torch.long, device=images.device)
     for index, (maps, present) in enumerate(zip(class_maps, tags.bool(), strict=True)):
         names = torch.cat([torch.zeros(1, dtype=torch.long, device=tags.device), present.nonzero()[:, 0] + 1])
-        sure, possible = (
-            names[w] for w in _strongest(small[index], maps[present], (high, low), (height, width), iterations)
-        )
+        links = None if affinity is None else affinity[index]
+        winners = _strongest(small[index], maps[present], (high, low), (height, width), iterations, links)
+        sure, possible = (names[winner] for winner in winners)
         found = torch.where((sure == 0) & (possible > 0), IGNORE, sure)
         y0, y1, x0, x1 = (0, height, 0, width) if boxes is None else (int(edge) for edge in boxes[index])
         labels[index, y0:y1, x0:x1] = found[y0:y1, x0:x1]
@@ -56,14 +59,23 @@ def refined_labels(
 
 
 def _strongest(
-    image: torch.Tensor, maps: torch.Tensor, backgrounds: tuple[float, float], size: tuple[int, int], iterations: int
+    image: torch.Tensor,
+    maps: torch.Tensor,
+    backgrounds: tuple[float, float],
+    size: tuple[int, int],
+    iterations: int,
+    affinity: torch.Tensor | None,
 ) -> list[torch.Tensor]:
     """Who wins each pixel after PAR, for both background scores; PAR's weights are those of the image alone, so that
     both go through it together."""
     if not len(maps):
         return [torch.zeros(size, dtype=torch.long, device=image.device)] * 2
-    half = F.interpolate(maps[None].float(), size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
-    scores = torch.cat([torch.cat([torch.full_like(half[:1], score), half]).softmax(dim=0) for score in backgrounds])
+    grid = image.shape[-2:] if affinity is None else affinity.shape[:2]
+    small = F.interpolate(maps[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
+    scores = torch.cat([torch.cat([torch.full_like(small[:1], score), small]).softmax(dim=0) for score in backgrounds])
+    if affinity is not None:
+        scores = torch.einsum("kyx,yxvu->kvu", scores, affinity.to(scores.dtype)).float()
+        scores = F.interpolate(scores[None], size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
     if image.is_cpu:
         pixels, values = image.permute(1, 2, 0).contiguous().numpy(), scores.numpy()
         refined = torch.from_numpy(compiled_refinement(pixels, values, False, iterations, None))[None]

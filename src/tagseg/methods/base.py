@@ -39,7 +39,8 @@ class Method(Protocol):
 
     `settings` has the paper's values as defaults; `training_views` gives the items its `training_step` eats;
     `class_maps(images (B, 3, H, W)) -> (B, C, h, w)` gives signed scores, and `tag_logits` the same images' tags.
-    A method that also segments has `segment(images) -> (B, C + 1, H, W)`. One whose tags do not follow from its class
+    A method that also segments has `segment(images) -> (B, C + 1, h, w)`, with `decoder` on `backbone`, `decoder_name`
+    as DeepLab calls it, and the `side` of its training window, pixels. One whose tags do not follow from its class
     maps has `score_maps(images) -> (B, M, h, w)` and `maps_and_logits(score_maps) -> (class maps, tag logits)`. One
     whose class maps grow while it learns has `accumulates = True` (see `tagseg.methods.oaa.OAA`). One that learns from
     saliency maps has `uses_saliency = True`, or a setting `saliency`; its views then have them.

@@ -31,7 +31,7 @@ from tagseg.pipeline.progress import Reporter
 from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
 from tagseg.pipeline.saliency import find_source, from_folder, make_saliency, maps_digest, with_saliency
-from tagseg.pipeline.segmenting import teach
+from tagseg.pipeline.segmenting import own_model, segments_itself, teach
 from tagseg.pipeline.settings import LEARNT, FitSettings, resolve
 from tagseg.pipeline.training import Schedule, check_processes, save_network, train
 from tagseg.report.html import write_report
@@ -281,6 +281,8 @@ class _Fit:
 
     def segment(self, stages: dict[str, StageResult]) -> StageResult:
         s = self.settings.segment
+        if segments_itself(self.settings):
+            return self._own_segmentation(stages)
         inputs = {"masks": stages["masks"].key, "settings": s.model_dump(mode="json")}
         if s.weights:
             inputs["weights"] = _weights_digest(s.weights)
@@ -311,9 +313,19 @@ class _Fit:
 
         return self._stage("segment", inputs, work)
 
+    def _own_segmentation(self, stages: dict[str, StageResult]) -> StageResult:
+        """The method's own network, taken as it is."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            own_model(self._attention(), self.data.classes).save(folder)
+            return {"epochs": []}
+
+        return self._stage("segment", {"train": stages["train"].key, "source": "method"}, work)
+
     def report(self, stages: dict[str, StageResult]) -> StageResult:
         stamps = "".join(self.facts[s.name]["stamp"] for s in self.data.samples)
         inputs = {
+            "masks": stages["masks"].key,
             "segment": stages["segment"].key,
             "evaluation": self.facts.digest(self.data.val),
             "files": hashlib.blake2b(stamps.encode(), digest_size=16).hexdigest(),
@@ -390,12 +402,8 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
     """
     weights = stand_in(settings.backbone, settings.weights)
     attention = load_method(settings.method)(settings.backbone, weights, num_classes, settings.train, 1)
-    name, own_weights = _segmentation_backbone(settings)
-    if settings.segment.start == "attention" and (settings.segment.backbone or settings.backbone) != settings.backbone:
-        raise BadInput(
-            f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
-        )
-    Backbone(name, stand_in(name, own_weights), settings.segment.output_stride)
+    if not segments_itself(settings):
+        _check_segmentation(settings)
     integral = getattr(settings.train, "integral", None)
     batches = [part.batch_size for part in (settings.train, integral, settings.segment) if part is not None]
     check_processes(settings.processes, *batches, settings.train.batch_size_at(0))
@@ -405,6 +413,15 @@ def _check_networks(settings: FitSettings, num_classes: int) -> float:
         refinement = load_refinement(learnt)(settings.backbone, "random", own, 1)
         check_window(refinement.backbone, own, refinement.stride)
     return 8 * sum(p.numel() * p.element_size() for p in attention.parameters()) / 1e6
+
+
+def _check_segmentation(settings: FitSettings) -> None:
+    name, own_weights = _segmentation_backbone(settings)
+    if settings.segment.start == "attention" and (settings.segment.backbone or settings.backbone) != settings.backbone:
+        raise BadInput(
+            f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
+        )
+    Backbone(name, stand_in(name, own_weights), settings.segment.output_stride)
 
 
 def _segmentation_backbone(settings: FitSettings) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from tagseg.networks.backbone import Backbone, resize_maps
 
-HeadName = Literal["aspp", "largefov"]
+HeadName = Literal["aspp", "largefov", "tokens"]
 
 
 class LargeFOV(nn.Sequential):
@@ -32,6 +32,24 @@ class LargeFOV(nn.Sequential):
         _initialise(self)
 
 
+class TokenDecoder(nn.Sequential):
+    """The decoder of ToCo (CVPR 2023, published code) on a transformer's patches: two dilated 3x3 convolutions of 512
+    channels and the 1x1 class convolution, without biases.
+
+    The published dilation 5 is for stride 16.
+    """
+
+    def __init__(self, channels: int, outputs: int, stride: int) -> None:
+        dilation = _at_stride(10, stride)
+        super().__init__(
+            nn.Conv2d(channels, 512, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(512, 512, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(512, outputs, 1, bias=False),
+        )
+
+
 class ASPP(nn.Module):
     """Sum of four dilated 3x3 class convolutions (v2, section 3.2); dilations 6, 12, 18, 24 at stride 8."""
 
@@ -52,7 +70,8 @@ class DeepLab(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head_name = head
-        self.head = {"aspp": ASPP, "largefov": LargeFOV}[head](backbone.channels, num_classes + 1, backbone.stride)
+        heads: dict[str, type[nn.Module]] = {"aspp": ASPP, "largefov": LargeFOV, "tokens": TokenDecoder}
+        self.head = heads[head](backbone.channels, num_classes + 1, backbone.stride)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.backbone(images))

@@ -19,6 +19,9 @@ from tagseg.settings import ScaleRange, Settings, SidePixels
 class SegmentSettings(Settings):
     """Of the segmentation network and its training. The published ones are in the recipes."""
 
+    # "masks": trained on the pseudo-masks; "method": the method's own, where it learns to segment while it learns from
+    # tags (ToCo and its heirs), and what follows does not matter; "auto": the method's own if it has one
+    source: Literal["auto", "masks", "method"] = "auto"
     backbone: str | None = None  # None: that of the classifier
     weights: str | None = None  # None: those the classifier began with, or "pretrained" for another backbone
     head: HeadName = "aspp"

@@ -1,0 +1,143 @@
+"""AFA: Ru et al., "Learning Affinity from Attention: End-to-End Weakly-Supervised Semantic Segmentation with
+Transformers", CVPR 2022.
+
+Attention tells which patches belong together, roughly. A 1x1 convolution over the heads of the last two blocks turns it
+into affinities, which pseudo-labels teach; class maps that are spread along them, and refined by PAR, become the
+pseudo-labels that teach the decoder.
+
+The paper has a SegFormer encoder, whose attention at the last stage is over the whole image; here it is any plain
+transformer (see `tagseg.networks.vit`). As in the published code there is no regulariser (it is commented out there),
+class token and head normalisations stay as they are, and the diagonal counts as a positive pair.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.data.dataset import Sample
+from tagseg.data.paired_views import PairedViews
+from tagseg.masks.two_thresholds import refined_labels
+from tagseg.methods.toco import IGNORE, SingleStage, SingleStageSettings, balanced_cross_entropy, pooled_logits
+from tagseg.networks.vit import Attention, Tokens
+
+BLOCKS = 2  # the last ones, whose attention is learnt from
+
+
+class AFASettings(SingleStageSettings):
+    """Thresholds, weights and shares of the schedule as published for VOC."""
+
+    high: float = Field(default=0.55, ge=0, le=1)
+    low: float = Field(default=0.35, ge=0, le=1)
+    affinity_weight: NonNegativeFloat = 0.1
+    spread_from: float = Field(
+        default=0.3, ge=0, le=1
+    )  # share of the steps after which maps are spread before they teach
+    radius: PositiveInt = 8  # of the pairs of patches that count, patches
+    power: PositiveFloat = 2.0  # of the affinity along which maps are spread
+
+
+class AFA(SingleStage):
+    """Arguments as for `SingleStage`; see `AFASettings`."""
+
+    Settings = AFASettings
+    settings: AFASettings
+
+    def __init__(self, backbone: str, weights: str, num_classes: int, settings: AFASettings, steps: int) -> None:
+        super().__init__(backbone, weights, num_classes, settings, steps)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.requires_grad_(False)
+        heads = self.backbone.network.blocks[-1].attn.num_heads
+        self.affinity = nn.Conv2d(BLOCKS * heads, 1, kernel_size=1)
+        nn.init.kaiming_normal_(self.affinity.weight, mode="fan_out")
+        nn.init.zeros_(self.affinity.bias)  # type: ignore[arg-type]
+
+    def tokens(self, images: torch.Tensor) -> Tokens:
+        return self.backbone.tokens(images, attention=True)
+
+    def affinities(self, attention: Attention) -> torch.Tensor:
+        """`(B, n, n)` in (0, 1), symmetric: from the products of queries and keys, not scaled, and their transposes."""
+        scale = self.backbone.network.blocks[-1].attn.scale
+        logits = attention.logits(BLOCKS).float() / scale
+        return self.affinity(logits + logits.transpose(2, 3)).float().sigmoid()[:, 0]
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        s, images, tags = self.settings, batch["image"], batch["tags"]
+        tokens = self.tokens(images)
+        loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
+        if self.global_step >= s.classes_first * self.steps:
+            with torch.no_grad():
+                (maps,) = self.over_scales(images, lambda seen: (self.classifier(seen.patches).float(),), tokens)
+                maps = maps * tags[:, :, None, None]
+            labels_by = partial(refined_labels, images, maps, tags, high=s.high, low=s.low, boxes=batch["inside"])
+            labels = labels_by()
+            assert tokens.attention is not None
+            grid = tokens.attention.grid
+            pairs = near_pairs(labels, grid, s.radius)
+            loss = loss + s.affinity_weight * affinity_loss(self.affinities(tokens.attention), pairs)
+            if self.global_step >= s.spread_from * self.steps:
+                labels = labels_by(affinity=self.transitions(images))
+            loss = loss + s.segmentation_weight * balanced_cross_entropy(self.scores_at(tokens.patches, images), labels)
+        self.log("loss", loss)
+        return loss
+
+    @torch.no_grad()
+    def transitions(self, images: torch.Tensor) -> torch.Tensor:
+        """Along what class maps are spread: the affinities at the largest scale, `(B, h, w, h, w)`."""
+        scale = max(self.settings.map_scales)
+        at = self.backbone.fit_size(images.shape[-2] * scale, images.shape[-1] * scale)
+        attention = self.tokens(F.interpolate(images, at, mode="bilinear", align_corners=False)).attention
+        assert attention is not None
+        height, width = attention.grid
+        matrix = transition_matrix(
+            self.affinities(attention), attention.grid, self.settings.radius, self.settings.power
+        )
+        return matrix.view(-1, height, width, height, width)
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
+        s = self.settings
+        views = {"side": self.side, "scales": s.scales, "seed": seed, "pairs_from": s.epochs}  # no partners
+        return PairedViews(samples, self.num_classes, self.backbone, **views)  # type: ignore[arg-type]
+
+    def heads(self) -> list[nn.Module]:
+        return [*super().heads(), self.affinity]
+
+
+def within(grid: tuple[int, int], radius: int, device: torch.device) -> torch.Tensor:
+    """Which pairs of patches are at most `radius` rows and columns apart, `(n, n)` bool."""
+    y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
+    rows, columns = y.flatten(), x.flatten()
+    return ((rows[:, None] - rows).abs() <= radius) & ((columns[:, None] - columns).abs() <= radius)
+
+
+def near_pairs(labels: torch.Tensor, grid: tuple[int, int], radius: int) -> torch.Tensor:
+    """Pairs of patches: 1 of the same label, 0 of others, 255 unknown or too far apart.
+
+    `(B, H, W)` labels, 255 for unknown -> `(B, n, n)`.
+    """
+    flat = F.interpolate(labels[:, None].float(), size=grid, mode="nearest")[:, 0].long().flatten(1)
+    pairs = (flat[:, :, None] == flat[:, None]).long()
+    unknown = (flat == IGNORE)[:, :, None] | (flat == IGNORE)[:, None]
+    return pairs.masked_fill(unknown | ~within(grid, radius, labels.device), IGNORE)
+
+
+def affinity_loss(affinity: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """L_aff: half from pairs that are alike, half from those that are not. `(B, n, n)` in [0, 1], and `near_pairs`."""
+    alike, other = pairs == 1, pairs == 0
+    positive = ((1 - affinity) * alike).sum() / (alike.sum() + 1)
+    return (positive + (affinity * other).sum() / (other.sum() + 1)) / 2
+
+
+def transition_matrix(affinity: torch.Tensor, grid: tuple[int, int], radius: int, power: float) -> torch.Tensor:
+    """Near affinities to a power, every column divided by its sum and 0.1. `(B, n, n)` -> the same."""
+    near = (affinity * within(grid, radius, affinity.device)) ** power
+    return near / (near.sum(dim=1, keepdim=True) + 0.1)
+
+
+METHOD: Any = AFA

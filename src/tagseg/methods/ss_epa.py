@@ -1,0 +1,115 @@
+"""SS-EPA: single-stage segmentation with enhanced patch affinity, on ToCo (see `tagseg.methods.toco`).
+
+What every patch attends to, averaged over heads and blocks, says which patches belong together: the class maps that
+teach the decoder are spread along it. Hierarchical attention-aware fusion (HAAF) weighs the blocks, by a small network
+that sees one number of each.
+
+As it is written, that network learns nothing: the mean of a softmax is 1/n for every block and image, and its output
+reaches the loss only through pseudo-labels. `affinity="literal"` does just that. By default the number is the mean of
+the products of queries and keys before the softmax; the network learns by classifying the spread maps, as far as it
+goes: the maps and the attention do not; rows, which lack what goes to the class token, are made to add up to 1; and
+maps are rectified before they are spread.
+
+Nothing of the size of the attention is ever held (see `tagseg.networks.vit.Attention.spread`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.methods.toco import ToCo, ToCoSettings
+from tagseg.networks.vit import Attention, Tokens
+
+
+class SSEPASettings(ToCoSettings):
+    """As for ToCo."""
+
+    # what maps are spread along: nothing, the plain mean of all blocks, the weighted one, or that of the paper's letter
+    affinity: Literal["none", "mean", "enhanced", "literal"] = "enhanced"
+    fusion_weight: NonNegativeFloat = 1.0  # of the loss by which the weights of blocks are learnt ("enhanced")
+
+
+class BlockWeights(nn.Module):
+    """One number a block -> one weight a block, all 1 at the start.
+
+    Args:
+        blocks: K.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        inner = max(1, blocks // 4)
+        self.layers = nn.Sequential(nn.Linear(blocks, inner), nn.ReLU(), nn.Linear(inner, blocks))
+        nn.init.zeros_(self.layers[2].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.layers[2].bias)  # type: ignore[arg-type]
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        """`(B, K) -> (B, K)` in (0, 2)."""
+        return 2 * self.layers(numbers.float()).sigmoid()
+
+
+class SSEPA(ToCo):
+    """Arguments as for `ToCo`; see `SSEPASettings`."""
+
+    Settings = SSEPASettings
+    settings: SSEPASettings
+
+    def __init__(self, backbone: str, weights: str, num_classes: int, settings: SSEPASettings, steps: int) -> None:
+        super().__init__(backbone, weights, num_classes, settings, steps)
+        self.fusion = BlockWeights(self.backbone.blocks) if settings.affinity in ("enhanced", "literal") else None
+        if self.fusion is not None and settings.affinity == "literal":
+            self.fusion.requires_grad_(False)  # nothing teaches it
+
+    def tokens(self, images: torch.Tensor) -> Tokens:
+        return self.backbone.tokens(images, attention=self.settings.affinity != "none")
+
+    def block_weights(self, attention: Attention) -> torch.Tensor | None:
+        """`(B, K)`, or None where all are 1."""
+        if self.fusion is None:
+            return None
+        if self.settings.affinity == "enhanced":
+            return self.fusion(attention.logit_means())
+        tokens = attention.keys[0].shape[2]  # the mean of a softmax over so many
+        return self.fusion(torch.full((len(attention.keys[0]), len(attention.keys)), 1 / tokens).to(attention.keys[0]))
+
+    def refined(self, maps: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        """The maps spread along the affinity (equations 5 and 7)."""
+        if tokens.attention is None:
+            return maps
+        weights = self.block_weights(tokens.attention)
+        return tokens.attention.spread(maps, weights, normalise=self.settings.affinity != "literal")
+
+    def main_maps(self, features: torch.Tensor) -> torch.Tensor:
+        maps = self.classifier(features).float()
+        return maps if self.settings.affinity == "literal" else maps.relu()
+
+    def refinement_loss(self, tokens: Tokens, tags: torch.Tensor) -> torch.Tensor | float:
+        """How well the spread maps, pooled, tell the tags; only the weights of blocks learn from it."""
+        s = self.settings
+        if s.affinity != "enhanced" or tokens.attention is None or not s.fusion_weight:
+            return 0.0
+        still = tokens._replace(attention=tokens.attention.detach())
+        maps = self.refined(self.main_maps(tokens.patches.detach()).detach(), still)
+        return s.fusion_weight * F.multilabel_soft_margin_loss(maps.relu().mean(dim=(2, 3)), tags)
+
+    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of the patches and the spread maps, `(B, D + C, h, w)`."""
+        tokens = self.tokens(images)
+        return torch.cat([tokens.patches.float(), self.refined(self.main_maps(tokens.patches), tokens)], dim=1)
+
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The spread maps `(B, C, h, w)`, less their minimum, for attention reaches everywhere; and logits `(B, C)` of
+        the features' maxima."""
+        features, maps = score_maps.split([self.backbone.channels, self.num_classes], dim=1)
+        return maps - maps.amin(dim=(2, 3), keepdim=True), super().maps_and_logits(features)[1]
+
+    def heads(self) -> list[nn.Module]:
+        return super().heads() if self.fusion is None else [*super().heads(), self.fusion]
+
+
+METHODS: dict[str, Any] = {"ss-epa": SSEPA}

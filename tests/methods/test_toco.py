@@ -1,0 +1,360 @@
+"""ToCo, SS-EPA and AFA."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import tagseg
+from tagseg.data.contrast_views import ContrastViews, resized_window
+from tagseg.data.dataset import Sample
+from tagseg.data.photometry import distort
+from tagseg.data.views import whole
+from tagseg.errors import BadInput
+from tagseg.masks.two_thresholds import refined_labels
+from tagseg.methods.afa import AFA, affinity_loss, near_pairs, transition_matrix
+from tagseg.methods.ss_epa import SSEPA, BlockWeights
+from tagseg.methods.toco import (
+    IGNORE,
+    ToCo,
+    affinity_labels,
+    balanced_cross_entropy,
+    box_masks,
+    cells_inside,
+    class_contrast_loss,
+    cut_crops,
+    draw_crops,
+    labels_of,
+    patch_contrast_loss,
+    regions,
+)
+from tests.conftest import TINY
+
+SMALL: dict[str, Any] = {**TINY, "backbone": "test_vit", "train.side": 64, "train.crop_share": 0.5}
+
+
+def built(kind: Any = ToCo, **settings: Any) -> Any:
+    small = {"side": 64, "crop_share": 0.5, "classes_first": 0.0, "map_scales": (1.0, 0.5)}
+    known = {k: v for k, v in {**small, **settings}.items() if k in kind.Settings.model_fields}
+    network = kind("test_vit", "random", 3, kind.Settings(**known), 10)
+    network.log = lambda *_: None
+    return network
+
+
+def batch_of(network: Any, tags: list[list[float]]) -> dict[str, torch.Tensor]:
+    shape = (len(tags), 3, network.side, network.side)
+    inside = torch.tensor([[3, network.side, 0, network.side - 20]] * len(tags))
+    return {
+        "tags": torch.tensor(tags),
+        "inside": inside,
+        **{k: torch.randn(shape) for k in ("image", "again", "other")},
+    }
+
+
+# labels and losses
+
+
+def test_boxes_in_pixels_become_whole_cells():
+    boxes = torch.tensor([[0, 64, 0, 64], [5, 64, 16, 47]])
+    assert cells_inside(boxes, 16).tolist() == [[0, 4, 0, 4], [1, 4, 1, 2]]
+    assert box_masks(torch.tensor([[1, 3, 0, 2]]), (4, 4)).sum() == 4
+
+
+def test_labels_by_two_thresholds():
+    maps = torch.tensor([[[[0.9, 0.5, 0.1, 0.9]], [[0.0, 0.0, 1.0, 0.95]]]])
+    first = torch.tensor([[1.0, 0.0]])
+    assert labels_of(maps, first, high=0.7, low=0.25).flatten().tolist() == [1, IGNORE, 0, 1]
+    assert labels_of(maps, torch.ones(1, 2), high=0.7, low=0.25).flatten().tolist() == [1, IGNORE, 2, 2]
+    box = torch.tensor([[0, 1, 0, 3]])
+    assert labels_of(maps, first, high=0.7, low=0.25, boxes=box).flatten().tolist() == [1, IGNORE, 0, IGNORE]
+    assert regions(maps, first, high=0.7, low=0.25).flatten().tolist() == [2, 1, 0, 2]
+
+
+def test_pairs_of_patches():
+    found = affinity_labels(torch.tensor([[[0, 1], [1, IGNORE]]]))[0]
+    assert found.tolist() == [
+        [IGNORE, 0, 0, IGNORE],
+        [0, IGNORE, 1, IGNORE],
+        [0, 1, IGNORE, IGNORE],
+        [IGNORE] * 4,
+    ]
+
+
+def test_patch_contrast_is_least_where_classes_stand_at_right_angles():
+    pairs = affinity_labels(torch.tensor([[[1, 1, 2, 2]]]))
+    apart = torch.tensor([[[1.0, 1, 0, 0], [0, 0, 1, 1]]])[:, :, None]
+    alike = torch.ones(1, 2, 1, 4)
+    same, other = (pairs == 1).sum(), (pairs == 0).sum()
+    assert patch_contrast_loss(apart, pairs).item() == pytest.approx((1 - same / (same + 1)).item() / 2)
+    expected = (1 - same / (same + 1) + other / (other + 1)) / 2
+    assert patch_contrast_loss(alike, pairs).item() == pytest.approx(expected.item())
+    assert torch.isfinite(patch_contrast_loss(alike, torch.full_like(pairs, IGNORE)))
+
+
+def test_class_contrast_by_hand():
+    """One image, two global views that are each other's positives, and one negative."""
+    teacher = torch.eye(2)
+    student = torch.tensor([[1.0, 0], [0, 1.0], [1.0, 1.0]])
+    flags = torch.tensor([[1, 1, 0]])
+    e, one = np.e, 1.0
+    expected = np.mean([-np.log(s / (s + e + 1e-4)) for s in (e, one)]) * 2 / (2 + 1e-4)
+    assert class_contrast_loss(student, teacher, flags, 1.0).item() == pytest.approx(expected, rel=1e-4)
+    more = -np.log(1 / (1 + e + 1e-4)) / (2 + 1e-4)
+    found = class_contrast_loss(student, teacher, flags, 1.0, extra=True).item()
+    assert found == pytest.approx(expected + more, rel=1e-4)
+
+
+def test_cross_entropy_is_balanced_and_never_nan():
+    scores = torch.randn(1, 3, 2, 2, requires_grad=True)
+    entropy = F.cross_entropy(scores, torch.zeros(1, 2, 2, dtype=torch.long), reduction="none").mean()
+    torch.testing.assert_close(balanced_cross_entropy(scores, torch.zeros(1, 2, 2)), entropy / 2)
+    nothing = balanced_cross_entropy(scores, torch.full((1, 2, 2), IGNORE))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert not scores.grad.any()
+
+
+def test_pairs_that_are_near_and_known():
+    labels = torch.tensor([[[0, 0, 1], [0, 2, IGNORE]]])
+    found = near_pairs(labels, (2, 3), 1)[0]
+    assert found[0].tolist() == [1, 1, IGNORE, 1, 0, IGNORE]
+    assert found[2].tolist() == [IGNORE, 0, 1, IGNORE, 0, IGNORE]
+    assert (found[5] == IGNORE).all()
+    pairs = near_pairs(labels, (2, 3), 8)
+    perfect = (pairs == 1).float()
+    counts = (pairs == 1).sum(), (pairs == 0).sum()
+    assert affinity_loss(perfect, pairs).item() == 0
+    expected = sum((n / (n + 1)).item() for n in counts) / 2
+    assert affinity_loss(1 - perfect, pairs).item() == pytest.approx(expected)
+
+
+def test_maps_go_along_the_affinity():
+    """Columns add up to nearly 1, and labels follow them."""
+    matrix = transition_matrix(torch.rand(2, 12, 12), (3, 4), 1, 2.0)
+    assert matrix[0, 0, 2] == 0
+    assert ((matrix.sum(dim=1) > 0.5) & (matrix.sum(dim=1) < 1)).all()
+    grid = (4, 4)
+    move = torch.zeros(1, 4, 4, 4, 4)  # every place takes what is above it, the first row itself
+    for y in range(4):
+        for x in range(4):
+            move[0, max(0, y - 1), x, y, x] = 1
+    maps = torch.zeros(1, 1, 16, 16)
+    maps[:, :, :4] = 1
+    images = torch.rand(1, 3, 16, 16)
+    images[:, :, 8:] += 5
+    plain, moved = (
+        refined_labels(images, maps, torch.ones(1, 1), high=0.5, low=0.5, affinity=a, iterations=1)
+        for a in (None, move)
+    )
+    assert (moved == 1).sum() > (plain == 1).sum()
+    assert grid == move.shape[1:3]
+
+
+# crops
+
+
+def test_crops_are_centred_where_nothing_is_sure():
+    found = torch.full((1, 40, 40), 2)
+    found[:, 10:20, 12:30] = 1
+    corners = draw_crops(found, 8, 30)[0]
+    assert len(corners.unique(dim=0)) == 30
+    assert all(found[0, y + 4, x + 4] <= 1 for y, x in corners.tolist())
+    assert all(0 <= v <= 32 for v in corners.flatten().tolist())
+    assert draw_crops(torch.full((2, 40, 40), 2), 8, 5).shape == (2, 5, 2)  # anywhere
+    assert draw_crops(torch.zeros(1, 8, 8, dtype=torch.long), 8, 5).tolist() == [[[0, 0]] * 5]  # one place
+
+
+def test_crops_and_what_they_are():
+    images = torch.arange(2 * 3 * 6 * 6.0).view(2, 3, 6, 6)
+    found = torch.zeros(2, 6, 6, dtype=torch.long)
+    found[0, :2, :2] = 2
+    corners = torch.tensor([[[0, 0], [2, 2]], [[1, 3], [0, 0]]])
+    crops, flags = cut_crops(images, found, corners, 2, 0.2)
+    assert crops.shape == (2, 2, 3, 2, 2)
+    torch.testing.assert_close(crops[0, 1], images[1, :, 1:3, 3:5])
+    assert flags.tolist() == [[1, 0], [0, 0]]
+
+
+# views
+
+
+def test_one_window_in_two_colourings(tmp_path: Path):
+    """Geometry is the same in both; in the published code each is mirrored by its own chance."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[:, :30] = 220
+    image += rng.integers(0, 20, image.shape, dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "0.png")
+    samples = (Sample("0", tmp_path / "0.png", (1,)),)
+    network = built()
+    views = network.training_views(samples, 0)
+    assert isinstance(views, ContrastViews)
+    item = views[0, 0]
+    assert set(item) == {"image", "tags", "inside", "again", "other"}
+    assert all(item[name].shape == (3, 64, 64) for name in ("image", "again", "other"))
+    assert torch.equal(item["image"], views[0, 0]["image"])
+
+    def agreement(official: str) -> list[float]:
+        shown = built(compat=official).training_views(samples, 0)
+        items = [shown[epoch, 0] for epoch in range(30)]
+        return [float(np.corrcoef(i["image"].mean(0).ravel(), i["again"].mean(0).ravel())[0, 1]) for i in items]
+
+    assert min(agreement("paper")) > 0.2
+    assert min(agreement("official")) < 0
+    view = resized_window(whole(image), 64, rng)
+    assert view.image.shape == (64, 64, 3)
+
+
+def test_distortion_keeps_geometry():
+    rng = np.random.default_rng(0)
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[10:30, 10:30] = (200, 60, 30)
+    for _ in range(20):
+        found = distort(whole(image), rng, blur=0.5, solarise=0.5).image.astype(float).mean(axis=2)
+        assert abs(found[20, 20] - found[2, 2]) > 5
+        assert found.shape == (40, 40)
+
+
+# the networks
+
+TAGS: list[list[list[float]]] = [[[1, 0, 1], [0, 1, 0], [0, 0, 0]], [[1, 1, 1]], [[0, 0, 0]]]
+VARIANTS: list[tuple[Any, dict[str, Any]]] = [
+    (ToCo, {}),
+    (ToCo, {"compat": "official"}),
+    (ToCo, {"classes_first": 1.0}),
+    (AFA, {"spread_from": 1.0}),
+    (AFA, {"spread_from": 0.0, "radius": 2}),
+    *((SSEPA, {"affinity": a}) for a in ("none", "mean", "enhanced", "literal")),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), VARIANTS, ids=str)
+@pytest.mark.parametrize("tags", TAGS, ids=["odd", "one", "none"])
+def test_every_variant_learns(kind: Any, settings: dict[str, Any], tags: list[list[float]]):
+    network = built(kind, **settings)
+    loss = network.training_step(batch_of(network, tags), 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    decoder = settings.get("classes_first") != 1.0
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and (decoder or not name.startswith("decoder")):
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_affinities_are_symmetric_probabilities():
+    network = built(AFA).eval()
+    tokens = network.tokens(torch.randn(2, 3, 64, 80))
+    found = network.affinities(tokens.attention)
+    assert found.shape == (2, 20, 20)
+    torch.testing.assert_close(found, found.transpose(1, 2))
+    assert 0 < found.min() < found.max() < 1
+    transitions = network.transitions(torch.randn(1, 3, 64, 64))
+    assert transitions.shape == (1, 4, 4, 4, 4)
+
+
+def test_the_teacher_follows_and_does_not_learn():
+    network = built()
+    before = network.teacher.last.weight.clone()
+    own = network.projection.last.weight.detach().clone() + 1
+    network.projection.last.weight.data.add_(1)
+    network.training_step(batch_of(network, TAGS[0]), 0).backward()
+    torch.testing.assert_close(network.teacher.last.weight, 0.9 * before + 0.1 * own)
+    assert all(p.grad is None for p in network.teacher.parameters())
+
+
+def test_maps_that_teach():
+    """The main map at one scale by hand; nothing is computed twice."""
+    network = built(map_scales=(1.0,)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        main, early = network.teaching_maps(images, network.tokens(images))
+        maps = torch.stack([network.class_maps(images), network.class_maps(images.flip(-1)).flip(-1)])
+        large = F.interpolate(maps.flatten(0, 1), size=(64, 64), mode="bilinear", align_corners=False).unflatten(
+            0, (2, 2)
+        )
+        expected = large.amax(dim=0).relu()
+    expected = expected - expected.amin(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(main, expected / (expected.amax(dim=(2, 3), keepdim=True) + 1e-5), atol=1e-4, rtol=0)
+    assert early.shape == main.shape
+    seen: list[int] = []
+    network.backbone.network.patch_embed.register_forward_hook(lambda *_: seen.append(1))
+    network.teaching_maps(images, network.tokens(images))
+    assert len(seen) == 2  # one of them here
+
+
+def test_block_weights_begin_at_one():
+    weights = BlockWeights(12)(torch.randn(2, 12))
+    torch.testing.assert_close(weights, torch.ones(2, 12))
+
+
+def test_haaf_begins_as_the_plain_mean_and_learns():
+    enhanced, mean = built(SSEPA), built(SSEPA, affinity="mean")
+    mean.load_state_dict(enhanced.state_dict(), strict=False)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(enhanced.eval().class_maps(images), mean.eval().class_maps(images))
+    enhanced.train().training_step(batch_of(enhanced, TAGS[0]), 0).backward()
+    assert enhanced.fusion.layers[2].bias.grad.abs().sum() > 0
+    literal = built(SSEPA, affinity="literal")
+    literal.training_step(batch_of(literal, TAGS[0]), 0).backward()
+    assert all(p.grad is None for p in literal.fusion.parameters())
+
+
+def test_the_fusion_teaches_nothing_but_itself():
+    network = built(SSEPA)
+    tokens = network.tokens(torch.randn(2, 3, 64, 64))
+    network.refinement_loss(tokens, torch.eye(2, 3)).backward()
+    learnt = [name for name, p in network.named_parameters() if p.grad is not None]
+    assert learnt
+    assert all(name.startswith("fusion") for name in learnt)
+
+
+def test_maps_are_spread_along_the_affinity():
+    network = built(SSEPA, affinity="literal").eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        tokens = network.tokens(images)
+        affinity = tokens.attention.affinity()
+        plain = network.classifier(tokens.patches).flatten(2)
+        expected = (plain @ affinity.transpose(1, 2)).unflatten(2, tokens.attention.grid)
+        torch.testing.assert_close(
+            network.class_maps(images), expected - expected.amin(dim=(2, 3), keepdim=True), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_one_plain_transformer_is_needed(tiny_set: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="'test_resnet' is no plain vision transformer"):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="toco", settings=TINY, quiet=True)
+    with pytest.raises(BadInput, match="'cam' does not segment"):
+        tagseg.fit(tiny_set, tmp_path / "run", settings={**TINY, "segment.source": "method"}, quiet=True)
+
+
+# runs
+
+
+@pytest.mark.parametrize("name", ["toco", "ss-epa", "afa"])
+def test_one_stage_to_the_end(tiny_set: Path, tmp_path: Path, name: str):
+    """What is kept is the network that was trained beside the classifier."""
+    run = tmp_path / "run"
+    settings = {k: v for k, v in SMALL.items() if name != "afa" or k != "train.crop_share"}
+    result = tagseg.fit(tiny_set, run, recipe=name, settings=settings, quiet=True)
+    assert 0 <= result.metrics["val"]["segmentation"]["miou"] <= 100
+    model = tagseg.load(run)
+    assert model.network.head_name == "tokens"
+    from tagseg.pipeline.classifiers import load_network
+
+    method = load_network(run).eval()
+    images = torch.randn(1, 3, 64, 80)
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(images), method.segment(images), atol=1e-4, rtol=1e-4)
+    assert model.predict(tiny_set / "images" / "train_00000.png").max() <= len(model.classes)
+
+
+def test_or_on_its_masks(tiny_set: Path, tmp_path: Path):
+    more = {"segment.source": "masks", "segment.output_stride": None, "segment.side": 64}
+    tagseg.fit(tiny_set, tmp_path / "run", recipe="toco", settings=SMALL | more, quiet=True)
+    assert tagseg.load(tmp_path / "run").network.head_name == "aspp"
