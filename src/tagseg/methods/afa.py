@@ -39,6 +39,7 @@ class AFASettings(SingleStageSettings):
         default=0.3, ge=0, le=1
     )  # share of the steps after which maps are spread before they teach
     radius: PositiveInt = 8  # of the pairs of patches that count, patches
+    par_iterations: PositiveInt = 10  # 15 on COCO
     power: PositiveFloat = 2.0  # of the affinity along which maps are spread
 
 
@@ -47,6 +48,7 @@ class AFA(SingleStage):
 
     Settings = AFASettings
     settings: AFASettings
+    power = 1.0
 
     def __init__(self, backbone: str, weights: str, num_classes: int, settings: AFASettings, steps: int) -> None:
         super().__init__(backbone, weights, num_classes, settings, steps)
@@ -75,7 +77,8 @@ class AFA(SingleStage):
             with torch.no_grad():
                 (maps,) = self.over_scales(images, lambda seen: (self.classifier(seen.patches).float(),), tokens)
                 maps = maps * tags[:, :, None, None]
-            labels_by = partial(refined_labels, images, maps, tags, high=s.high, low=s.low, boxes=batch["inside"])
+            how: dict[str, Any] = {"high": s.high, "low": s.low, "boxes": batch["inside"]}
+            labels_by = partial(refined_labels, images, maps, tags, **how, iterations=s.par_iterations)
             labels = labels_by()
             assert tokens.attention is not None
             grid = tokens.attention.grid

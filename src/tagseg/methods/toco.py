@@ -115,6 +115,7 @@ class SingleStage(lightning.LightningModule):
 
     settings: Any
     decoder_name: HeadName = "tokens"
+    power = 0.9  # of the rate's fall
 
     def __init__(
         self, backbone: str, weights: str, num_classes: int, settings: Any, steps: int, early: int = -1
@@ -198,6 +199,7 @@ class SingleStage(lightning.LightningModule):
             weight_decay=s.weight_decay,
             steps=self.steps,
             warmup=round(s.rise * self.steps),
+            power=self.power,
         )
 
 
