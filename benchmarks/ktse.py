@@ -41,6 +41,8 @@ ROWS: Rows = {
     "SSR": ("ktse", parts(regularisation=True)),
     "SIE, SSR": ("ktse", parts("concatenate", True)),
     "KTSE": ("ktse", parts("concatenate", True, True)),
+    "SIE, one way": ("ktse", parts("concatenate", bidirectional=False)),
+    "SIE, SSR, one way": ("ktse", parts("concatenate", True, bidirectional=False)),
     "CutMix": ("ktse", parts("cutmix")),
     "CutMix, SSR": ("ktse", parts("cutmix", True)),
     "MGA": ("ktse", parts(alignment=True)),

@@ -269,6 +269,20 @@ def test_every_part_teaches():
     assert all(losses[name] < losses["all"] for name in losses if name != "all")
 
 
+@pytest.mark.parametrize("compat", ["paper", "official"])
+def test_transfer_may_go_one_way(compat: str):
+    """With nothing else to learn from, what teaches stands still: the tags' gradient is all there is."""
+    gradients = []
+    for both in (True, False):
+        torch.manual_seed(0)
+        parts = {"regularisation": False, "alignment": False, "compat": compat, "synthesised": 1}
+        network = built(bidirectional=both, **parts)
+        batch = batch_of(network, TAGS[0])
+        torch.manual_seed(1)
+        gradients.append(learns(network, batch)["reduce.weight"].clone())
+    assert not torch.allclose(*gradients)
+
+
 def test_only_the_first_images_meet_their_partner():
     network = built(synthesised=1, regularisation=False, alignment=False)
     batch = batch_of(network, TAGS[0])

@@ -50,6 +50,7 @@ class KTSESettings(PyramidSettings):
     regularisation: bool = True  # pseudo-labels of its own
     alignment: bool = True  # with the erased image
     synthesised: PositiveInt = 4  # images of a batch that meet their partner
+    bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image too
     high: float = Field(default=0.3, ge=0, le=1)  # beta_h: above it a pixel is a class
     low: float = Field(default=0.15, ge=0, le=1)  # beta_l: below it a pixel is background
     inter_weight: NonNegativeFloat = 0.005
@@ -86,6 +87,8 @@ class KTSE(PyramidClassifier):
         del labels
         chosen = slice(0, self.settings.synthesised)
         images, partners, maps = batch["image"][chosen], batch["partner"][chosen], scores[chosen, 1:]
+        if not self.settings.bidirectional:
+            maps = maps.detach()
         if self.settings.erasing == "cutmix":
             box = random_box(maps.shape[-2:])
             seen = self.class_maps(with_box(images, partners, box, self.backbone.stride))
@@ -109,6 +112,8 @@ class KTSE(PyramidClassifier):
         both_images = joined(images, partners, "below", stride)
         both = self.all_maps(both_images)
         target = torch.cat([scores[chosen, 1:], seen[:, 1:]], dim=2)
+        if not s.bidirectional:
+            target = target.detach()
         loss = rise_loss(target, both[:, 1:], union, OFFICIAL_MARGIN)
         if labels is not None:
             found = self.labels(partners, seen, others, None)
