@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from tagseg.errors import BadInput
 from tagseg.networks.vit import Attention, Transformer
+from tagseg.networks.vit_depth8 import NAME
 
 
 @pytest.fixture(params=["test_vit", "test_vit4"])
@@ -113,3 +115,26 @@ def test_one_weighted_mean_of_equal_blocks():
     torch.testing.assert_close(attention.affinity(torch.tensor([[2.0, 0.0]])), torch.full((1, 4, 4), 0.2))
     torch.testing.assert_close(attention.patch_shares(), torch.full((1, 2), 0.2))
     assert timm.is_model("test_vit")
+
+
+def test_the_small_transformer_of_early_timm(tmp_path: Path):
+    """8 blocks and 48.75 million weights with its classifier; scaled by the whole width as its weights expect."""
+    network = Transformer(NAME, "random")
+    assert (network.blocks, network.channels, network.stride) == (8, 768, 16)
+    count = sum(p.numel() for p in network.parameters()) + 768 * 1000 + 1000
+    assert count == pytest.approx(48.75e6, rel=1e-3)
+    state = {**network.network.state_dict(), "head.weight": torch.zeros(1000, 768), "head.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "small.pth")
+    loaded = Transformer(NAME, str(tmp_path / "small.pth")).eval()
+    images = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        found = loaded.tokens(images, attention=True).attention
+    block = network.eval().network.blocks[0]
+    with torch.no_grad():
+        tokens = block.norm1(network.network.norm_pre(network.network._pos_embed(network.network.patch_embed(images))))
+        query, key, _ = block.attn.qkv(tokens).unflatten(2, (3, 8, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    assert found is not None
+    expected = query @ key.transpose(2, 3) * 768**-0.5
+    torch.testing.assert_close(found.queries[0] @ found.keys[0].transpose(2, 3), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(BadInput, match=r"no weights that could be fetched; give those of timm's first releases"):
+        Transformer(NAME, "pretrained")

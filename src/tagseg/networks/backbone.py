@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tagseg.errors import BadInput, nearest
-from tagseg.networks import resnet38
+from tagseg.networks import resnet38, vit_depth8
 from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
 
@@ -28,7 +28,7 @@ class Backbone(nn.Module):
     nothing is shifted by half a cell.
 
     Args:
-        name: timm's name of the architecture, or "resnet38".
+        name: timm's name of the architecture, "resnet38", or "vit_small_patch16_224_depth8".
         weights: `"pretrained"` (timm's own, downloaded), `"random"`, or a `.safetensors`, `.pth` or `.params` file.
         output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own.
 
@@ -124,7 +124,7 @@ class Backbone(nn.Module):
 
 def stand_in(name: str, weights: str) -> str:
     """Weights to try a network with before it is needed: random ones instead of those that would be downloaded."""
-    return "random" if weights == "pretrained" and name != resnet38.NAME else weights
+    return "random" if weights == "pretrained" and name not in _OWN else weights
 
 
 def fit_size(height: float, width: float, stride: int, corners: bool) -> tuple[int, int]:
@@ -182,10 +182,10 @@ def _in_square(
 
 
 def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
-    if name == resnet38.NAME:
-        return _create_resnet38(weights, output_stride)
+    if name in _OWN:
+        return _create_own(name, weights, output_stride)
     if not timm.is_model(name):
-        known = [*timm.list_models(), resnet38.NAME]
+        known = [*timm.list_models(), *_OWN]
         raise BadInput(f"backbone '{name}' is not a timm model{nearest(name, known)}")
     options: dict = {"num_classes": 0, "global_pool": ""}
     if output_stride is not None and output_stride != 32:
@@ -219,18 +219,38 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
     return network
 
 
-def _create_resnet38(weights: str, output_stride: int | None) -> nn.Module:
-    if output_stride not in (None, 8):
-        raise BadInput(f"output_stride={output_stride}: '{resnet38.NAME}' has 8 and no other; set output_stride=8.")
-    network = resnet38.ResNet38()
+# name: how it is made, how published weights are renamed, its stride, and where these weights come from
+_OWN: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], int, str]] = {
+    resnet38.NAME: (
+        resnet38.ResNet38,
+        resnet38.from_mxnet,
+        8,
+        "those of its authors (ilsvrc-cls_rna-a1_cls1000_ep-0001.params) or a .pth",
+    ),
+    vit_depth8.NAME: (
+        vit_depth8.create,
+        vit_depth8.from_published,
+        16,
+        "those of timm's first releases (vit_small_p16_224-15ec54c9.pth)",
+    ),
+}
+
+
+def _create_own(name: str, weights: str, output_stride: int | None) -> nn.Module:
+    create, renamed, stride, source = _OWN[name]
+    if output_stride not in (None, stride):
+        raise BadInput(
+            f"output_stride={output_stride}: '{name}' has {stride} and no other; set output_stride={stride}."
+        )
+    network = create()
     if weights == "pretrained":
         raise BadInput(
-            f"'{resnet38.NAME}' has no weights that could be fetched; give those of its authors "
-            "(ilsvrc-cls_rna-a1_cls1000_ep-0001.params) or a .pth with --weights FILE, or --weights random."
+            f"'{name}' has no weights that could be fetched; give {source} with --weights FILE, or --weights random."
         )
     if weights != "random":
         state = read_weights(Path(weights))
-        _load(network, resnet38.from_mxnet(state) if weights.endswith(".params") else state, weights)
+        published = weights.endswith(".params") or name != resnet38.NAME
+        _load(network, renamed(state) if published else state, weights)
     return network
 
 
