@@ -29,7 +29,7 @@ from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.settings import resolve
 
 
-def parts(erasing: str = "none", regularisation: bool = False, alignment: bool = False, **more: Any) -> dict[str, Any]:
+def parts(erasing: str = "none", regularisation: bool = False, alignment: str = "none", **more: Any) -> dict[str, Any]:
     chosen = {"erasing": erasing, "regularisation": regularisation, "alignment": alignment, **more}
     return {f"train.{name}": value for name, value in chosen.items()}
 
@@ -40,13 +40,15 @@ ROWS: Rows = {
     "SIE": ("ktse", parts("concatenate")),
     "SSR": ("ktse", parts(regularisation=True)),
     "SIE, SSR": ("ktse", parts("concatenate", True)),
-    "KTSE": ("ktse", parts("concatenate", True, True)),
+    "KTSE": ("ktse", parts("concatenate", True, "both")),
+    "SIE, SSR, global": ("ktse", parts("concatenate", True, "global")),
+    "SIE, SSR, local": ("ktse", parts("concatenate", True, "local")),
     "SIE, one way": ("ktse", parts("concatenate", bidirectional=False)),
     "SIE, SSR, one way": ("ktse", parts("concatenate", True, bidirectional=False)),
     "CutMix": ("ktse", parts("cutmix")),
     "CutMix, SSR": ("ktse", parts("cutmix", True)),
-    "MGA": ("ktse", parts(alignment=True)),
-    "KTSE, as in the code": ("ktse", parts("concatenate", True, True, compat="official")),
+    "MGA": ("ktse", parts(alignment="both")),
+    "KTSE, as in the code": ("ktse", parts("concatenate", True, "both", compat="official")),
     "ACoL": ("acol", {}),
     "AEFT": ("aeft", {}),
 }

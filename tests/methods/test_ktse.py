@@ -217,9 +217,11 @@ TAGS: list[list[list[float]]] = [
 ]
 VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     *((KTSE, {"erasing": how, "compat": c}) for how in ("concatenate", "cutmix") for c in ("paper", "official")),
-    (KTSE, {"erasing": "none", "alignment": False}),
+    (KTSE, {"erasing": "none", "alignment": "none"}),
     (KTSE, {"erasing": "none", "regularisation": False}),
     (KTSE, {"compat": "official", "regularisation": False}),
+    (KTSE, {"alignment": "global"}),
+    (KTSE, {"alignment": "local"}),
     (KTSE, {"warmup": 1.0}),
     *((AEFT, {"compat": c}) for c in ("paper", "official")),
     (ACoL, {}),
@@ -252,6 +254,19 @@ def test_the_background_learns_only_after_the_warm_up():
         assert bool(gradients["classifier.weight"][0].any()) == learnt
 
 
+def test_after_the_warm_up_all_images_are_normalised_alike():
+    """A network that began with random weights learns its statistics until then."""
+    for warmup, settled in ((1.0, False), (0.0, True)):
+        network = built(warmup=warmup).train()
+        network.on_train_epoch_start()
+        norms = [m for m in network.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        assert norms
+        assert all(norm.training != settled for norm in norms)
+        assert all(p.requires_grad for norm in norms for p in norm.parameters())
+        network.train()
+        assert all(norm.training != settled for norm in norms)
+
+
 def test_every_part_teaches():
     torch.manual_seed(0)
     losses = {}
@@ -259,7 +274,9 @@ def test_every_part_teaches():
         ("all", {}),
         ("erasing", {"erasing": "none"}),
         ("regularisation", {"regularisation": False}),
-        ("alignment", {"alignment": False}),
+        ("alignment", {"alignment": "none"}),
+        ("global", {"alignment": "local"}),
+        ("local", {"alignment": "global"}),
     ):
         torch.manual_seed(1)
         network = built(**settings)
@@ -275,7 +292,7 @@ def test_transfer_may_go_one_way(compat: str):
     gradients = []
     for both in (True, False):
         torch.manual_seed(0)
-        parts = {"regularisation": False, "alignment": False, "compat": compat, "synthesised": 1}
+        parts = {"regularisation": False, "alignment": "none", "compat": compat, "synthesised": 1}
         network = built(bidirectional=both, **parts)
         batch = batch_of(network, TAGS[0])
         torch.manual_seed(1)

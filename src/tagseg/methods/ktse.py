@@ -48,7 +48,7 @@ class KTSESettings(PyramidSettings):
 
     erasing: Literal["none", "concatenate", "cutmix"] = "concatenate"  # how an image meets its partner
     regularisation: bool = True  # pseudo-labels of its own
-    alignment: bool = True  # with the erased image
+    alignment: Literal["none", "global", "local", "both"] = "both"  # with the erased image
     synthesised: PositiveInt = 4  # images of a batch that meet their partner
     bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image too
     high: float = Field(default=0.3, ge=0, le=1)  # beta_h: above it a pixel is a class
@@ -75,7 +75,7 @@ class KTSE(PyramidClassifier):
                 loss = loss + erased(batch, scores, labels)
             if labels is not None:
                 loss = loss + self.regularisation(batch, scores, labels)
-            if s.alignment:
+            if s.alignment != "none":
                 loss = loss + self.alignment(batch, scores[:, 1:])
         self.log("loss", loss)
         return loss
@@ -152,13 +152,18 @@ class KTSE(PyramidClassifier):
         return background + OFFICIAL_CLASS_WEIGHT * classes + inter
 
     def alignment(self, batch: dict[str, torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
-        """L_global + L_local, with the image whose strongest parts are erased."""
+        """L_global and L_local, with the image whose strongest parts are erased."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         keep = self.foreground(images, maps, tags) < s.erase_threshold
-        kept = foreground(maps, tags, s.compat) < s.erase_threshold
         erased = self.class_maps(images * keep)
-        margin = OFFICIAL_MARGIN if s.compat == "official" else 0.0
-        return global_alignment(maps, erased, tags) + rise_loss(erased * kept, maps * kept, tags, margin)
+        loss = maps.new_zeros(())
+        if s.alignment != "local":
+            loss = loss + global_alignment(maps, erased, tags)
+        if s.alignment != "global":
+            kept = foreground(maps, tags, s.compat) < s.erase_threshold
+            margin = OFFICIAL_MARGIN if s.compat == "official" else 0.0
+            loss = loss + rise_loss(erased * kept, maps * kept, tags, margin)
+        return loss
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
         s = self.settings
