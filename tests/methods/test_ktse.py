@@ -254,19 +254,6 @@ def test_the_background_learns_only_after_the_warm_up():
         assert bool(gradients["classifier.weight"][0].any()) == learnt
 
 
-def test_after_the_warm_up_all_images_are_normalised_alike():
-    """A network that began with random weights learns its statistics until then."""
-    for warmup, settled in ((1.0, False), (0.0, True)):
-        network = built(warmup=warmup).train()
-        network.on_train_epoch_start()
-        norms = [m for m in network.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        assert norms
-        assert all(norm.training != settled for norm in norms)
-        assert all(p.requires_grad for norm in norms for p in norm.parameters())
-        network.train()
-        assert all(norm.training != settled for norm in norms)
-
-
 def test_every_part_teaches():
     torch.manual_seed(0)
     losses = {}

@@ -109,12 +109,6 @@ class PyramidClassifier(lightning.LightningModule):
         """Maps at the size of the images they are of."""
         return resize_maps(maps, images.shape[-2:], self.backbone.corners)
 
-    def on_train_epoch_start(self) -> None:
-        """After the warm-up an image is compared with itself erased or joined: both must be normalised alike, as they
-        are in the published network, whose statistics are never learnt."""
-        if self.warm:
-            self.backbone.settle()
-
     @property
     def warm(self) -> bool:
         """Whether the warm-up is over."""

@@ -112,11 +112,6 @@ class Backbone(nn.Module):
             for module in _batch_norms(self.network):
                 module.requires_grad_(False)
 
-    def settle(self) -> None:
-        """Batch normalisations no longer look at the batch: they go on with the statistics they have."""
-        self.frozen_norms = True
-        self.train(self.training)
-
     frozen_norms: bool = False
 
     def train(self, mode: bool = True) -> Backbone:
