@@ -82,6 +82,7 @@ def arguments_parser(description: str | None, rows: Rows, first: int) -> argpars
     """DATA, `--set`, `--out`, `--seeds`, `--seconds`, `--rows` (by default the first of them) and `--picture`."""
     parser = seeds_parser(description)
     parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--epochs", type=int, help="of every row, instead of as many as fit into the time")
     parser.add_argument("--rows", nargs="+", choices=list(rows), default=list(rows)[:first], metavar="ROW")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--show", nargs="+", default=[], metavar="NAME", help="photographs of the picture")
@@ -126,7 +127,9 @@ class EqualTime:
         return seconds_each(step) * -(-len(self.data.train) // train.batch_size)
 
     def epochs_of(self, row: str) -> int:
-        """How many epochs fit into the time: at least one."""
+        """How many epochs fit into the time: at least one; or as many as were asked for."""
+        if self.arguments.epochs:
+            return self.arguments.epochs
         path, seconds = self.arguments.out / "epochs.json", self.arguments.seconds
         known = read_json(path) if path.exists() else {}
         method, settings = self.settings_of(row)
