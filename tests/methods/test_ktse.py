@@ -288,7 +288,7 @@ def test_transfer_may_go_one_way(compat: str):
 
 
 def test_only_the_first_images_meet_their_partner():
-    network = built(synthesised=1, regularisation=False, alignment=False)
+    network = built(synthesised=1, regularisation=False, alignment="none")
     batch = batch_of(network, TAGS[0])
     seen: list[tuple[int, ...]] = []
     network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
