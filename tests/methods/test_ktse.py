@@ -28,7 +28,6 @@ from tagseg.methods.ktse import (
     global_alignment,
     inter_loss,
     joined,
-    label_loss,
     label_maps,
     official_label_loss,
     own_part,
@@ -38,6 +37,7 @@ from tagseg.methods.ktse import (
 )
 from tagseg.pipeline.settings import resolve
 from tagseg.pipeline.training import Schedule
+from tagseg.segmentation.training import segmentation_loss
 from tests.conftest import TINY
 
 
@@ -127,7 +127,7 @@ def test_label_losses_without_labels_are_zero():
     scores, tags = torch.rand(2, 4, 3, 3, requires_grad=True), torch.tensor([[1.0, 1, 0], [0, 0, 1]])
     nothing = torch.full((2, 3, 3), 255)
     for labels in (nothing, nothing.clone().fill_(0), nothing.clone().fill_(2)):
-        losses = [label_loss(scores, labels), *official_label_loss(scores, labels, tags)]
+        losses = [segmentation_loss(scores, labels), *official_label_loss(scores, labels, tags)]
         assert all(torch.isfinite(loss) for loss in losses)
         for present, loss in ((0, losses[1]), (2, losses[2])):
             assert bool(loss > 0) == bool((labels == present).any())
@@ -141,7 +141,7 @@ def test_the_published_code_learns_classes_from_images_with_one_tag():
     torch.testing.assert_close(background, entropy[1, 0, 1])
     torch.testing.assert_close(classes, entropy[1, 0, 0])
     torch.testing.assert_close(official_label_loss(scores, labels)[1], entropy[labels > 0].mean())
-    torch.testing.assert_close(label_loss(scores, labels), entropy.mean())
+    torch.testing.assert_close(segmentation_loss(scores, labels), entropy.mean())
 
 
 def test_the_second_class_is_pushed_down():

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import tagseg
 from tagseg.data.contrast_views import ContrastViews, resized_window
 from tagseg.data.dataset import Sample
+from tagseg.data.images import IGNORE
 from tagseg.data.photometry import distort
 from tagseg.data.views import whole
 from tagseg.errors import BadInput
@@ -19,7 +20,6 @@ from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.afa import AFA, affinity_loss, near_pairs, transition_matrix
 from tagseg.methods.ss_epa import SSEPA, BlockWeights
 from tagseg.methods.toco import (
-    IGNORE,
     ToCo,
     affinity_labels,
     balanced_cross_entropy,

@@ -38,9 +38,7 @@ class PyramidSettings(CAMSettings):
     warmup: float = Field(default=0.6, ge=0, le=1)  # share of the epochs in which only the tags are learnt
     warmup_batch_size: PositiveInt | None = None  # photographs a step during these; None: as many as later
     width: PositiveInt = 256  # channels between features and class maps
-    dropout: float | None = Field(
-        default=None, ge=0, lt=1
-    )  # of the backbone's dropout layers, if it has any; None: its own
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # of the backbone's dropout layers; None: as they are
     erase_threshold: float = Field(default=0.6, ge=0, le=1)  # a class map's value from which a pixel is erased
     compat: Compat = "paper"
 

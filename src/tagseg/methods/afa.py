@@ -21,9 +21,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
+from tagseg.data.images import IGNORE
 from tagseg.data.paired_views import PairedViews
 from tagseg.masks.two_thresholds import refined_labels
-from tagseg.methods.toco import IGNORE, SingleStage, SingleStageSettings, balanced_cross_entropy, pooled_logits
+from tagseg.methods.toco import SingleStage, SingleStageSettings, balanced_cross_entropy, pooled_logits
 from tagseg.networks.vit import Attention, Tokens
 
 BLOCKS = 2  # the last ones, whose attention is learnt from

@@ -32,11 +32,12 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
+from tagseg.data.images import IGNORE
 from tagseg.data.paired_views import PairedViews
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.aeft import PyramidClassifier, PyramidSettings, foreground, normalised
+from tagseg.segmentation.training import halves_of_loss, segmentation_loss
 
-IGNORE = 255
 OFFICIAL_MARGIN = 0.05
 OFFICIAL_CLASS_WEIGHT = 0.0125
 Side = Literal["above", "below", "left", "right"]
@@ -147,7 +148,7 @@ class KTSE(PyramidClassifier):
         seen = self.foreground(images, scores[:, 1:], tags) > s.inter_threshold
         inter = s.inter_weight * inter_loss(large[:, 1:], tags, seen)
         if s.compat == "paper":
-            return label_loss(large, labels) + inter
+            return segmentation_loss(large, labels) + inter
         background, classes = official_label_loss(large, labels, tags)
         return background + OFFICIAL_CLASS_WEIGHT * classes + inter
 
@@ -202,22 +203,13 @@ def label_maps(maps: torch.Tensor, compat: Literal["paper", "official"]) -> torc
     return maps / (maps.amax(dim=(2, 3), keepdim=True) + 1e-5)
 
 
-def label_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """L_ce: cross entropy of all pixels that have a label, 0 if none has. `(B, C + 1, H, W)`, `(B, H, W)`."""
-    return _mean_where(_entropy(scores, labels), labels != IGNORE)
-
-
 def official_label_loss(
     scores: torch.Tensor, labels: torch.Tensor, tags: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two halves of L_ce in the published code: of background and of class pixels, each the mean of its own, and 0
     without any. With `tags` `(B, C)` class pixels count in images with a single one only.
     """
-    entropy = _entropy(scores, labels)
-    classes = (labels > 0) & (labels != IGNORE)
-    if tags is not None:
-        classes = classes & (tags.sum(dim=1)[:, None, None] == 1)
-    return _mean_where(entropy, labels == 0), _mean_where(entropy, classes)
+    return halves_of_loss(scores, labels, None if tags is None else tags.sum(dim=1) == 1)
 
 
 def inter_loss(scores: torch.Tensor, tags: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -234,14 +226,6 @@ def inter_loss(scores: torch.Tensor, tags: torch.Tensor, seen: torch.Tensor) -> 
         return scores.new_zeros(())
     strongest, second = scores.movedim(1, -1)[where].topk(2, dim=-1).values.unbind(-1)
     return (second - strongest.detach()).mean()
-
-
-def _entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="none")
-
-
-def _mean_where(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    return (values * where).sum() / where.sum().clamp(min=1)
 
 
 def joined(images: torch.Tensor, partners: torch.Tensor, side: Side, stride: int, fill: float = 0.0) -> torch.Tensor:

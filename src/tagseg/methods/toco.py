@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from tagseg.data.contrast_views import ContrastViews
 from tagseg.data.dataset import Sample
+from tagseg.data.images import IGNORE
 from tagseg.errors import BadInput
 from tagseg.masks.dense_energy import dense_energy
 from tagseg.masks.two_thresholds import refined_labels
@@ -38,9 +39,9 @@ from tagseg.methods.base import TrainSettings
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.vit import Tokens, Transformer
 from tagseg.segmentation.deeplab import HeadName, TokenDecoder
+from tagseg.segmentation.training import halves_of_loss
 from tagseg.settings import ScaleRange, SidePixels
 
-IGNORE = 255
 MOMENTUM = 0.9  # of the teacher's projection
 
 
@@ -446,9 +447,7 @@ def balanced_cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.
 
     `(B, C + 1, H, W)`, `(B, H, W)` with 255 for ignore.
     """
-    entropy = F.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="none")
-    halves = ((entropy * m).sum() / m.sum().clamp(min=1) for m in (labels == 0, (labels > 0) & (labels != IGNORE)))
-    return sum(halves, scores.new_zeros(())) / 2
+    return sum(halves_of_loss(scores, labels), scores.new_zeros(())) / 2
 
 
 def draw_crops(found: torch.Tensor, side: int, count: int) -> torch.Tensor:

@@ -47,6 +47,23 @@ def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
     return total / (masks != IGNORE).sum().clamp(min=1)
 
 
+def halves_of_loss(
+    logits: torch.Tensor, masks: torch.Tensor, counted: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy over background pixels, and over the pixels of classes; zero for either where there are none.
+
+    Args:
+        logits: `(B, C + 1, h, w)`; masks: `(B, h, w)`, 255 = ignore.
+        counted: `(B,)` bool, the images whose pixels of classes count; None: all.
+    """
+    entropy = F.cross_entropy(logits.float(), masks.long(), ignore_index=IGNORE, reduction="none")
+    classes = (masks > 0) & (masks != IGNORE)
+    if counted is not None:
+        classes = classes & counted[:, None, None]
+    background, objects = ((entropy * m).sum() / m.sum().clamp(min=1) for m in (masks == 0, classes))
+    return background, objects
+
+
 class SegmentationTraining(lightning.LightningModule):
     """Cross-entropy at a quarter of the resolution: between the published output stride (which loses borders)
     and full size (which costs more than the network on a CPU)."""
