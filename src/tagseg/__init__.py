@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tagseg.errors import BadInput
 
 if TYPE_CHECKING:
+    from tagseg.app.launch import explore
     from tagseg.pipeline.check import check
+    from tagseg.pipeline.decompose import decompose
     from tagseg.pipeline.demo import demo
     from tagseg.pipeline.explain import explain
     from tagseg.pipeline.fit import fit
@@ -27,9 +29,11 @@ __all__ = [
     "BadInput",
     "__version__",
     "check",
+    "decompose",
     "demo",
     "evaluate",
     "explain",
+    "explore",
     "fit",
     "load",
     "locate",
@@ -40,9 +44,11 @@ __all__ = [
 
 _HOMES = {
     "check": "tagseg.pipeline.check",
+    "decompose": "tagseg.pipeline.decompose",
     "demo": "tagseg.pipeline.demo",
     "evaluate": "tagseg.pipeline.predict",
     "explain": "tagseg.pipeline.explain",
+    "explore": "tagseg.app.launch",
     "fit": "tagseg.pipeline.fit",
     "load": "tagseg.segmentation.model",
     "locate": "tagseg.pipeline.locate",

@@ -252,6 +252,77 @@ def locate(
 
 
 @app.command()
+def decompose(
+    images: Photographs,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the trees.")] = Path("decomposed"),
+    weights: Weights = "pretrained",
+    layers: Annotated[
+        str, typer.Option(help="'stages', or names, shallow to deep, with commas between them.")
+    ] = "stages",
+    classes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--class", "--classes", help="Names or numbers with commas between them; without it, the highest score."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many channels a decision is decomposed to.")] = 3,
+    levels: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="How many layers deep; without it, down to the first stage."),
+    ] = None,
+    overlap: Annotated[
+        float, typer.Option(help="Channels whose maps overlap by more IoU than this are merged; 1 merges none.")
+    ] = 0.9,
+    patches: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of photographs: show their parts that excite each channel most."),
+    ] = None,
+    side: Side = None,
+    quiet: Quiet = False,
+) -> None:
+    """Show why a classifier decided so: channels, the channels behind them, and so on, as a tree with pictures."""
+    written = tagseg.decompose(
+        images,
+        model,
+        out,
+        weights=weights,
+        layers=_layers(layers),
+        classes=None if classes is None else _list(classes),
+        top=top,
+        levels=levels,
+        overlap=overlap,
+        patches=patches,
+        side=side,
+        quiet=quiet,
+    )
+    for done in written:
+        typer.echo(f"{sum(1 for _ in done.tree.nodes())} channels, {done.folder / 'pyramid.png'}")
+
+
+@app.command("app")
+def explorer(
+    model: Annotated[list[str], typer.Option(help="timm:NAME, torchvision:NAME, or the folder of a run. Repeatable.")],
+    weights: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="'pretrained', 'random' or a file; once for all models, or once for each."),
+    ] = None,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of pictures to choose from, beside those that are uploaded."),
+    ] = None,
+    patches: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of photographs: show their parts that excite a channel most."),
+    ] = None,
+    side: Side = None,
+    port: Annotated[Optional[int], typer.Option(help="By default the first free one from 7860.")] = None,  # noqa: UP045
+) -> None:
+    """Explore by clicking why a classifier decided so, in a web page on this machine."""
+    tagseg.explore(model, weights or ("pretrained",), images=images, patches=patches, side=side, port=port)
+
+
+@app.command()
 def study(
     name: Annotated[
         str,

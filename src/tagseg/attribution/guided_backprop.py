@@ -16,7 +16,9 @@ from tagseg.attribution.gradient import prepare
 from tagseg.attribution.layers import unwrap
 from tagseg.errors import BadInput
 
-_RECTIFIERS = frozenset((F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_))
+_RECTIFIERS = frozenset(
+    (F.relu, F.relu_, F.relu6, F.hardtanh, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_)
+)
 
 
 class GuidedBackprop:
@@ -44,7 +46,7 @@ class GuidedBackprop:
         images = prepare(self.model, images)
         with undisturbed(self.model):
             leaf = images.clone().requires_grad_()
-            guide = _Guide()
+            guide = Guide()
             with guide:
                 scores = read_scores(self.model(leaf), self.score, len(images))
             if not guide.met:
@@ -58,7 +60,9 @@ class GuidedBackprop:
         return torch.stack(gradients, dim=1)
 
 
-class _Guide(TorchFunctionMode):
+class Guide(TorchFunctionMode):
+    """Every ReLU called inside lets positive gradients pass only; `met` counts them."""
+
     def __init__(self) -> None:
         super().__init__()
         self.met = 0
@@ -67,7 +71,14 @@ class _Guide(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _RECTIFIERS and result.requires_grad:
+        if func in _RECTIFIERS and result.requires_grad and _lowest(func, args, kwargs or {}) == 0:
             self.met += 1
             result.register_hook(lambda gradient: gradient.clamp_min(0))
         return result
+
+
+def _lowest(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> float:
+    """What a rectifier never goes below; a hardtanh rectifies when that is zero, as in ReLU6."""
+    if func is not F.hardtanh:
+        return 0.0
+    return float(args[1] if len(args) > 1 else kwargs.get("min_val", -1.0))

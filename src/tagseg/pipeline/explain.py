@@ -64,7 +64,7 @@ def explain(
         for done, shown in enumerate(explained(explainer, found, classes, top), start=1):
             for k, number in enumerate(shown.classes):
                 label = classifier.classes[number]
-                stem = out / f"{shown.name}.{_slug(label)}"
+                stem = out / f"{shown.name}.{slug(label)}"
                 for method in dict.fromkeys(methods):
                     heat = shown.maps[method].fused(shown.photo.shape[:2])[k]
                     written.append(write_picture(with_ending(stem, f".{method}.jpg"), overlay_map(shown.photo, heat)))
@@ -97,5 +97,5 @@ def _sheet(shown: Shown, k: int, title: str, rows: Sequence[str]) -> np.ndarray:
     return contact_sheet(rows, columns, pictures, title=title)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     return re.sub(r"[^\w-]+", "_", text).strip("_")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tagseg.data.files import write_aside
 
-_INK = "#1e293b"
+INK = "#1e293b"
 
 
 def contact_sheet(
@@ -41,7 +41,7 @@ def contact_sheet(
     for r, (name, row) in enumerate(zip(rows, pictures, strict=True)):
         y = 1 - (top + (r + 1) * (cell + 0.06)) / size[1]
         figure.text(
-            (left - 0.12) / size[0], y + cell / 2 / size[1], name, ha="right", va="center", fontsize=9, color=_INK
+            (left - 0.12) / size[0], y + cell / 2 / size[1], name, ha="right", va="center", fontsize=9, color=INK
         )
         for c, picture in enumerate(row):
             if picture is None:
@@ -51,10 +51,10 @@ def contact_sheet(
             axes.set_axis_off()
     for c, name in enumerate(columns):
         x = (left + c * (width + 0.06) + width / 2) / size[0]
-        figure.text(x, 1 - (top - 0.06) / size[1], _broken(name), ha="center", va="bottom", fontsize=8.5, color=_INK)
+        figure.text(x, 1 - (top - 0.06) / size[1], _broken(name), ha="center", va="bottom", fontsize=8.5, color=INK)
     if title:
         figure.text(
-            0.12 / size[0], 1 - 0.1 / size[1], title, ha="left", va="top", fontsize=12, color=_INK, weight="bold"
+            0.12 / size[0], 1 - 0.1 / size[1], title, ha="left", va="top", fontsize=12, color=INK, weight="bold"
         )
     return rendered(figure)
 

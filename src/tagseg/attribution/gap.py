@@ -1,0 +1,287 @@
+"""gAP: which channels of an earlier layer made a decision (hierarchical attention decomposition, section 5.1).
+
+A decision is one number inside a network: a class score before the softmax, or one channel of a layer at one
+position. Its parts are the channels of an earlier layer, gradient times activation: `A_k = dF / dF_k * F_k`. The mean
+of `A_k` is the channel's contribution (equation 5.4), its highest place the peak (equation 5.5), where the channel is
+decomposed in turn.
+
+    recording = Recorder(model, "stages")(images)
+    parts = recording.parts([recording.score(0, 281)])[0]      # of the deepest layer, contributions (D,)
+
+Two things the thesis leaves open, for networks other than its own:
+- a feature below zero (no ReLU) is decomposed with its sign taken out: what made it as low as it is.
+- a feature that is clipped from above (ReLU6) does not change with anything, its gradient is zero. The decision is then
+  what goes into the clip, which is the same number and has the same gradient wherever it does not clip.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tagseg.attribution.capture import Score, Tape, check_classes, undisturbed
+from tagseg.attribution.gradient import prepare
+from tagseg.attribution.guided_backprop import Guide
+from tagseg.attribution.layers import Layer, Layers, as_grid, find_layers, unwrap
+from tagseg.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One number inside a network.
+
+    `level` counts layers from the shallowest; the number of layers stands for the class scores, of which `channel` is
+    the class and the position nothing. `image` is the row of the batch.
+    """
+
+    level: int
+    channel: int
+    y: int = 0
+    x: int = 0
+    image: int = 0
+
+
+@dataclass(slots=True)
+class Parts:
+    """One decision over the channels of an earlier layer.
+
+    Attributes:
+        decision: what was decomposed.
+        level: the layer that it was decomposed to.
+        value: the decision itself, its sign taken out.
+        maps: `A (D, h, w)`, float32, signed; their sum is the decision where only linear layers lie in between, but for
+            their biases.
+        gradients: `(D, h, w)`, float32.
+    """
+
+    decision: Decision
+    level: int
+    value: float
+    maps: torch.Tensor
+    gradients: torch.Tensor
+
+    @property
+    def contributions(self) -> torch.Tensor:
+        """`(D,)`: the mean of every map (equation 5.4)."""
+        return self.maps.mean(dim=(1, 2))
+
+    @property
+    def shares(self) -> torch.Tensor:
+        """`(D,)`: the sum of every map, as a part of the decision; they add up to 1 where layers between are linear."""
+        return self.maps.sum(dim=(1, 2)) / (abs(self.value) or 1.0)
+
+    @property
+    def peaks(self) -> torch.Tensor:
+        """`(D, 2)`: row and column of the highest value of every map (equation 5.5)."""
+        place = self.maps.flatten(1).argmax(dim=1)
+        width = self.maps.shape[2]
+        return torch.stack([torch.div(place, width, rounding_mode="floor"), place % width], dim=1)
+
+
+class Recorder:
+    """Records forward passes of a network, any number of decisions of which can then be decomposed.
+
+    Args:
+        model, score: as for `tagseg.attribution.LayerCAM`.
+        layers: see `tagseg.attribution.layers.find_layers`; shallow to deep.
+    """
+
+    def __init__(self, model: nn.Module, layers: Layers = "stages", *, score: Score | None = None) -> None:
+        self.model, self.wanted, self.score = unwrap(model), layers, score
+        self._tape: Tape | None = None
+
+    def __call__(self, images: torch.Tensor, *, guided: bool = False) -> Recording:
+        """One forward pass.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised as the network wants.
+            guided: record down to the pixels, with ReLUs that let positive gradients pass only (Guided
+                Backpropagation); a network without any has its plain gradient.
+        """
+        images = prepare(self.model, images)
+        size = (images.shape[2], images.shape[3])
+        with undisturbed(self.model):
+            tape = self._open(images)
+            pixels = images.clone().requires_grad_() if guided else None
+            with _before_clips(tape.layers) as before, Guide() if guided else nullcontext():
+                recorded = tape.forward(images if pixels is None else pixels)
+        sources = [before(number, activation) for number, activation in enumerate(recorded.activations)]
+        return Recording(list(tape.layers), size, recorded.scores, recorded.activations, sources, pixels)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers found, shallow to deep; known after the first call."""
+        if self._tape is None:
+            raise BadInput("the layers are known once a first image has been recorded.")
+        return list(self._tape.layers)
+
+    def _open(self, images: torch.Tensor) -> Tape:
+        if self._tape is None:
+            self._tape = Tape(self.model, find_layers(self.model, self.wanted, images[:1]), self.score)
+        return self._tape
+
+
+@dataclass
+class Recording:
+    """A forward pass that remembers enough to decompose any of its decisions; made by `Recorder`.
+
+    Attributes:
+        layers: shallow to deep.
+        size: (H, W) of the images.
+        scores: `(B, C)` before the softmax.
+        activations: what each layer gave.
+        sources: the same, or what went into the layer's clip.
+        pixels: the images, where the pass was recorded down to them.
+    """
+
+    layers: list[Layer]
+    size: tuple[int, int]
+    scores: torch.Tensor
+    activations: list[torch.Tensor]
+    sources: list[torch.Tensor]
+    pixels: torch.Tensor | None
+
+    def score(self, image: int, number: int) -> Decision:
+        """The class score as a decision.
+
+        Raises:
+            BadInput: there is no such class.
+        """
+        check_classes([number], self.scores)
+        return Decision(len(self.layers), number, image=image)
+
+    @torch.no_grad()
+    def features(self, level: int) -> torch.Tensor:
+        """What a layer gave, `(B, D, h, w)`."""
+        return as_grid(self.activations[level].detach(), self.size, self.layers[level].name)
+
+    def parts(self, decisions: Sequence[Decision], level: int | None = None) -> list[Parts]:
+        """The decisions, all of one level, over the channels of an earlier layer (by default the one before).
+
+        On a GPU they go back in one batched pass. On a CPU one after the other, which computes the same and is faster
+        there; of several images, one decision of each goes back at a time.
+        """
+        return list(self.each(decisions, lambda parts: parts, level))
+
+    def each(
+        self, decisions: Sequence[Decision], use: Callable[[Parts], Any], level: int | None = None
+    ) -> Iterator[Any]:
+        """`use(parts)` of every decision in turn; parts that `use` does not keep are never all in memory."""
+        if not decisions:
+            return
+        level = decisions[0].level - 1 if level is None else level
+        if not 0 <= level < decisions[0].level:
+            raise BadInput(
+                f"a decision of level {decisions[0].level} can be decomposed to 0 to {decisions[0].level - 1}."
+            )
+        name = self.layers[level].name
+        values = self.features(level).float()
+        picked = self._picked(decisions)
+        found: dict[int, Any] = {}
+        for turn, gradient in self._gradients(decisions, picked, self.activations[level], name):
+            grid = as_grid(gradient, self.size, name).float()
+            for number in turn:
+                d = decisions[number]
+                value = float(picked[number].detach())
+                slopes = grid[d.image] * (-1.0 if value < 0 else 1.0)
+                found[number] = use(Parts(d, level, abs(value), slopes * values[d.image], slopes))
+        yield from (found[number] for number in range(len(decisions)))
+
+    def pixel_gradients(self, decisions: Sequence[Decision]) -> torch.Tensor:
+        """Signed `(len(decisions), 3, H, W)`, float32: guided gradients of the decisions, all of one level."""
+        if self.pixels is None:
+            raise BadInput("this pass was not recorded down to the pixels; record it with guided=True.")
+        picked = self._picked(decisions)
+        found: dict[int, torch.Tensor] = {}
+        for turn, gradient in self._gradients(decisions, picked, self.pixels, "pixels"):
+            found |= {n: gradient[decisions[n].image].float() * picked[n].detach().sign() for n in turn}
+        return torch.stack([found[number] for number in range(len(decisions))])
+
+    def _picked(self, decisions: Sequence[Decision]) -> list[torch.Tensor]:
+        level = decisions[0].level
+        if any(d.level != level for d in decisions):
+            raise BadInput("decisions that are decomposed together must be of one level.")
+        if level == len(self.layers):
+            return [self.scores[d.image, d.channel] for d in decisions]
+        grid = as_grid(self.sources[level], self.size, self.layers[level].name)
+        return [grid[d.image, d.channel, d.y, d.x] for d in decisions]
+
+    def _gradients(
+        self, decisions: Sequence[Decision], picked: Sequence[torch.Tensor], root: torch.Tensor, name: str
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Turns of decisions, at most one of every image, with the gradient of their sum."""
+        turns: list[list[int]] = []
+        seen: dict[int, int] = {}
+        for number, decision in enumerate(decisions):
+            place = seen[decision.image] = seen.get(decision.image, -1) + 1
+            if place == len(turns):
+                turns.append([])
+            turns[place].append(number)
+        sums = [torch.stack([picked[n] for n in turn]).sum() for turn in turns]
+        factor = 1024.0 if root.dtype == torch.float16 else 1.0  # gradients of deep networks vanish in 16 bits
+        if not sums[0].requires_grad:
+            raise _independent(name)
+        if root.device.type == "cuda":
+            gradients: Any = self._batched(sums, root, factor)
+        else:
+            gradients = (
+                torch.autograd.grad(total * factor, root, retain_graph=True, allow_unused=True)[0] for total in sums
+            )
+        for turn, gradient in zip(turns, gradients, strict=True):
+            if gradient is None:
+                raise _independent(name)
+            yield turn, gradient / factor if factor != 1 else gradient
+
+    @staticmethod
+    def _batched(sums: Sequence[torch.Tensor], root: torch.Tensor, factor: float) -> Iterator[torch.Tensor | None]:
+        for start in range(0, len(sums), _TOGETHER):
+            some = torch.stack(list(sums[start : start + _TOGETHER]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # operations without a batched backward are looped over, with a warning
+                each = torch.eye(len(some), dtype=some.dtype, device=some.device) * factor
+                gradient = torch.autograd.grad(
+                    some, root, each, retain_graph=True, is_grads_batched=True, allow_unused=True
+                )[0]
+            yield from [None] * len(some) if gradient is None else gradient
+
+
+_TOGETHER = 32  # decisions of one batched backward pass; bounds its memory
+
+
+@contextmanager
+def _before_clips(layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tensor], torch.Tensor]]:
+    """A function from a layer's number and output to what went into the clip that ends the layer, if one does."""
+    clips: dict[int, tuple[torch.Tensor, nn.Hardtanh]] = {}
+
+    def before(number: int, output: torch.Tensor) -> torch.Tensor:
+        if number not in clips:
+            return output
+        inputs, clip = clips[number]
+        with torch.no_grad():  # a clip inside a block need not be what the block gives
+            ends = inputs.shape == output.shape and torch.equal(inputs.clamp(clip.min_val, clip.max_val), output)
+        return inputs if ends else output
+
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            clip = list(layer.module.modules())[-1]
+            if not isinstance(clip, nn.Hardtanh):  # ReLU6 is one
+                continue
+
+            def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...], number: int = number) -> tuple[torch.Tensor]:
+                assert isinstance(module, nn.Hardtanh)
+                entering = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+                clips[number] = entering, module
+                return (entering.clone(),)  # the clip may write over what it gets
+
+            stack.callback(clip.register_forward_pre_hook(keep).remove)
+        yield before
+
+
+def _independent(name: str) -> BadInput:
+    return BadInput(f"layer '{name}': the decision does not depend on it; name layers shallow to deep along one path.")

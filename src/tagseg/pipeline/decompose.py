@@ -1,0 +1,222 @@
+"""`decompose`: why did a classifier decide so, down to single channels?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from tagseg.attribution.hierarchy import Hierarchy, Node, Tree
+from tagseg.data.files import write_json
+from tagseg.data.images import read_image
+from tagseg.errors import BadInput, explain_full_disk
+from tagseg.pipeline.classifiers import load_classifier
+from tagseg.pipeline.excitation import Channel, cut, exciting_patches, find_excitations, scaled
+from tagseg.pipeline.explain import slug
+from tagseg.pipeline.photographs import find_photographs
+from tagseg.pipeline.progress import Reporter
+from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
+from tagseg.report.pyramid import Tile, pyramid
+from tagseg.report.sheets import write_picture
+
+_DRAWN = 3  # rows of a pyramid that show every node; below, each goes on with its strongest channel
+_FRAME = (250, 204, 21)
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """Where the tree of one photograph and class lies, and the tree."""
+
+    folder: Path
+    tree: Tree
+
+
+def decompose(
+    images: Sequence[str | os.PathLike[str]],
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    weights: str = "pretrained",
+    layers: str | Sequence[str] = "stages",
+    classes: Sequence[str] | None = None,
+    top: int = 3,
+    levels: int | None = None,
+    overlap: float = 0.9,
+    patches: str | os.PathLike[str] | None = None,
+    side: int | None = None,
+    quiet: bool = False,
+) -> list[Decomposed]:
+    """Decompose class scores onto the channels of the deepest layer, these onto the layer before, and so on.
+
+    For every photograph and class a folder `OUT/NAME.CLASS` with `pyramid.png` (the tree as one figure), `tree.json`
+    and, below `nodes/`, the pictures that it names: each channel's map over the photograph, Guided Backpropagation from
+    its peak, and the part of the photograph that the peak makes use of.
+
+    Args:
+        images: files, or folders that are searched through.
+        model, weights, side: see `load_classifier`.
+        layers: `"stages"`, or names, shallow to deep.
+        classes: names or numbers; None for the highest score of each photograph.
+        top, levels, overlap: see `tagseg.attribution.hierarchy.Hierarchy`.
+        patches: a folder of photographs whose parts that excite each channel most are shown as well.
+
+    Raises:
+        BadInput: in one sentence, what does not fit.
+    """
+    reporter = Reporter(quiet)
+    out = Path(out)
+    found = find_photographs(images)
+    library = list(find_photographs([patches]).values()) if patches is not None else None
+    classifier = load_classifier(model, weights, side)
+    wanted = layers if isinstance(layers, str) else list(layers)
+    hierarchy = Hierarchy(classifier.model, wanted, top=top, levels=levels, overlap=overlap)
+    numbers = classifier.numbers(classes) if classes else None
+    excitations = None
+    if library is not None:
+        with reporter.bar("patches", len(library), "photographs") as advance:
+            excitations = find_excitations(classifier, wanted, library, advance=lambda done: advance(done, ""))
+    written: list[Decomposed] = []
+    with reporter.bar("decompose", len(found), "photographs") as advance, explain_full_disk(out):
+        for done, (name, path) in enumerate(found.items(), start=1):
+            photo = read_image(path)
+            for tree in hierarchy(classifier.images([photo]), numbers, pixels=True)[0]:
+                exciting: dict[Channel, list[np.ndarray]] = {}
+                if excitations is not None:
+                    channels = [(node.level, node.channel) for _, node in tree.nodes()]
+                    exciting = exciting_patches(classifier, hierarchy.recorder, excitations, channels)
+                folder = out / f"{name}.{slug(classifier.classes[tree.number])}"
+                facts = {"model": str(model), "weights": weights, "photograph": str(path)}
+                save_tree(tree, photo, classifier.classes[tree.number], folder, facts, exciting)
+                written.append(Decomposed(folder, tree))
+            advance(done, "")
+    return written
+
+
+def save_tree(
+    tree: Tree,
+    photo: np.ndarray,
+    label: str,
+    folder: Path,
+    facts: dict[str, Any] | None = None,
+    exciting: dict[Channel, list[np.ndarray]] | None = None,
+) -> None:
+    """Write `tree.json`, `pyramid.png` and `nodes/`; the tree must have been traced to the pixels.
+
+    Args:
+        photo: `(H, W, 3)` uint8, the photograph in its own size.
+        facts: what else the JSON tells.
+        exciting: patches by level and channel.
+    """
+    exciting = exciting or {}
+    nodes = {}
+    for path, node in tree.nodes():
+        stem = "nodes/" + ".".join(map(str, path))
+        pictures = {kind: f"{stem}.{kind}.jpg" for kind in ("map", "guided", "patch")}
+        for kind, picture in node_pictures(photo, node, tree.size).items():
+            write_picture(folder / pictures[kind], picture)
+        patches = exciting.get((node.level, node.channel), [])
+        if patches:
+            pictures["excited_by"] = f"{stem}.excited_by.jpg"
+            write_picture(folder / pictures["excited_by"], strip(patches))
+        nodes[path] = _facts(node) | {"pictures": pictures, "children": []}
+    for path, described in nodes.items():
+        if len(path) > 1:
+            nodes[path[:-1]]["children"].append(described)
+    write_picture(folder / "pyramid.png", draw_tree(tree, photo, label))
+    write_json(
+        folder / "tree.json",
+        {
+            **(facts or {}),
+            "class": label,
+            "number": tree.number,
+            "score": tree.score,
+            "layers": list(tree.layers),
+            "image_size": list(tree.size),
+            "children": [described for path, described in nodes.items() if len(path) == 1],
+        },
+    )
+
+
+def _facts(node: Node) -> dict[str, Any]:
+    return {
+        "layer": node.layer,
+        "channel": node.channel,
+        "contribution": node.contribution,
+        "share": node.share,
+        "peak": {"row": node.y, "column": node.x, "value": node.value},
+        "grid": list(node.map.shape),
+        "box": node.box,
+        "merged": list(node.merged),
+    }
+
+
+def node_pictures(photo: np.ndarray, node: Node, size: tuple[int, int], long_side: int = 320) -> dict[str, np.ndarray]:
+    """`map`: the channel's map over the photograph, with the peak's box; `guided`: Guided Backpropagation; `patch`:
+    what lies in the box.
+
+    All `(H, W, 3)` uint8, at most `long_side`; `size` is (H, W) of the network's image.
+    """
+    assert node.pixels is not None
+    assert node.box is not None
+    small = thumbnail(photo, long_side)
+    height, width = small.shape[:2]
+    heat = np.maximum(node.map, 0)
+    heat = cv2.resize(heat / max(float(heat.max()), 1e-30), (width, height), interpolation=cv2.INTER_LINEAR)
+    box = scaled(node.box, size, (height, width))
+    over = draw_boxes(overlay_map(small, heat), [(box, "", _FRAME)])
+    guided = cv2.resize(node.pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+    return {"map": over, "guided": grey(guided), "patch": thumbnail(cut(photo, node.box, size), long_side)}
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    """`(H, W)` in [0, 1] -> `(H, W, 3)` uint8, small values lifted by a square root."""
+    return np.repeat((255 * np.sqrt(values)).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
+    """The evidence pyramid: under every channel the part of the photograph that its peak uses, and guided gradients."""
+    root = Tile((square_tile(photo, 200),), f"{label}\nscore {tree.score:.2f}")
+    rows, names = [[root]], ["photograph"]
+    parents: list[tuple[int, list[Node]]] = [(0, tree.children)]
+    while any(children for _, children in parents):
+        drawn = [
+            (above, node) for above, children in parents for node in (children if len(rows) <= _DRAWN else children[:1])
+        ]
+        strongest = max(node.share for _, node in drawn)
+        rows.append([_tile(node, photo, tree.size, above, node.share / max(strongest, 1e-30)) for above, node in drawn])
+        names.append("\n".join(drawn[0][1].layer.split(".")))
+        parents = [(number, node.children) for number, (_, node) in enumerate(drawn)]
+    return pyramid(rows, names)
+
+
+def _tile(node: Node, photo: np.ndarray, size: tuple[int, int], above: int, weight: float) -> Tile:
+    assert node.pixels is not None
+    assert node.box is not None
+    x0, y0, x1, y1 = node.box
+    patch = cut(photo, node.box, size)
+    guided = cv2.resize(grey(node.pixels[y0:y1, x0:x1]), patch.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    pictures = (square_tile(patch, 120), square_tile(guided, 120))
+    return Tile(pictures, f"{node.channel}\n{100 * node.share:.0f} %", above, weight)
+
+
+def square_tile(picture: np.ndarray, side: int) -> np.ndarray:
+    """The whole picture in a white square."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    resized = cv2.resize(picture, (max(1, round(width * factor)), max(1, round(height * factor))))
+    tile = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - resized.shape[0]) // 2, (side - resized.shape[1]) // 2
+    tile[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+    return tile
+
+
+def strip(patches: Sequence[np.ndarray], side: int = 120) -> np.ndarray:
+    """Patches side by side."""
+    if not patches:
+        raise BadInput("there are no patches to show.")
+    return np.concatenate([square_tile(patch, side) for patch in patches], axis=1)

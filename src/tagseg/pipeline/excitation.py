@@ -1,0 +1,127 @@
+"""Which parts of the photographs of a data set excite a channel most?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tagseg.attribution.capture import hooked
+from tagseg.attribution.gap import Decision, Recorder
+from tagseg.attribution.hierarchy import Box, field_box
+from tagseg.attribution.layers import as_grid, find_layers
+from tagseg.data.images import read_image
+from tagseg.data.loading import prefetch
+from tagseg.errors import BadInput
+from tagseg.pipeline.classifiers import Classifier
+
+Channel = tuple[int, int]  # level, number
+
+
+@dataclass
+class Excitations:
+    """The highest values of every channel of every layer over photographs.
+
+    Attributes:
+        paths: the photographs.
+        values, places: per level `(D, count)`: from high to low, the value, and photograph, row and column of it as one
+            number (see `at`).
+        grids: (h, w) per level.
+    """
+
+    paths: list[Path]
+    values: list[np.ndarray]
+    places: list[np.ndarray]
+    grids: list[tuple[int, int]]
+
+    def at(self, level: int, channel: int) -> list[tuple[int, int, int, float]]:
+        """Photograph, row, column and value, high to low; none where the channel never fires."""
+        height, width = self.grids[level]
+        found = []
+        for place, value in zip(self.places[level][channel], self.values[level][channel], strict=True):
+            if value > 0:
+                photograph, cell = divmod(int(place), height * width)
+                found.append((photograph, *divmod(cell, width), float(value)))
+        return found
+
+
+def find_excitations(
+    classifier: Classifier,
+    layers: str | Sequence[str],
+    paths: Sequence[Path],
+    count: int = 6,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Excitations:
+    """Look through photographs, one forward pass each; a photograph counts once for every channel."""
+    if not paths:
+        raise BadInput("no photographs to look through; name a folder that holds some.")
+    values: list[torch.Tensor] = []
+    places: list[torch.Tensor] = []
+    grids: list[tuple[int, int]] = []
+    model, found = classifier.model, None
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(number: int, output: torch.Tensor) -> torch.Tensor:
+        kept[number] = output.clone()  # the network may write over it
+        return output
+
+    with torch.no_grad():
+        for photograph, photo in enumerate(prefetch(read_image, list(paths))):
+            images = classifier.images([photo])
+            found = found or find_layers(model, layers if isinstance(layers, str) else list(layers), images)
+            with hooked(found, keep):
+                model(images)
+            for level, layer in enumerate(found):
+                grid = as_grid(kept[level], (images.shape[2], images.shape[3]), layer.name)[0].float()
+                highest, cell = grid.flatten(1).max(dim=1)
+                place = cell + photograph * grid[0].numel()
+                if photograph == 0:
+                    values.append(highest[:, None])
+                    places.append(place[:, None])
+                    grids.append((grid.shape[1], grid.shape[2]))
+                    continue
+                joined = torch.cat([values[level], highest[:, None]], dim=1)
+                values[level], order = joined.topk(min(count, joined.shape[1]), dim=1)
+                places[level] = torch.cat([places[level], place[:, None]], dim=1).gather(1, order)
+            advance(photograph + 1)
+    return Excitations(list(paths), [v.cpu().numpy() for v in values], [p.cpu().numpy() for p in places], grids)
+
+
+def exciting_patches(
+    classifier: Classifier, recorder: Recorder, excitations: Excitations, channels: Sequence[Channel]
+) -> dict[Channel, list[np.ndarray]]:
+    """The patches `(h, w, 3)` uint8 that excite each channel most, cut to what the peaks make use of."""
+    wanted: dict[int, list[tuple[Channel, int, Decision]]] = {}
+    for level, channel in dict.fromkeys(channels):
+        for rank, (photograph, y, x, _) in enumerate(excitations.at(level, channel)):
+            decision = Decision(level, channel, y, x)
+            wanted.setdefault(photograph, []).append(((level, channel), rank, decision))
+    found: dict[Channel, dict[int, np.ndarray]] = {channel: {} for channel in channels}
+    for photograph, of_photograph in wanted.items():
+        photo = read_image(excitations.paths[photograph])
+        recording = recorder(classifier.images([photo]), guided=True)
+        by_level: dict[int, list[tuple[Channel, int, Decision]]] = {}
+        for entry in of_photograph:
+            by_level.setdefault(entry[0][0], []).append(entry)
+        for of_level in by_level.values():
+            gradients = recording.pixel_gradients([decision for _, _, decision in of_level])
+            for (wanted_by, rank, _), gradient in zip(of_level, gradients, strict=True):
+                box = field_box(gradient.abs().amax(dim=0).cpu().numpy())
+                found[wanted_by][rank] = cut(photo, box, recording.size)
+    return {channel: [patches[rank] for rank in sorted(patches)] for channel, patches in found.items()}
+
+
+def cut(photo: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The part of a photograph under a box of the network's image of `size` (H, W); never empty."""
+    x0, y0, x1, y1 = scaled(box, size, photo.shape[:2])
+    return photo[y0:y1, x0:x1]
+
+
+def scaled(box: Box, size: tuple[int, int], to: Sequence[int]) -> Box:
+    """A box of an image of `size` (H, W) in the pixels of one of the size `to`; at least one pixel."""
+    down, across = to[0] / size[0], to[1] / size[1]
+    x0, y0 = min(int(box[0] * across), to[1] - 1), min(int(box[1] * down), to[0] - 1)
+    return x0, y0, max(x0 + 1, round(box[2] * across)), max(y0 + 1, round(box[3] * down))

@@ -1,0 +1,77 @@
+"""A tree of pictures as one figure: what was decided on top, and the evidence for it below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tagseg.report.sheets import INK, rendered
+
+_LINE = "#94a3b8"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A place in the pyramid.
+
+    Attributes:
+        pictures: `(H, W, 3)` uint8, one above the other.
+        caption: a line or two below them.
+        parent: number of the tile in the row above; None in the first row.
+        weight: in [0, 1], how strong the line to it is drawn.
+    """
+
+    pictures: tuple[np.ndarray, ...]
+    caption: str
+    parent: int | None = None
+    weight: float = 1.0
+
+
+def pyramid(rows: Sequence[Sequence[Tile]], names: Sequence[str], *, width: float = 20.0) -> np.ndarray:
+    """Draw rows of tiles, children in the order of their parents.
+
+    Args:
+        rows: from the top down; not empty.
+        names: of the rows, written beside them.
+        width: inches, at 110 pixels each.
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    left = 0.9
+    sides = [min(1.9, 0.94 * (width - left) / len(row)) for row in rows]
+    heights = [
+        side * max((len(tile.pictures) for tile in row), default=1) + 0.52
+        for side, row in zip(sides, rows, strict=True)
+    ]
+    total = sum(heights) + 0.25
+    figure = Figure(figsize=(width, total), dpi=110, facecolor="white")
+    behind = figure.add_axes((0, 0, 1, 1))
+    behind.set(xlim=(0, width), ylim=(0, total))
+    behind.set_axis_off()
+    bottoms: list[tuple[float, float]] = []
+    y = total - 0.12
+    for row, name, side, height in zip(rows, names, sides, heights, strict=True):
+        slot = (width - left) / len(row)
+        ends: list[tuple[float, float]] = []
+        count = max((len(tile.pictures) for tile in row), default=1)
+        behind.text(0.1, y - side * count / 2, name, ha="left", va="center", fontsize=9, color=INK, wrap=True)
+        for number, tile in enumerate(row):
+            x = left + (number + 0.5) * slot
+            if tile.parent is not None:
+                x0, y0 = bottoms[tile.parent]
+                behind.plot((x0, x), (y0, y), color=_LINE, linewidth=0.4 + 3.2 * min(1.0, max(0.0, tile.weight)))
+            for place, picture in enumerate(tile.pictures):
+                top = y - (place + 1) * side
+                axes = figure.add_axes(((x - side / 2) / width, top / total, 0.97 * side / width, 0.97 * side / total))
+                axes.imshow(picture)
+                axes.set_axis_off()
+            below = y - side * count - 0.03
+            size = 9.0 if side > 1.2 else 7.0 if side > 0.7 else 5.5
+            behind.text(x, below, tile.caption, ha="center", va="top", fontsize=size, color=INK, linespacing=1.1)
+            ends.append((x, below - 0.3))
+        bottoms, y = ends, y - height
+    return rendered(figure)
