@@ -326,7 +326,10 @@ def explorer(
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="boxes, segmentation, defects, superpixels, occlusion or curves (insertion, deletion)."),
+        typer.Argument(
+            help="boxes, segmentation, defects, superpixels, occlusion or curves (insertion, deletion); of channels: "
+            "agreement, contributions, discriminativeness, context, sanity, surrogate, removal or adversarial."
+        ),
     ],
     data: Data,
     model: Model,
@@ -340,9 +343,13 @@ def study(
     limit: Annotated[Optional[int], typer.Option(help="So many photographs, spread over the split.")] = None,  # noqa: UP045
     side: Side = None,
     threshold: Annotated[float, typer.Option(help="Of boxes: fraction of the map's maximum.")] = 0.15,
+    against: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Of sanity: a run of the same network that was taught wrong labels."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure maps of the true tags against boxes, masks or the classifier itself; a table and a picture."""
+    """Measure maps of the true tags, or what a classifier's channels do; a table and a picture."""
     result = tagseg.study(
         name,
         data,
@@ -355,6 +362,7 @@ def study(
         limit=limit,
         side=side,
         threshold=threshold,
+        against=against,
         quiet=quiet,
     )
     for table in result.tables:

@@ -226,6 +226,6 @@ def test_decisions_that_do_not_fit_are_told():
         recording.parts([recording.score(0, 0)], level=3)
     with pytest.raises(BadInput, match="guided=True"):
         recording.pixel_gradients([recording.score(0, 0)])
+    wrong = Recorder(Plain().eval(), ["stage3", "stage1.1"])(images())
     with pytest.raises(BadInput, match="does not depend"):
-        wrong = Recorder(Plain().eval(), ["stage3", "stage1.1"])(images())
         wrong.parts([Decision(1, 0)])

@@ -92,6 +92,6 @@ def test_what_does_not_fit_is_told(tiny_set, tmp_path):
         decompose(photo, tmp_path, classes=["zebra crossing"])
     with pytest.raises(BadInput, match="there is no such image"):
         decompose(tmp_path / "none.jpg", tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="no photographs"):
-        (tmp_path / "empty").mkdir()
         decompose(photo, tmp_path, patches=tmp_path / "empty")

@@ -58,6 +58,7 @@ class Parts:
         maps: `A (D, h, w)`, float32, signed; their sum is the decision where only linear layers lie in between, but for
             their biases.
         gradients: `(D, h, w)`, float32.
+        means: `(D,)`, what each channel is on average.
     """
 
     decision: Decision
@@ -65,6 +66,7 @@ class Parts:
     value: float
     maps: torch.Tensor
     gradients: torch.Tensor
+    means: torch.Tensor
 
     @property
     def contributions(self) -> torch.Tensor:
@@ -96,23 +98,26 @@ class Recorder:
         self.model, self.wanted, self.score = unwrap(model), layers, score
         self._tape: Tape | None = None
 
-    def __call__(self, images: torch.Tensor, *, guided: bool = False) -> Recording:
+    def __call__(self, images: torch.Tensor, *, pixels: bool = False, guided: bool = False) -> Recording:
         """One forward pass.
 
         Args:
             images: `(B, 3, H, W)`, normalised as the network wants.
-            guided: record down to the pixels, with ReLUs that let positive gradients pass only (Guided
-                Backpropagation); a network without any has its plain gradient.
+            pixels: record down to the pixels.
+            guided: the same with ReLUs that let positive gradients pass only (Guided Backpropagation); a network
+                without any has its plain gradient.
         """
         images = prepare(self.model, images)
         size = (images.shape[2], images.shape[3])
         with undisturbed(self.model):
             tape = self._open(images)
-            pixels = images.clone().requires_grad_() if guided else None
+            leaf = images.clone().requires_grad_() if pixels or guided else None
             with _before_clips(tape.layers) as before, Guide() if guided else nullcontext():
-                recorded = tape.forward(images if pixels is None else pixels)
-        sources = [before(number, activation) for number, activation in enumerate(recorded.activations)]
-        return Recording(list(tape.layers), size, recorded.scores, recorded.activations, sources, pixels)
+                recorded = tape.forward(images if leaf is None else leaf)
+        ends = [before(number, activation) for number, activation in enumerate(recorded.activations)]
+        clips = {number: clip for number, (_, clip) in enumerate(ends) if clip is not None}
+        sources = [source for source, _ in ends]
+        return Recording(list(tape.layers), size, recorded.scores, recorded.activations, sources, clips, leaf)
 
     @property
     def layers(self) -> list[Layer]:
@@ -137,6 +142,7 @@ class Recording:
         scores: `(B, C)` before the softmax.
         activations: what each layer gave.
         sources: the same, or what went into the layer's clip.
+        clips: the clips that end a layer, by the layer's number.
         pixels: the images, where the pass was recorded down to them.
     """
 
@@ -145,6 +151,7 @@ class Recording:
     scores: torch.Tensor
     activations: list[torch.Tensor]
     sources: list[torch.Tensor]
+    clips: dict[int, nn.Hardtanh]
     pixels: torch.Tensor | None
 
     def score(self, image: int, number: int) -> Decision:
@@ -182,6 +189,7 @@ class Recording:
             )
         name = self.layers[level].name
         values = self.features(level).float()
+        means = values.mean(dim=(2, 3))
         picked = self._picked(decisions)
         found: dict[int, Any] = {}
         for turn, gradient in self._gradients(decisions, picked, self.activations[level], name):
@@ -190,13 +198,13 @@ class Recording:
                 d = decisions[number]
                 value = float(picked[number].detach())
                 slopes = grid[d.image] * (-1.0 if value < 0 else 1.0)
-                found[number] = use(Parts(d, level, abs(value), slopes * values[d.image], slopes))
+                found[number] = use(Parts(d, level, abs(value), slopes * values[d.image], slopes, means[d.image]))
         yield from (found[number] for number in range(len(decisions)))
 
     def pixel_gradients(self, decisions: Sequence[Decision]) -> torch.Tensor:
-        """Signed `(len(decisions), 3, H, W)`, float32: guided gradients of the decisions, all of one level."""
+        """Signed `(len(decisions), 3, H, W)`, float32: gradients of the decisions, all of one level."""
         if self.pixels is None:
-            raise BadInput("this pass was not recorded down to the pixels; record it with guided=True.")
+            raise BadInput("this pass was not recorded down to the pixels; record it with pixels=True or guided=True.")
         picked = self._picked(decisions)
         found: dict[int, torch.Tensor] = {}
         for turn, gradient in self._gradients(decisions, picked, self.pixels, "pixels"):
@@ -251,21 +259,23 @@ class Recording:
             yield from [None] * len(some) if gradient is None else gradient
 
 
+Ended = tuple[torch.Tensor, nn.Hardtanh | None]
+
 _TOGETHER = 32  # decisions of one batched backward pass; bounds its memory
 
 
 @contextmanager
-def _before_clips(layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tensor], torch.Tensor]]:
-    """A function from a layer's number and output to what went into the clip that ends the layer, if one does."""
+def _before_clips(layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tensor], Ended]]:
+    """A function from a layer's number and output to what went into the clip that ends it, and the clip if one does."""
     clips: dict[int, tuple[torch.Tensor, nn.Hardtanh]] = {}
 
-    def before(number: int, output: torch.Tensor) -> torch.Tensor:
+    def before(number: int, output: torch.Tensor) -> Ended:
         if number not in clips:
-            return output
+            return output, None
         inputs, clip = clips[number]
         with torch.no_grad():  # a clip inside a block need not be what the block gives
             ends = inputs.shape == output.shape and torch.equal(inputs.clamp(clip.min_val, clip.max_val), output)
-        return inputs if ends else output
+        return (inputs, clip) if ends else (output, None)
 
     with ExitStack() as stack:
         for number, layer in enumerate(layers):

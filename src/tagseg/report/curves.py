@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_INK, _ACCENTS = "#475569", ("#0f766e", "#b45309", "#4338ca", "#be123c")
+_INK, _ACCENTS = "#475569", ("#0f766e", "#b45309", "#4338ca", "#be123c", "#64748b", "#65a30d")
 
 
 def line_chart(
@@ -36,7 +36,7 @@ def line_figure(
         axes.plot(xs, ys, color=colour, label=name, linewidth=1.8, marker="o" if len(xs) < 3 else None)
     for colour, (name, place) in zip(_ACCENTS[1:], (marks or {}).items(), strict=False):
         axes.axvline(place, color=colour, label=name, linestyle="--", linewidth=1.2)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min([0.0, *(value for _, ys in lines.values() for value in ys if value == value)]))
     if len(lines) + len(marks or {}) > 1:
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
     return figure

@@ -50,7 +50,6 @@ def pyramid(rows: Sequence[Sequence[Tile]], names: Sequence[str], *, width: floa
     total = sum(heights) + 0.25
     figure = Figure(figsize=(width, total), dpi=110, facecolor="white")
     behind = figure.add_axes((0, 0, 1, 1))
-    behind.set(xlim=(0, width), ylim=(0, total))
     behind.set_axis_off()
     bottoms: list[tuple[float, float]] = []
     y = total - 0.12
@@ -66,12 +65,12 @@ def pyramid(rows: Sequence[Sequence[Tile]], names: Sequence[str], *, width: floa
                 behind.plot((x0, x), (y0, y), color=_LINE, linewidth=0.4 + 3.2 * min(1.0, max(0.0, tile.weight)))
             for place, picture in enumerate(tile.pictures):
                 top = y - (place + 1) * side
-                axes = figure.add_axes(((x - side / 2) / width, top / total, 0.97 * side / width, 0.97 * side / total))
-                axes.imshow(picture)
-                axes.set_axis_off()
+                half = 0.485 * side
+                behind.imshow(picture, extent=(x - half, x + half, top, top + 2 * half), aspect="auto", zorder=2)
             below = y - side * count - 0.03
             size = 9.0 if side > 1.2 else 7.0 if side > 0.7 else 5.5
             behind.text(x, below, tile.caption, ha="center", va="top", fontsize=size, color=INK, linespacing=1.1)
             ends.append((x, below - 0.3))
         bottoms, y = ends, y - height
+    behind.set(xlim=(0, width), ylim=(0, total))  # pictures had set them to their own
     return rendered(figure)

@@ -21,12 +21,12 @@ from tagseg.masks.boxes import ILSVRC_THRESHOLD
 from tagseg.pipeline.classifiers import Classifier, load_classifier
 from tagseg.pipeline.explainer import Explainer
 from tagseg.pipeline.progress import Reporter
-from tagseg.pipeline.studies import against_model, against_truth
+from tagseg.pipeline.studies import against_model, against_truth, channels
 from tagseg.pipeline.studies.walk import Case, Table, variants, walk, write_tables
 from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, write_picture
 
-STUDIES = ("boxes", "segmentation", "defects", "superpixels", "occlusion", "curves")
+STUDIES = ("boxes", "segmentation", "defects", "superpixels", "occlusion", "curves", *channels.STUDIES)
 METHODS = ("gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad")
 _PICTURED = 6
 
@@ -53,21 +53,26 @@ def study(
     limit: int | None = None,
     side: int | None = None,
     threshold: float = ILSVRC_THRESHOLD,
+    against: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> StudyResult:
-    """Measure maps of the true tags over a data set; the truth is for measuring only.
+    """Measure maps of the true tags over a data set, or what a classifier's channels do.
+
+    The truth is for measuring only.
 
     Args:
         name: boxes (loc1, loc5, gt-known, MaxBoxAcc), segmentation (mIoU, PxAP, pointing game), defects (IoU per
             photograph, frame rate), superpixels (pseudo-masks), occlusion (hide what is marked), curves (insertion,
-            deletion).
+            deletion); or one of `tagseg.pipeline.studies.channels`.
         data: see `tagseg.data.reading.read_dataset`.
         model, weights, side: see `tagseg.pipeline.classifiers.load_classifier`.
         out: folder for `NAME.md`, `NAME.json` and `NAME.png`.
         methods, layers: see `tagseg.explain`.
         split: `"val"` or `"train"`.
-        limit: look at this many tagged photographs only, spread over the split.
+        limit: look at this many tagged photographs only, spread over the split; None for all, or as many as
+            `channels.FEW` says.
         threshold: of boxes, as a fraction of the map's maximum.
+        against: of the study "sanity": a run of the same network that was taught wrong labels.
 
     Raises:
         BadInput: in one sentence, what does not fit.
@@ -85,7 +90,9 @@ def study(
         torch.set_num_threads(cpu_count())
     dataset = read_dataset(Path(data))
     classifier = load_classifier(model, weights, side)
-    samples = _samples(dataset, classifier, split, limit)
+    if name not in channels.ANY_CLASSES:
+        _check_classes(dataset, classifier)
+    samples = _samples(dataset, split, channels.FEW.get(name) if limit is None else limit)
     explainer = Explainer(classifier, methods, layers)
     begun = time.perf_counter()
     pictured: list[Case] = []
@@ -99,7 +106,11 @@ def study(
 
     with reporter.bar(name, len(samples), "photographs") as advance, explain_full_disk(out):
         cases = remembered(walk(explainer, samples, advance))
-        if name in ("occlusion", "curves"):
+        drawn: np.ndarray | None = None
+        if name in channels.STUDIES:
+            other = None if against is None else load_classifier(against, side=side)
+            tables, drawn = channels.run(name, classifier, samples, layers, advance, other)
+        elif name in ("occlusion", "curves"):
             run = against_model.occlusion if name == "occlusion" else against_model.curves
             tables = run(cases, classifier)
         else:
@@ -128,16 +139,20 @@ def study(
             "version": tagseg.__version__,
         }
         write_tables(out, name, tables, facts)
-        picture = write_picture(out / f"{name}.png", _picture(pictured, classifier, name))
+        drawn = _picture(pictured, classifier, name) if drawn is None else drawn
+        picture = write_picture(out / f"{name}.png", drawn)
     return StudyResult(tables, out / f"{name}.md", picture)
 
 
-def _samples(dataset: Dataset, classifier: Classifier, split: str, limit: int | None) -> list[Sample]:
+def _check_classes(dataset: Dataset, classifier: Classifier) -> None:
     if dataset.classes != classifier.classes and len(dataset.classes) != len(classifier.classes):
         raise BadInput(
             f"the model has {len(classifier.classes)} classes and {dataset.root} has {len(dataset.classes)}; "
             "give a classifier of this data set, for example a run of 'tagseg fit DATA --until train'."
         )
+
+
+def _samples(dataset: Dataset, split: str, limit: int | None) -> list[Sample]:
     tagged = [sample for sample in getattr(dataset, split) if sample.tags]
     if not tagged:
         raise BadInput(f"{dataset.root}: no photograph of the split '{split}' has a tag; choose the other split.")

@@ -1,0 +1,147 @@
+"""What happens without a channel: the slow truth that contributions are measured against.
+
+The network is gone through once for an image up to a layer, from where changed copies of what the layer gave go on
+together. Nothing before the layer is computed again, nothing behind the place that is asked for is computed at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tagseg.attribution.capture import Score, read_scores, undisturbed
+from tagseg.attribution.gap import Decision, Recording
+from tagseg.attribution.layers import Layer, as_grid
+from tagseg.errors import BadInput
+
+_TOGETHER = 64  # changed copies in one batch
+
+
+def drops(
+    model: nn.Module,
+    recording: Recording,
+    image: torch.Tensor,
+    decisions: Sequence[Decision],
+    level: int,
+    *,
+    means: torch.Tensor | None = None,
+    score: Score | None = None,
+) -> torch.Tensor:
+    """How much each decision falls when one channel of an earlier layer is replaced by its mean activation.
+
+    Args:
+        model: the network, unwrapped.
+        recording: of the image alone; it tells the layers.
+        image: `(1, 3, H, W)`.
+        decisions: all of one level.
+        level: of the channels that are replaced.
+        means: `(D,)`, the mean of every channel over a data set; None for the mean over this image's positions.
+        score: from what the network returns to `(B, C)`.
+
+    Returns:
+        `(len(decisions), D)`.
+    """
+    values = recording.features(level)[0]
+    fill = values.mean(dim=(1, 2)) if means is None else means.to(values)
+    channels = len(values)
+    above = decisions[0].level
+    read = above if above < len(recording.layers) else None
+
+    def asked(grid: torch.Tensor) -> torch.Tensor:
+        if read is None:
+            return torch.stack([grid[:, d.channel] for d in decisions])
+        return torch.stack([grid[:, d.channel, d.y, d.x] for d in decisions])
+
+    def nothing(_: torch.Tensor) -> None:
+        return None
+
+    whole = asked(rerun(model, recording, image, level, 1, nothing, read, score))
+    rows = []
+    for start in range(0, channels, _TOGETHER):
+        some = torch.arange(start, min(start + _TOGETHER, channels), device=values.device)
+
+        def replace(grid: torch.Tensor, some: torch.Tensor = some) -> None:
+            grid[torch.arange(len(some), device=grid.device), some] = fill[some][:, None, None]
+
+        rows.append(whole - asked(rerun(model, recording, image, level, len(some), replace, read, score)))
+    return torch.cat(rows, dim=1).float()
+
+
+def rerun(
+    model: nn.Module,
+    recording: Recording,
+    image: torch.Tensor,
+    level: int,
+    copies: int,
+    change: Callable[[torch.Tensor], None],
+    read: int | None = None,
+    score: Score | None = None,
+) -> torch.Tensor:
+    """Go on from a layer with changed copies of what it gives for one image.
+
+    Args:
+        change: gets the copies `(copies, D, h, w)` and writes into them.
+        read: the layer at which to stop; what it gives (before its clip, if it has one) comes back as
+            `(copies, D', h', w')`. None for the scores `(copies, C)`.
+    """
+    return rerun_all(model, recording, image, copies, {level: change}, read, score)
+
+
+@torch.no_grad()
+def rerun_all(
+    model: nn.Module,
+    recording: Recording,
+    image: torch.Tensor,
+    copies: int,
+    changes: dict[int, Callable[[torch.Tensor], None]],
+    read: int | None = None,
+    score: Score | None = None,
+) -> torch.Tensor:
+    """The same with changes in several layers: the first makes the copies, those behind it change them again."""
+    found: list[torch.Tensor] = []
+    first = min(changes)
+
+    def changed(level: int) -> Callable[..., Any]:
+        def hook(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+            output = output.expand(copies, *output.shape[1:]).clone() if level == first else output.clone()
+            changes[level](as_grid(output, recording.size, recording.layers[level].name))
+            return output
+
+        return hook
+
+    def kept(layer: Layer) -> Callable[..., Any]:
+        def hook(_: nn.Module, inputs: tuple, output: torch.Tensor | None = None) -> None:
+            found.append(as_grid((inputs[0] if output is None else output).clone(), recording.size, layer.name))
+            raise _Enough
+
+        return hook
+
+    with undisturbed(model), torch.no_grad():
+        handles = [recording.layers[n].module.register_forward_hook(changed(n)) for n in changes]
+        if read is not None:
+            clip, layer = recording.clips.get(read), recording.layers[read]
+            handles.append(
+                layer.module.register_forward_hook(kept(layer))
+                if clip is None
+                else clip.register_forward_pre_hook(kept(layer))
+            )
+        try:
+            output = model(image)
+        except _Enough:
+            return found[0]
+        except RuntimeError as error:
+            raise BadInput(
+                f"layer '{recording.layers[first].name}' cannot go on with several versions of what it gave "
+                f"({str(error).splitlines()[0]}); choose layers between blocks."
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+    return read_scores(output, score, copies)
+
+
+class _Enough(Exception):
+    """What was asked for is there; the rest of the network is not needed."""

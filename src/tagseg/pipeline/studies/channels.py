@@ -1,0 +1,60 @@
+"""The studies of what single channels do, by name; what each measures is told where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tagseg.attribution.hierarchy import Hierarchy
+from tagseg.data.dataset import Sample
+from tagseg.pipeline.classifiers import Classifier
+from tagseg.pipeline.progress import Advance
+from tagseg.pipeline.studies import altered, decomposed
+from tagseg.pipeline.studies.decomposed import Findings, examples
+from tagseg.pipeline.studies.walk import Table
+from tagseg.report.curves import line_figure
+from tagseg.report.sheets import rendered
+
+STUDIES = (
+    "agreement",
+    "contributions",
+    "discriminativeness",
+    "context",
+    "sanity",
+    "surrogate",
+    "removal",
+    "adversarial",
+)
+ANY_CLASSES = ("agreement", "contributions", "sanity", "adversarial")  # the photographs' tags are not asked for
+FEW = {"agreement": 20, "sanity": 10, "removal": 20, "surrogate": 60}  # photographs, if not told otherwise
+
+
+def run(
+    name: str,
+    classifier: Classifier,
+    samples: Sequence[Sample],
+    layers: str | Sequence[str],
+    advance: Advance,
+    against: Classifier | None = None,
+) -> tuple[list[Table], np.ndarray]:
+    """Tables and a picture `(H, W, 3)` uint8 of one of `STUDIES`."""
+    wanted: Any = layers if isinstance(layers, str) else list(layers)
+    found = examples(classifier, samples, advance)
+    findings = _findings(name, classifier, found, wanted, against)
+    figure = line_figure(findings.lines, x=findings.x, y=findings.y)
+    figure.set_dpi(160)
+    return findings.tables, rendered(figure)
+
+
+def _findings(name: str, classifier: Classifier, found: Any, layers: Any, against: Classifier | None) -> Findings:
+    model = classifier.model
+    if name == "sanity":
+        return altered.sanity(found, model, layers, None if against is None else against.model)
+    hierarchy = Hierarchy(model, layers)
+    if name in ("discriminativeness", "context"):
+        return getattr(decomposed, name)(found, hierarchy, classifier.classes)
+    if name == "adversarial":
+        return altered.adversarial(found, hierarchy, classifier)
+    return getattr(decomposed if name in ("agreement", "contributions") else altered, name)(found, hierarchy)

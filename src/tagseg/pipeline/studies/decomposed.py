@@ -1,0 +1,303 @@
+"""Studies of what a decomposition says: does it agree with ablation, how long is its tail, what are channels for?
+
+All of chapter 5 of the thesis on hierarchical attention decomposition; section 5.3 of it and on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import torch
+
+from tagseg.attribution.ablation import drops
+from tagseg.attribution.gap import Decision, Parts, Recording
+from tagseg.attribution.hierarchy import Hierarchy, Tree, cells_of, strongest
+from tagseg.data.dataset import Sample, read_mask
+from tagseg.data.images import IGNORE, read_image
+from tagseg.data.loading import prefetch
+from tagseg.errors import BadInput
+from tagseg.pipeline.classifiers import Classifier
+from tagseg.pipeline.progress import Advance
+from tagseg.pipeline.studies.walk import Table
+
+ESTIMATES = ("average activation", "maximum activation", "average gradient", "maximum gradient", "first order")
+SEEN_OFTEN = 5  # a channel counts as discriminative or not when it was seen so often
+
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+@dataclass
+class Findings:
+    """Tables of a study, and the lines of its picture `name -> (xs, ys)` with the names of both axes."""
+
+    tables: list[Table]
+    lines: Lines = field(default_factory=dict)
+    x: str = ""
+    y: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A photograph as the classifier sees it, `(1, 3, S, S)`, with its truth."""
+
+    sample: Sample
+    image: torch.Tensor
+
+
+def examples(classifier: Classifier, samples: Sequence[Sample], advance: Advance) -> Iterator[Example]:
+    """The photographs in order, one at a time."""
+
+    def load(sample: Sample) -> tuple[Sample, torch.Tensor]:
+        return sample, classifier.images([read_image(sample.image)])
+
+    for done, (sample, image) in enumerate(prefetch(load, list(samples)), start=1):
+        yield Example(sample, image)
+        advance(done, "")
+
+
+def agreement(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
+    """Contributions against what happens when a channel is replaced by its mean activation (table 5.1).
+
+    Of every photograph the highest score, and what the hierarchy decomposes below it. The mean is that of the map, or
+    that of the channel over all photographs looked at: where a score is linear in the mean of a map, as behind global
+    average pooling, replacing the map by its own mean changes nothing.
+    """
+    cases = list(found)
+    recorder = hierarchy.recorder
+    means = _means(hierarchy, cases)
+    correlations: dict[str, dict[tuple[str, str], list[float]]] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    for example in cases:
+        recording = recorder(example.image)
+        decisions = [recording.score(0, int(recording.scores[0].argmax()))]
+        while decisions and decisions[0].level > 0:
+            level = decisions[0].level - 1
+            step = _step(recording, level)
+            begun = time.perf_counter()
+            list(recording.each(decisions, lambda parts: parts.contributions))
+            middle = time.perf_counter()
+            truths = {"map": drops(recorder.model, recording, example.image, decisions, level)}
+            ended = time.perf_counter()
+            for mean, fill in (("data", means[level]), ("nothing", torch.zeros_like(means[level]))):
+                truths[mean] = drops(recorder.model, recording, example.image, decisions, level, means=fill)
+            seconds.setdefault(step, []).append(((middle - begun) / len(decisions), ended - middle))
+            below: list[Decision] = []
+
+            def use(parts: Parts, below: list[Decision] = below, recording: Recording = recording) -> dict:
+                below += _below(hierarchy, recording, parts)
+                return estimates(parts)
+
+            for number, of_decision in enumerate(recording.each(decisions, use)):
+                for (mean, truth), (name, estimate) in product(truths.items(), of_decision.items()):
+                    value = pearson(estimate, truth[number])
+                    if value is not None:
+                        correlations.setdefault(step, {}).setdefault((mean, name), []).append(value)
+            decisions = list(dict.fromkeys(below))
+    if not correlations:
+        raise BadInput("no decision could be decomposed; look at the layers.")
+    tables = []
+    for mean, words in (("map", "its map's mean"), ("data", "its mean over all photographs"), ("nothing", "nothing")):
+        table = Table(
+            f"Pearson correlation with the fall when a channel is replaced by {words}", ("from, to", *ESTIMATES)
+        )
+        for step, by_name in correlations.items():
+            values = [float(np.mean(by_name[mean, name])) if (mean, name) in by_name else None for name in ESTIMATES]
+            table.rows.append((step, *(None if v is None else f"{v:.3f}" for v in values)))
+        tables.append(table)
+    tables.append(_times(seconds))
+    steps = list(range(1, len(correlations) + 1))
+    lines = {
+        name: (steps, [float(np.mean(c.get(("map", name), [float("nan")]))) for c in correlations.values()])
+        for name in ESTIMATES[:4]
+    }
+    return Findings(tables, lines, "levels down from the class", "Pearson correlation")
+
+
+def _times(seconds: dict[str, list[tuple[float, float]]]) -> Table:
+    table = Table("Time", ("from, to", "ms a decision", "ms by ablation", "ratio"))
+    for step, pairs in seconds.items():
+        fast, slow = (1000 * float(np.median(column)) for column in zip(*pairs, strict=True))
+        table.rows.append((step, fast, slow, slow / fast))
+    totals = [sum(row[column] for row in table.rows) for column in (1, 2)]
+    table.rows.append(("one decision of every level", *totals, totals[1] / totals[0]))
+    table.note = (
+        "Medians. Ablation tries every channel of a layer once, and computes only what lies between the layer and the "
+        "decision, in batches."
+    )
+    return table
+
+
+def _means(hierarchy: Hierarchy, cases: Sequence[Example]) -> list[torch.Tensor]:
+    """`(D,)` of every level: the mean activation of each channel over all photographs."""
+    totals: list[torch.Tensor] = []
+    for example in cases:
+        recording = hierarchy.recorder(example.image)
+        of_image = [recording.features(level)[0].mean(dim=(1, 2)) for level in range(len(recording.layers))]
+        totals = of_image if not totals else [a + b for a, b in zip(totals, of_image, strict=True)]
+    return [total / len(cases) for total in totals]
+
+
+def estimates(parts: Parts) -> dict[str, torch.Tensor]:
+    """The four estimates of table 5.1, `(D,)` each, of which the first is the contribution.
+
+    The fifth is what replacing a map by its mean does to first order: it tells how much of a disagreement is due to the
+    mean that is put in, and how much to what lies in between not being linear.
+    """
+    slopes, maps = parts.gradients.sum(dim=(1, 2)), parts.maps.sum(dim=(1, 2))
+    values = (
+        parts.contributions,
+        parts.maps.amax(dim=(1, 2)),
+        parts.gradients.mean(dim=(1, 2)),
+        parts.gradients.amax(dim=(1, 2)),
+        maps - slopes * parts.means,
+    )
+    return dict(zip(ESTIMATES, values, strict=True))
+
+
+def pearson(one: torch.Tensor, other: torch.Tensor) -> float | None:
+    """Correlation of two `(D,)`; None where one of them is constant."""
+    a, b = (v.double().cpu() - v.double().cpu().mean() for v in (one, other))
+    size = float(a.norm() * b.norm())
+    return float(a @ b) / size if size > 0 else None
+
+
+def contributions(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
+    """How contributions fall from the strongest channel on (section 5.5), and how many channels take part at all."""
+    recorder = hierarchy.recorder
+    curves: dict[str, list[np.ndarray]] = {}
+    counts: dict[str, list[tuple[int, int, int]]] = {}
+    for example in found:
+        recording = recorder(example.image)
+        decisions = [recording.score(0, int(recording.scores[0].argmax()))]
+        while decisions and decisions[0].level > 0:
+            step = _step(recording, decisions[0].level - 1)
+            below: list[Decision] = []
+            for parts in recording.parts(decisions):
+                positive = parts.contributions.clamp_min(0)
+                active = int((positive > 0).sum())
+                if not active:
+                    continue
+                kept = strongest(parts.maps, parts.contributions, active, hierarchy.overlap)
+                curve = (positive.sort(descending=True).values / positive.sum()).cpu().numpy()
+                curves.setdefault(step, []).append(curve)
+                counts.setdefault(step, []).append((len(curve), active, active - len(kept)))
+                below += _below(hierarchy, recording, parts)
+            decisions = list(dict.fromkeys(below))
+    columns = ("from, to", "channels", "active", "overlapping", "share of 1", "of 3", "of 10", "for half", "for 90 %")
+    table = Table(
+        "The long tail: shares of the positive contributions, and channels that make up a part of them", columns
+    )
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for step, of_step in curves.items():
+        total = np.cumsum(of_step, axis=1)
+        channels, active_ones, same = (float(np.mean(column)) for column in zip(*counts[step], strict=True))
+        shares = [100 * float(total[:, min(n, total.shape[1]) - 1].mean()) for n in (1, 3, 10)]
+        needed = [float((total < part).sum(axis=1).mean() + 1) for part in (0.5, 0.9)]
+        table.rows.append((step, int(channels), active_ones, same, *shares, *needed))
+        shown = min(60, total.shape[1])
+        lines[step] = (list(range(1, shown + 1)), (100 * np.mean(of_step, axis=0)[:shown]).tolist())
+    table.note = "Active channels contribute more than nothing; overlapping ones would be merged into a stronger one."
+    return Findings([table], lines, "channel, from strong to weak", "share of the positive contributions, %")
+
+
+def discriminativeness(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str]) -> Findings:
+    """Are channels for one class alone? `D = max_c N_c / sum_c N_c` (section 5.6).
+
+    N_c counts the photographs of class c in whose tree (of that tag) the channel is one of the strongest.
+    """
+    counts: dict[str, dict[int, Counter[int]]] = {}
+    for example in found:
+        for tree in hierarchy(example.image, [list(example.sample.tags)])[0]:
+            for layer, channels in _of_layers(tree).items():
+                for channel in channels:
+                    counts.setdefault(layer, {}).setdefault(channel, Counter())[tree.number] += 1
+    columns = ("layer", "channels seen", f"seen {SEEN_OFTEN} times", "mean D", "D above 0.5", "most discriminative")
+    table = Table("Discriminativeness of channels", columns)
+    means: list[float] = []
+    for layer, of_layer in counts.items():
+        often = {k: _discriminative(c) for k, c in of_layer.items() if sum(c.values()) >= SEEN_OFTEN}
+        mean = float(np.mean([d for d, _ in often.values()])) if often else None
+        high = 100 * float(np.mean([d > 0.5 for d, _ in often.values()])) if often else None
+        best = sorted(often.items(), key=lambda item: -item[1][0])[:3]
+        words = ", ".join(f"{channel} {classes[number]} {d:.2f}" for channel, (d, number) in best)
+        table.rows.append((layer, len(of_layer), len(often), mean, high, words or "-"))
+        means.append(float("nan") if mean is None else mean)
+    table.note = (
+        f"Over channels that are in {SEEN_OFTEN} trees at least: D of a channel seen once is 1 and says nothing."
+    )
+    line = {"mean D": (list(range(1, len(means) + 1)), means)}
+    return Findings([table], line, "levels down from the class", "mean D")
+
+
+def _discriminative(counts: Counter[int]) -> tuple[float, int]:
+    number, most = counts.most_common(1)[0]
+    return most / sum(counts.values()), number
+
+
+def context(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str]) -> Findings:
+    """What do the channels behind a class look at (section 5.14)? The label of the region that overlaps most.
+
+    A channel's cells are those above half of its map's maximum; the region is of the true mask, at the map's grid.
+    """
+    counts: dict[int, Counter[int]] = {}
+    for example in found:
+        if example.sample.mask is None:
+            continue
+        mask = read_mask(example.sample.mask)
+        for tree in hierarchy(example.image, [list(example.sample.tags)])[0]:
+            for node in tree.children:
+                label = overlapping_label(torch.from_numpy(node.map), mask)
+                if label is not None:
+                    counts.setdefault(tree.number, Counter())[label] += 1
+    if not counts:
+        raise BadInput("no tagged photograph of this split has a mask; context needs to know what lies where.")
+    names = ("background", *classes)
+    table = Table("What the strongest channels behind a class look at", ("class", "channels", "itself", "most often"))
+    own = []
+    for number, of_class in sorted(counts.items()):
+        total = sum(of_class.values())
+        words = ", ".join(f"{names[label]} {100 * n / total:.0f} %" for label, n in of_class.most_common(3))
+        own.append(100 * of_class[number + 1] / total)
+        table.rows.append((classes[number], total, own[-1], words))
+    table.rows.append(("mean", sum(sum(c.values()) for c in counts.values()), float(np.mean(own)), ""))
+    return Findings([table], {"channels that look at the class itself": (list(range(len(own))), own)}, "class", "%")
+
+
+def overlapping_label(map_: torch.Tensor, mask: np.ndarray) -> int | None:
+    """The label of the region of a mask `(H, W)` with the largest IoU to the cells of a map `(h, w)`."""
+    cells = cells_of(map_).numpy()
+    height, width = mask.shape
+    rows = (np.arange(height) * cells.shape[0] // height).clip(max=cells.shape[0] - 1)
+    columns = (np.arange(width) * cells.shape[1] // width).clip(max=cells.shape[1] - 1)
+    inside = cells[rows][:, columns]
+    best, label = 0.0, None
+    for number in np.unique(mask[inside]):
+        if number != IGNORE:
+            region = mask == number
+            overlap = float((region & inside).sum() / (region | inside).sum())
+            if overlap > best:
+                best, label = overlap, int(number)
+    return label
+
+
+def _below(hierarchy: Hierarchy, recording: Recording, parts: Parts) -> list[Decision]:
+    """The strongest channels of a decomposition as decisions."""
+    return [Decision(*node.decision, parts.decision.image) for node in hierarchy.channels(recording, parts)]
+
+
+def _of_layers(tree: Tree) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for _, node in tree.nodes():
+        found.setdefault(node.layer, set()).add(node.channel)
+    return found
+
+
+def _step(recording: Recording, level: int) -> str:
+    count = len(recording.layers)
+    above = "class" if level + 1 == count else f"S{level + 2}"
+    return f"{above} to S{level + 1} ({recording.layers[level].name})"

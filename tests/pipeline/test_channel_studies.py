@@ -1,0 +1,149 @@
+"""Studies of channels on the tiny set: the numbers that must hold, and that every one runs and writes its files."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tagseg
+from tagseg.attribution.hierarchy import Hierarchy
+from tagseg.data.dataset import Sample
+from tagseg.errors import BadInput
+from tagseg.pipeline.studies import altered, channels, decomposed
+from tagseg.pipeline.studies.decomposed import Example, overlapping_label, pearson
+from tests.attribution.test_hierarchy import Unbiased, images
+
+
+def cases(count: int = 3) -> list[Example]:
+    sample = Sample(name="x", image=None, tags=(0, 1, 2, 3, 4), mask=None)  # every class counts as right
+    return [Example(sample, images(count)[n : n + 1]) for n in range(count)]
+
+
+@pytest.mark.parametrize("name", channels.STUDIES)
+def test_every_study_runs_on_a_run(name, tiny_set, tiny_run, tmp_path):
+    if name in ("sanity", "removal"):
+        pytest.importorskip("captum")
+    against = {"against": tiny_run.folder} if name == "sanity" else {}
+    done = tagseg.study(name, tiny_set, tiny_run.folder, tmp_path, limit=3, split="train", quiet=True, **against)
+    assert all(table.rows for table in done.tables)
+    assert done.text.is_file()
+    assert done.picture.is_file()
+    if name == "sanity":
+        assert [cell for row in done.tables[1].rows for cell in row] == ["1.000"] * len(done.tables[1].columns)
+
+
+def test_agreement_is_whole_where_the_network_is_linear_and_nothing_is_put_in():
+    found = decomposed.agreement(cases(), Hierarchy(Unbiased().eval(), top=2))
+    nothing = next(table for table in found.tables if "nothing" in table.title)
+    assert nothing.rows[0][1] == "1.000"  # the deepest layer feeds the score linearly
+    assert all(float(row[1]) > 0.5 for row in nothing.rows)
+    first = next(table for table in found.tables if "its map's mean" in table.title)
+    assert all(float(row[5]) > 0.5 for row in first.rows[1:])
+
+
+def test_curves_hold_shares_that_fall():
+    found = decomposed.contributions(cases(), Hierarchy(Unbiased().eval(), top=2))
+    for xs, ys in found.lines.values():
+        assert list(xs) == list(range(1, len(xs) + 1))
+        assert all(a >= b for a, b in pairwise(ys))
+    assert all(row[3] <= row[2] <= row[1] for row in found.tables[0].rows)
+
+
+def test_discriminative_channels_by_hand(monkeypatch):
+    from collections import Counter
+
+    assert decomposed._discriminative(Counter({3: 6, 1: 2})) == (0.75, 3)
+
+
+def test_the_label_under_a_map():
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:20, :20] = 5
+    mask[20:, 20:] = 255
+    map_ = torch.zeros(4, 4)
+    map_[:2, :2] = 1
+    assert overlapping_label(map_, mask) == 5
+    map_ = torch.zeros(4, 4)
+    map_[2:, 2:] = 1
+    assert overlapping_label(map_, mask) is None  # nobody knows what lies there
+    assert overlapping_label(torch.ones(4, 4), mask) == 0
+    assert overlapping_label(-torch.ones(4, 4), mask) is None
+
+
+def test_correlation_of_what_is_constant_is_none():
+    assert pearson(torch.ones(4), torch.arange(4.0)) is None
+    assert pearson(torch.arange(4.0), 3 - torch.arange(4.0)) == pytest.approx(-1)
+
+
+def test_a_surrogate_that_keeps_everything_agrees():
+    found = altered.surrogate(cases(), Hierarchy(Unbiased().eval()))
+    rows = {(row[0], row[1]): row for row in found.tables[0].rows}
+    assert rows["deepest layer", 16][3] == 100  # all 16 channels
+    assert rows["two deepest layers", 16][3] == 100
+
+
+def test_removing_all_channels_leaves_no_score():
+    pytest.importorskip("captum")
+    found = altered.removal(cases(2), Hierarchy(Unbiased().eval()))
+    by = {(row[0], row[1]): row for row in found.tables[0].rows}
+    assert {name for _, name in by} == {"gAP", "Conductance", "Internal Influence", "LRP", "at random"}
+    assert by["stage3", "gAP"][-1] == pytest.approx(by["stage3", "at random"][-1], abs=1e-4)  # 32 of 16 channels
+
+
+def test_importance_goes_down_the_tree():
+    tree = Hierarchy(Unbiased().eval(), top=2)(images(), [1])[0][0]
+    found = altered.propagated(tree, 1, 12)
+    expected = np.zeros(12)
+    for parent in tree.children:
+        for child in parent.children:
+            expected[child.channel] += parent.share * child.share
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_a_cascade_randomises_from_the_top_and_leaves_the_network():
+    model = Unbiased().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    changed = []
+    for name, copy in altered.cascade(model):
+        differs = {n for n, v in copy.state_dict().items() if not torch.equal(v, before[n])}
+        changed.append((name, len(differs)))
+    assert [name for name, _ in changed] == ["linear", "stage3", "stage2", "stage1"]
+    assert [count for _, count in changed] == [1, 2, 3, 4]
+    assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
+
+
+def test_ranks_correlate():
+    values = torch.rand(5, 5)
+    assert altered.spearman(values, values**3) == pytest.approx(1)
+    assert altered.spearman(values, -values) == pytest.approx(-1)
+    assert altered.spearman(values, torch.zeros(5, 5)) == 0
+
+
+def test_hierarchical_gradients_are_gradients_where_one_channel_is_all():
+    model = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = model.eval()
+    hierarchy = Hierarchy(model, ["1"])
+    found = altered.hierarchical_gradient(hierarchy, images(), 0)
+    node = hierarchy(images(), [0])[0][0].children[0]
+    assert torch.equal(
+        (found.abs().amax(dim=0) > 0).nonzero().float().mean(dim=0).round(), torch.tensor([node.y, node.x]).float()
+    )
+
+
+def test_bent_images_say_the_second_class():
+    model = Unbiased().eval()
+    first, second = model(images())[0].topk(2).indices.tolist()
+    bent = altered.bend(model, images(), first, second)
+    assert bent is not None
+    assert int(model(bent)[0].argmax()) == second
+    assert float((bent - images()).abs().max()) <= altered.LONGEST + 1e-5
+
+
+def test_classes_must_fit_where_tags_count(tiny_set, tmp_path):
+    with pytest.raises(BadInput, match="has 1000 classes"):
+        tagseg.study("removal", tiny_set, "timm:test_resnet", tmp_path, weights="random", quiet=True)
+    done = tagseg.study(
+        "contributions", tiny_set, "timm:test_resnet", tmp_path, weights="random", side=64, limit=1, quiet=True
+    )
+    assert done.tables[0].rows
