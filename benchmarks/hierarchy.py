@@ -1,12 +1,12 @@
-"""Hierarchical attention decomposition: agreement with ablation, sanity, and time, of a small VGG and of a MobileNetV2.
+"""Hierarchical attention decomposition: what it costs, and the studies of channels for a small VGG.
 
-    python benchmarks/hierarchy.py DATA --out FOLDER --weights FILE --photographs 20
+    python benchmarks/hierarchy.py DATA --out FOLDER --weights FILE --photographs 20 --studies agreement sanity
 
-Trains a small network in VGG's manner (five stages of two convolutions, no normalisation) on the tags of DATA, and
-again on tags that were dealt anew among the photographs; both are kept in FOLDER. The studies are those of `tagseg
-study`.
-The times are of MobileNetV2 with the weights FILE (timm's `mobilenetv2_100`) at 224 pixels: decompositions beside
-ablation, and a whole tree with its pictures beside the floor, one forward and one backward pass.
+The times are of MobileNetV2 with the weights FILE (timm's `mobilenetv2_100`) at 224 pixels: a whole tree with its
+pictures beside the floor, one forward and one backward pass. Then a small network in VGG's manner (five stages of two
+convolutions, no normalisation) is trained on the tags of DATA for each seed, and for the study "sanity" once more on tags
+that were dealt anew among the photographs; both are kept in FOLDER. The studies are those of `tagseg study`, of
+evaluation photographs.
 """
 
 import argparse
@@ -30,10 +30,8 @@ from tagseg.evaluation.tags import mean_average_precision
 from tagseg.pipeline.classifiers import Classifier, load_classifier
 from tagseg.pipeline.decompose import save_tree
 from tagseg.pipeline.studies import altered, channels, decomposed
-from tagseg.pipeline.studies.decomposed import examples
 
 SIDE, EPOCHS, BATCH = 96, 30, 16
-PUBLISHED = "thesis, VGG-16 on ILSVRC, average activation: .985, .959, .933, .898, .895"
 
 
 class SmallVGG(nn.Module):
@@ -63,30 +61,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--weights", required=True)
+    parser.add_argument("--weights", help="of MobileNetV2; without them nothing is timed")
     parser.add_argument("--photographs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parts", nargs="+", default=["times", "agreement", "sanity"])
+    parser.add_argument("--studies", nargs="*", choices=channels.STUDIES, default=["agreement", "sanity"])
     arguments = parser.parse_args()
     data = read_dataset(arguments.data)
     print(f"{data.root.name}, {arguments.photographs} photographs, {machine()}\n", flush=True)
-    mobile = load_classifier("timm:mobilenetv2_100", arguments.weights)
-    if "times" in arguments.parts:
-        _times(data, mobile)
+    if arguments.weights:
+        _times(data, load_classifier("timm:mobilenetv2_100", arguments.weights))
     some = [sample for sample in data.val if sample.tags][: arguments.photographs]
-    if "agreement" in arguments.parts:
-        print(PUBLISHED + "\n\n## MobileNetV2\n", flush=True)
-        _show(decomposed.agreement(examples(mobile, some, lambda *_: None), Hierarchy(mobile.model)).tables)
-    for seed in arguments.seeds:
+    for seed in arguments.seeds if arguments.studies else []:
         taught = small_vgg(data, arguments.out, seed, dealt_anew=False)
-        if "agreement" in arguments.parts:
-            print(f"## small VGG, seed {seed}\n", flush=True)
-            _show(decomposed.agreement(examples(taught, some, lambda *_: None), Hierarchy(taught.model)).tables)
-        if "sanity" in arguments.parts:
-            wrong = small_vgg(data, arguments.out, seed, dealt_anew=True)
-            print(f"## sanity of the small VGG, seed {seed}\n", flush=True)
-            found = examples(taught, some[: channels.FEW["sanity"]], lambda *_: None)
-            _show(altered.sanity(found, taught.model, "stages", wrong.model).tables)
+        for name in arguments.studies:
+            wrong = small_vgg(data, arguments.out, seed, dealt_anew=True) if name == "sanity" else None
+            print(f"## {name}, seed {seed}\n", flush=True)
+            found = decomposed.examples(taught, some, lambda *_: None)
+            for table in channels.findings(name, taught, found, "stages", wrong).tables:
+                print(table.markdown(), flush=True)
 
 
 def small_vgg(data: Dataset, out: Path, seed: int, dealt_anew: bool) -> Classifier:
@@ -168,10 +160,6 @@ def _times(data: Dataset, classifier: Classifier) -> None:
 
 def _floor(classifier: Classifier, image: torch.Tensor) -> None:
     altered.gradient(classifier.model, image, 0)
-
-
-def _show(tables: list) -> None:
-    print("\n".join(table.markdown() for table in tables), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@
     maps = LayerCAM(model, layers="stages")(images, classes)    # (B, K, H, W) in [0, 1]
 
 Every method here is called as `(images (B, 3, H, W), classes (B, K)) -> (B, K, H, W)`; `layer_maps` gives the
-unnormalised maps of each layer.
+unnormalised maps of each layer. `Hierarchy` asks on: which channels, and what are they made of?
 """
 
 from tagseg.attribution.cam import CAM
 from tagseg.attribution.fusion import fuse, normalise
 from tagseg.attribution.gradient import GradCAM, GradCAMPlusPlus, GradientMaps, LayerCAM, NormGrad
 from tagseg.attribution.guided_backprop import GuidedBackprop
+from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.attribution.score_cam import ScoreCAM
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GradCAMPlusPlus",
     "GradientMaps",
     "GuidedBackprop",
+    "Hierarchy",
     "LayerCAM",
     "NormGrad",
     "ScoreCAM",

@@ -180,7 +180,8 @@ def grey(values: np.ndarray) -> np.ndarray:
 
 def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
     """The evidence pyramid: under every channel the part of the photograph that its peak uses, and guided gradients."""
-    root = Tile((square_tile(photo, 200),), f"{label}\nscore {tree.score:.2f}")
+    tall = float(np.clip(photo.shape[0] / photo.shape[1], 0.6, 1.4))
+    root = Tile((framed(photo, 200, tall),), f"{label}\nscore {tree.score:.2f}")
     rows, names = [[root]], ["photograph"]
     parents: list[tuple[int, list[Node]]] = [(0, tree.children)]
     while any(children for _, children in parents):
@@ -188,29 +189,31 @@ def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
             (above, node) for above, children in parents for node in (children if len(rows) <= _DRAWN else children[:1])
         ]
         strongest = max(node.share for _, node in drawn)
-        rows.append([_tile(node, photo, tree.size, above, node.share / max(strongest, 1e-30)) for above, node in drawn])
+        weights = [node.share / max(strongest, 1e-30) for _, node in drawn]
+        rows.append([_tile(n, photo, tree.size, tall, a, w) for (a, n), w in zip(drawn, weights, strict=True)])
         names.append("\n".join(drawn[0][1].layer.split(".")))
         parents = [(number, node.children) for number, (_, node) in enumerate(drawn)]
     return pyramid(rows, names)
 
 
-def _tile(node: Node, photo: np.ndarray, size: tuple[int, int], above: int, weight: float) -> Tile:
+def _tile(node: Node, photo: np.ndarray, size: tuple[int, int], tall: float, above: int, weight: float) -> Tile:
     assert node.pixels is not None
     assert node.box is not None
     x0, y0, x1, y1 = node.box
     patch = cut(photo, node.box, size)
     guided = cv2.resize(grey(node.pixels[y0:y1, x0:x1]), patch.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    pictures = (square_tile(patch, 120), square_tile(guided, 120))
+    pictures = (framed(patch, 120, tall), framed(guided, 120, tall))
     return Tile(pictures, f"{node.channel}\n{100 * node.share:.0f} %", above, weight)
 
 
-def square_tile(picture: np.ndarray, side: int) -> np.ndarray:
-    """The whole picture in a white square."""
+def framed(picture: np.ndarray, side: int, tall: float = 1.0) -> np.ndarray:
+    """The whole picture in a white frame, `side` wide and `tall` times as high."""
     height, width = picture.shape[:2]
-    factor = side / max(height, width)
-    resized = cv2.resize(picture, (max(1, round(width * factor)), max(1, round(height * factor))))
-    tile = np.full((side, side, 3), 255, np.uint8)
-    top, left = (side - resized.shape[0]) // 2, (side - resized.shape[1]) // 2
+    rows = round(side * tall)
+    factor = min(side / width, rows / height)
+    resized = cv2.resize(picture, (max(1, int(width * factor)), max(1, int(height * factor))))
+    tile = np.full((rows, side, 3), 255, np.uint8)
+    top, left = (rows - resized.shape[0]) // 2, (side - resized.shape[1]) // 2
     tile[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
     return tile
 
@@ -219,4 +222,4 @@ def strip(patches: Sequence[np.ndarray], side: int = 120) -> np.ndarray:
     """Patches side by side."""
     if not patches:
         raise BadInput("there are no patches to show.")
-    return np.concatenate([square_tile(patch, side) for patch in patches], axis=1)
+    return np.concatenate([framed(patch, side) for patch in patches], axis=1)

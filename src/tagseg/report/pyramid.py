@@ -18,7 +18,7 @@ class Tile:
     """A place in the pyramid.
 
     Attributes:
-        pictures: `(H, W, 3)` uint8, one above the other.
+        pictures: `(H, W, 3)` uint8, one above the other, of one shape in all tiles.
         caption: a line or two below them.
         parent: number of the tile in the row above; None in the first row.
         weight: in [0, 1], how strong the line to it is drawn.
@@ -43,31 +43,31 @@ def pyramid(rows: Sequence[Sequence[Tile]], names: Sequence[str], *, width: floa
     """
     left = 0.9
     sides = [min(1.9, 0.94 * (width - left) / len(row)) for row in rows]
-    heights = [
-        side * max((len(tile.pictures) for tile in row), default=1) + 0.52
-        for side, row in zip(sides, rows, strict=True)
-    ]
+    counts = [max(len(tile.pictures) for tile in row) for row in rows]
+    shape = rows[0][0].pictures[0].shape
+    tall = shape[0] / shape[1]
+    heights = [side * tall * count + 0.52 for side, count in zip(sides, counts, strict=True)]
     total = sum(heights) + 0.25
     figure = Figure(figsize=(width, total), dpi=110, facecolor="white")
     behind = figure.add_axes((0, 0, 1, 1))
     behind.set_axis_off()
     bottoms: list[tuple[float, float]] = []
     y = total - 0.12
-    for row, name, side, height in zip(rows, names, sides, heights, strict=True):
+    for row, name, side, count, height in zip(rows, names, sides, counts, heights, strict=True):
         slot = (width - left) / len(row)
         ends: list[tuple[float, float]] = []
-        count = max((len(tile.pictures) for tile in row), default=1)
-        behind.text(0.1, y - side * count / 2, name, ha="left", va="center", fontsize=9, color=INK, wrap=True)
+        behind.text(0.1, y - side * tall * count / 2, name, ha="left", va="center", fontsize=9, color=INK, wrap=True)
         for number, tile in enumerate(row):
             x = left + (number + 0.5) * slot
             if tile.parent is not None:
                 x0, y0 = bottoms[tile.parent]
                 behind.plot((x0, x), (y0, y), color=_LINE, linewidth=0.4 + 3.2 * min(1.0, max(0.0, tile.weight)))
             for place, picture in enumerate(tile.pictures):
-                top = y - (place + 1) * side
+                top = y - (place + 1) * side * tall
                 half = 0.485 * side
-                behind.imshow(picture, extent=(x - half, x + half, top, top + 2 * half), aspect="auto", zorder=2)
-            below = y - side * count - 0.03
+                extent = (x - half, x + half, top, top + 2 * half * tall)
+                behind.imshow(picture, extent=extent, aspect="auto", zorder=2)
+            below = y - side * tall * count - 0.03
             size = 9.0 if side > 1.2 else 7.0 if side > 0.7 else 5.5
             behind.text(x, below, tile.caption, ha="center", va="top", fontsize=size, color=INK, linespacing=1.1)
             ends.append((x, below - 0.3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tagseg.data.dataset import Sample
 from tagseg.pipeline.classifiers import Classifier
 from tagseg.pipeline.progress import Advance
 from tagseg.pipeline.studies import altered, decomposed
-from tagseg.pipeline.studies.decomposed import Findings, examples
+from tagseg.pipeline.studies.decomposed import Example, Findings, examples
 from tagseg.pipeline.studies.walk import Table
 from tagseg.report.curves import line_figure
 from tagseg.report.sheets import rendered
@@ -42,13 +42,16 @@ def run(
     """Tables and a picture `(H, W, 3)` uint8 of one of `STUDIES`."""
     wanted: Any = layers if isinstance(layers, str) else list(layers)
     found = examples(classifier, samples, advance)
-    findings = _findings(name, classifier, found, wanted, against)
-    figure = line_figure(findings.lines, x=findings.x, y=findings.y)
+    said = findings(name, classifier, found, wanted, against)
+    figure = line_figure(said.lines, x=said.x, y=said.y)
     figure.set_dpi(160)
-    return findings.tables, rendered(figure)
+    return said.tables, rendered(figure)
 
 
-def _findings(name: str, classifier: Classifier, found: Any, layers: Any, against: Classifier | None) -> Findings:
+def findings(
+    name: str, classifier: Classifier, found: Iterable[Example], layers: Any, against: Classifier | None = None
+) -> Findings:
+    """The same of photographs that were read before, without a picture."""
     model = classifier.model
     if name == "sanity":
         return altered.sanity(found, model, layers, None if against is None else against.model)
