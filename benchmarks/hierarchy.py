@@ -4,8 +4,8 @@
 
 The times are of MobileNetV2 with the weights FILE (timm's `mobilenetv2_100`) at 224 pixels: a whole tree with its
 pictures beside the floor, one forward and one backward pass. Then a small network in VGG's manner (five stages of two
-convolutions, no normalisation) is trained on the tags of DATA for each seed, and for the study "sanity" once more on tags
-that were dealt anew among the photographs; both are kept in FOLDER. The studies are those of `tagseg study`, of
+convolutions, no normalisation) is trained on the tags of DATA for each seed, and for the study "sanity" once more on
+tags that were dealt anew among the photographs; both are kept in FOLDER. The studies are those of `tagseg study`, of
 evaluation photographs.
 """
 

@@ -33,16 +33,18 @@ def test_classes_then_channels_down_to_the_first_stage(explorer, view):
     here = options[1].view
     steps = 0
     while below := explorer.channels(here):
+        assert explorer.layer_below(here)
         assert len(below) <= module.CHANNELS
         assert all(option.picture.dtype == np.uint8 for option in below)
         here = below[-1].view
         steps += 1
         assert len(explorer.trail(here)) == steps + 1
         assert [words for _, words in explorer.details(here)][:2] == [
-            "guided gradients of its peak",
             "what its peak looks at",
+            "guided gradients there",
         ]
     assert steps >= 3
+    assert explorer.layer_below(here) is None
     assert explorer.picture_of(here).shape[2] == 3
     assert explorer.picture_of(here).shape == explorer.picture_of(view).shape
 

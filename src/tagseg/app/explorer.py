@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,8 @@ from tagseg.attribution.hierarchy import Hierarchy, Node, trace_nodes
 from tagseg.data.images import IMAGE_SUFFIXES, image_size, read_image
 from tagseg.errors import BadInput
 from tagseg.pipeline.classifiers import Classifier, load_classifier
-from tagseg.pipeline.decompose import node_pictures, save_tree, strip
-from tagseg.pipeline.excitation import Excitations, exciting_patches, find_excitations
+from tagseg.pipeline.decompose import grey, node_pictures, save_tree, strip
+from tagseg.pipeline.excitation import Excitations, cut, exciting_patches, find_excitations
 from tagseg.report.pictures import overlay_map, thumbnail
 
 MAX_BYTES = 20 << 20  # of an uploaded file
@@ -97,7 +97,8 @@ class Explorer:
         self.models, self.folder, self.patches, self.side = dict(models), folder, list(patches), side
         self._loaded: dict[str, _Model] = {}
         self._opened: OrderedDict[tuple[str, Path, tuple], _Opened] = OrderedDict()
-        self._lock = threading.Lock()  # one question at a time: each takes all cores
+        # one question at a time, since each takes all cores, and all in one thread, whose helpers stay warm
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explorer")
 
     def pictures(self) -> list[str]:
         """Names of the pictures below the folder."""
@@ -117,8 +118,7 @@ class Explorer:
         return self.folder / name
 
     def class_names(self, model: str) -> tuple[str, ...]:
-        with self._lock:
-            return self._model(model).classifier.classes
+        return self._ask(lambda: self._model(model).classifier.classes)
 
     def classes(self, view: View) -> list[Option]:
         """The highest scores, each with the map of its evidence in the deepest layer (Grad-CAM)."""
@@ -131,6 +131,15 @@ class Explorer:
     def channels(self, view: View) -> list[Option]:
         """The strongest channels behind the class, or behind the last channel of the path; none at the first stage."""
         return self._ask(lambda: self._channels(view))
+
+    def layer_below(self, view: View) -> str | None:
+        """The name of the layer whose channels `channels` shows."""
+
+        def found() -> str | None:
+            level = self._decision(view).level - 1
+            return self._open(view).recording.layers[level].name if level >= 0 else None
+
+        return self._ask(found)
 
     def details(self, view: View) -> list[tuple[np.ndarray, str]]:
         """Pictures of the last channel of the path: map, guided gradients, patch, and what excites it elsewhere."""
@@ -187,8 +196,7 @@ class Explorer:
         return self._ask(found)
 
     def _ask(self, answer: Callable[[], Found]) -> Found:
-        with self._lock:
-            return answer()
+        return self._worker.submit(answer).result()
 
     def _model(self, name: str) -> _Model:
         if name not in self.models:
@@ -259,7 +267,7 @@ class Explorer:
             Option(
                 replace(view, number=self._number(view), path=(*view.path, node.decision)),
                 _both(opened.photo, node, opened.recording.size),
-                f"{node.layer} #{node.channel}  {100 * node.share:.1f} %",
+                f"#{node.channel}  {100 * node.share:.1f} %",
             )
             for node in self._children(view)
         ]
@@ -289,7 +297,11 @@ class Explorer:
         opened, model = self._open(view), self._model(view.model)
         node = self._node(view)
         pictures = node_pictures(opened.photo, node, opened.recording.size)
-        found = [(pictures["guided"], "guided gradients of its peak"), (pictures["patch"], "what its peak looks at")]
+        assert node.pixels is not None
+        assert node.box is not None
+        guided = thumbnail(cut(grey(node.pixels), node.box, opened.recording.size), 320)
+        guided = cv2.resize(guided, pictures["patch"].shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        found = [(pictures["patch"], "what its peak looks at"), (guided, "guided gradients there")]
         if model.excitations is not None:
             channel = (node.level, node.channel)
             patches = exciting_patches(model.classifier, model.hierarchy.recorder, model.excitations, [channel])

@@ -93,7 +93,9 @@ def serve(
 
 def build(explorer: Explorer) -> gr.Blocks:
     """The page, not yet served."""
-    with gr.Blocks(title="tagseg explorer", delete_cache=(_HOURS, _HOURS), analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="tagseg explorer", fill_width=True, delete_cache=(_HOURS, _HOURS), analytics_enabled=False
+    ) as page:
         gr.Markdown(
             "## Why did it say that?\n"
             "Open a picture, click a class, then click any channel to see what it is made of. "
@@ -101,20 +103,27 @@ def build(explorer: Explorer) -> gr.Blocks:
         )
         compare = gr.Checkbox(label="compare two side by side", elem_id="compare")
         with gr.Row():
-            _panel(explorer, "a", visible=True)
+            galleries = _panel(explorer, "a")
             with gr.Column(visible=False, elem_id="second") as second:
-                _panel(explorer, "b", visible=True)
-        compare.change(lambda on: gr.update(visible=on), compare, second, show_progress="hidden")
+                galleries += _panel(explorer, "b")
+
+        def halve(on: bool) -> list[Any]:
+            narrow = gr.update(columns=3, height=400) if on else gr.update(columns=6, height=210)
+            return [gr.update(visible=on), *(narrow for _ in galleries)]
+
+        compare.change(halve, compare, [second, *galleries], show_progress="hidden")
     return page
 
 
-def _panel(explorer: Explorer, name: str, visible: bool) -> None:
+def _panel(explorer: Explorer, name: str) -> list[gr.Gallery]:
+    """One half of the page; its galleries of options."""
+
     def named(part: str) -> str:
         return f"{name}-{part}"
 
     names = list(explorer.models)
     asked = gr.State(Asked())
-    with gr.Column(visible=visible):
+    with gr.Column():
         with gr.Row():
             model = gr.Dropdown(names, value=names[0], label="model", elem_id=named("model"))
             pictures = explorer.pictures()
@@ -125,7 +134,9 @@ def _panel(explorer: Explorer, name: str, visible: bool) -> None:
         told = gr.Markdown(elem_id=named("told"), elem_classes="told")
         trail = gr.Markdown(elem_id=named("trail"))
         with gr.Row():
-            large = gr.Image(label="evidence", interactive=False, elem_id=named("large"), buttons=[], height=380)
+            large = gr.Image(
+                label="evidence", interactive=False, elem_id=named("large"), buttons=[], height=380, format="jpeg"
+            )
             with gr.Column():
                 scores = gr.Dataframe(
                     headers=["class", "whole picture", "now"], interactive=False, elem_id=named("scores")
@@ -146,12 +157,13 @@ def _panel(explorer: Explorer, name: str, visible: bool) -> None:
     def answer(view: View, before: Asked) -> dict[Any, Any]:
         """What the panel shows at a view, as far as it differs from what is there."""
         picture, below = explorer.picture_of(view), explorer.channels(view)
+        layer = explorer.layer_below(view) or "no layer"
         steps = " → ".join(explorer.trail(view))
         changes: dict[Any, Any] = {
             told: "",
             trail: steps + ("" if below else "  \nthis is the first stage: nothing lies below it"),
             large: picture,
-            channels: _shown(below),
+            channels: gr.update(value=_shown(below), label=f"channels of {layer}: click one to go deeper"),
             details: explorer.details(view),
             download: gr.update(visible=False),
         }
@@ -247,6 +259,7 @@ def _panel(explorer: Explorer, name: str, visible: bool) -> None:
     hide.click(reply(hidden), [asked], **quick)
     show.click(reply(whole), [asked], **quick)
     make.click(made, [asked], **quick)
+    return [classes, channels]
 
 
 def _with_event(listener: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
@@ -263,6 +276,7 @@ def _gallery(label: str, name: str, columns: int = 6, height: int = 210) -> gr.G
         label=label,
         elem_id=name,
         columns=columns,
+        format="jpeg",  # several times faster to write than the default
         height=height,
         object_fit="contain",
         allow_preview=False,

@@ -266,7 +266,8 @@ def removal(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
             for name, importance in rankings.items():
                 order = importance.argsort(descending=True, stable=True).tolist()
                 scores = rerun(model, recording, example.image, level, len(REMOVED), _without(order))
-                fallen = [(int(s.argmax()) == number, float(recording.scores[0, number] - s[number])) for s in scores]
+                whole = float(recording.scores[0, number].detach())
+                fallen = [(int(s.argmax()) == number, whole - float(s[number])) for s in scores]
                 outcomes.setdefault((layer.name, name), []).append(fallen)
     if not outcomes:
         raise BadInput("the classifier names no photograph of this split right; there is nothing to lose.")
