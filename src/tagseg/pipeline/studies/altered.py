@@ -19,7 +19,7 @@ from tagseg.attribution import GuidedBackprop
 from tagseg.attribution.ablation import rerun, rerun_all
 from tagseg.attribution.capture import undisturbed
 from tagseg.attribution.gap import Decision, Recording
-from tagseg.attribution.hierarchy import Hierarchy, Tree
+from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.attribution.layers import as_grid
 from tagseg.errors import BadInput
 from tagseg.pipeline.classifiers import Classifier
@@ -30,6 +30,7 @@ Pixels = Callable[[torch.Tensor, int], torch.Tensor]  # image (1, 3, H, W), clas
 
 SMOOTH_SAMPLES, SMOOTH_NOISE, STEPS = 15, 0.15, 20  # of SmoothGrad and Integrated Gradients
 KEPT = (1, 2, 4, 8, 16, 32, 64)
+SPREAD = 16  # channels of a layer that hand their importance down
 REMOVED = (0, 1, 2, 4, 8, 16, 32)
 STEP, LONGEST, TIMES = 0.02, 0.12, 12  # of the adversarial search, in units of the normalised image
 
@@ -244,7 +245,7 @@ def _keep_only(channels: Sequence[Sequence[int]]) -> Callable[[torch.Tensor], No
 def removal(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
     """Remove the channels of a layer that an attribution calls most important (section 5.9): how much is lost?
 
-    Importance by gAP goes down the tree: what a channel has of its parent's decision, times what the parent has. It is
+    Importance by gAP is handed down from the deepest layer (see `propagated`). It is
     compared with captum's Layer Conductance, Internal Influence and layer-wise relevance propagation (where captum
     knows the network's modules), summed over positions. Photographs that the network names right.
     """
@@ -256,13 +257,12 @@ def removal(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
         number = int(recording.scores[0].argmax())
         if number not in example.sample.tags:
             continue
-        tree = hierarchy(example.image, [number])[0][0]
+        handed = propagated(recording, number)
         for level, layer in enumerate(recording.layers):
-            count = recording.features(level).shape[1]
-            rankings = {"gAP": propagated(tree, level, count)}
+            rankings = {"gAP": handed[level]}
             for name, importance in _captum(model, recording, example.image, number, level, refused).items():
                 rankings[name] = importance
-            rankings["at random"] = torch.rand(count, generator=torch.Generator().manual_seed(number))
+            rankings["at random"] = torch.rand(len(handed[level]), generator=torch.Generator().manual_seed(number))
             for name, importance in rankings.items():
                 order = importance.argsort(descending=True, stable=True).tolist()
                 scores = rerun(model, recording, example.image, level, len(REMOVED), _without(order))
@@ -285,14 +285,34 @@ def removal(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
     return Findings([table], lines, f"channels of {deepest} removed", "still named right, %")
 
 
-def propagated(tree: Tree, level: int, channels: int) -> torch.Tensor:
-    """`(channels,)`: what every channel of a level has of the class, by shares multiplied down the tree."""
-    found = torch.zeros(channels)
-    shares: dict[tuple[int, ...], float] = {(): 1.0}
-    for path, node in tree.nodes():
-        shares[path] = shares[path[:-1]] * max(node.share, 0.0)
-        if node.level == level:
-            found[node.channel] += shares[path]
+def propagated(recording: Recording, number: int) -> list[torch.Tensor]:
+    """`(D,)` for every level: what each channel has of the class, handed down from the deepest layer.
+
+    There it is the channel's share. Below, the `SPREAD` most important channels hand what they have to those that they
+    are made of at their peaks, by shares; what speaks against a channel hands down nothing.
+    """
+    deepest = len(recording.layers) - 1
+    parts = recording.parts([recording.score(0, number)])[0]
+    found = [parts.shares.clamp_min(0).cpu()]
+    peaks = parts.peaks.tolist()
+    for level in reversed(range(deepest)):
+        above = found[0]
+        chosen = [k for k in above.topk(min(SPREAD, len(above))).indices.tolist() if above[k] > 0]
+        decisions = [Decision(level + 1, k, *peaks[k]) for k in chosen]
+        below: dict[int, tuple[float, list[int]]] = {}
+        total = torch.zeros(recording.features(level).shape[1])
+        for k, (shares, places) in zip(
+            chosen, recording.each(decisions, lambda p: (p.shares.clamp_min(0).cpu(), p.peaks.tolist())), strict=True
+        ):
+            handed = float(above[k]) * shares
+            total += handed
+            for channel in (
+                handed.nonzero().flatten().tolist()
+            ):  # a channel's peak is where its strongest parent sees it
+                if float(handed[channel]) > below.get(channel, (0.0, []))[0]:
+                    below[channel] = float(handed[channel]), places[channel]
+        found.insert(0, total)
+        peaks = [below.get(channel, (0.0, [0, 0]))[1] for channel in range(len(total))]
     return found
 
 

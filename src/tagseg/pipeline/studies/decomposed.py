@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from tagseg.pipeline.progress import Advance
 from tagseg.pipeline.studies.walk import Table
 
 ESTIMATES = ("average activation", "maximum activation", "average gradient", "maximum gradient", "first order")
+ROUNDING = 1e-5  # of a decision, below which a difference is none
 SEEN_OFTEN = 5  # a channel counts as discriminative or not when it was seen so often
 
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -88,12 +90,14 @@ def agreement(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
             seconds.setdefault(step, []).append(((middle - begun) / len(decisions), ended - middle))
             below: list[Decision] = []
 
-            def use(parts: Parts, below: list[Decision] = below, recording: Recording = recording) -> dict:
+            def use(parts: Parts, below: list[Decision] = below, recording: Recording = recording) -> Any:
                 below += _below(hierarchy, recording, parts)
-                return estimates(parts)
+                return parts.value, estimates(parts)
 
-            for number, of_decision in enumerate(recording.each(decisions, use)):
+            for number, (size, of_decision) in enumerate(recording.each(decisions, use)):
                 for (mean, truth), (name, estimate) in product(truths.items(), of_decision.items()):
+                    if truth[number].abs().max() < ROUNDING * size:
+                        continue  # nothing falls
                     value = pearson(estimate, truth[number])
                     if value is not None:
                         correlations.setdefault(step, {}).setdefault((mean, name), []).append(value)
