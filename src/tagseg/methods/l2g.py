@@ -248,7 +248,7 @@ class L2G(LocalNetwork):
     def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
         times = self.settings.global_factor
         if self.local_backbone is None:
-            return [(self.backbone, self.local_head, 1.0), (nn.ModuleList(), self.head, times)]
+            return [(nn.ModuleList(), self.local_head, 1.0), (self.backbone, self.head, times)]
         return [(self.local_backbone, self.local_head, 1.0), (self.backbone, self.head, times)]
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
