@@ -18,7 +18,6 @@ from playwright.sync_api import Page, sync_playwright
 
 import tagseg
 
-
 _TRAIL = "(document.querySelector('#a-trail .prose')?.innerText || '')"
 
 
