@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import tagseg
+from tagseg.app.explorer import MAX_BYTES
 from tagseg.errors import BadInput
 
 gradio = pytest.importorskip("gradio")
@@ -130,6 +131,10 @@ def test_bad_input_is_told_on_the_page(page, tmp_path):
     cut.write_bytes(cut.read_bytes()[:2000])
     upload(page, cut)
     until(page, "cut.png", "told")
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(MAX_BYTES + 1))
+    upload(page, large)
+    page.wait_for_selector("text=exceed the maximum allowed size", timeout=WAIT)
 
 
 def test_only_this_machine_is_served(address):
