@@ -93,6 +93,22 @@ def test_three_levels_down_and_back(page, tiny_set):
 
 
 @needs_browser
+def test_two_clicks_hide_what_lies_between_and_a_third_shows_it_again(page, tmp_path):
+    Image.effect_noise((600, 500), 80).save(tmp_path / "noise.png")
+    upload(page, tmp_path / "noise.png")
+    page.wait_for_selector("#a-channels button img", timeout=WAIT)
+    image = page.locator("#a-large img").first
+    box, whole = image.bounding_box(), image.get_attribute("src")
+    image.click(position={"x": 0.35 * box["width"], "y": 0.45 * box["height"]})
+    until(page, "opposite corner", "told")
+    image.click(position={"x": 0.6 * box["width"], "y": 0.6 * box["height"]})
+    page.wait_for_function("src => document.querySelector('#a-large img').src != src", arg=whole, timeout=WAIT)
+    assert "opposite corner" not in page.inner_text("#a-told")
+    page.click("#a-show")
+    page.wait_for_function("src => document.querySelector('#a-large img').src == src", arg=whole, timeout=WAIT)
+
+
+@needs_browser
 def test_the_tree_comes_down(page, tiny_set, tmp_path):
     upload(page, sorted((tiny_set / "images").iterdir())[1])
     page.wait_for_selector("#a-channels button img", timeout=WAIT)
@@ -153,5 +169,7 @@ def test_what_does_not_fit_is_told_before_anything_is_served(tiny_set, tmp_path)
         tagseg.explore(["timm:test_resnet"], ["random", "random"])
     with pytest.raises(BadInput, match="no folder of pictures"):
         tagseg.explore(["timm:test_resnet"], ["random"], images=tmp_path / "none")
+    with pytest.raises(BadInput, match="timm has no such network"):
+        tagseg.explore(["timm:none_such"], ["random"])
     with pytest.raises(BadInput, match="given twice"):
         tagseg.explore(["timm:test_resnet"] * 2, ["random"])

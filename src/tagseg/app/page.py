@@ -65,9 +65,12 @@ def serve(
         the address.
 
     Raises:
-        BadInput: the port is taken, or see `Explorer`.
+        BadInput: the port is taken, a model cannot be loaded, or see `Explorer`.
     """
-    page = build(Explorer(models, folder, patches, side))
+    explorer = Explorer(models, folder, patches, side)
+    for name in models:  # what does not load is told before anything is served
+        explorer.class_names(name)
+    page = build(explorer)
     page.queue(default_concurrency_limit=4, max_size=64)
     try:
         _, address, _ = page.launch(
