@@ -21,8 +21,8 @@ from tagseg.attribution.hierarchy import Hierarchy, Node, trace_nodes
 from tagseg.data.images import IMAGE_SUFFIXES, image_size, read_image
 from tagseg.errors import BadInput
 from tagseg.pipeline.classifiers import Classifier, load_classifier
-from tagseg.pipeline.decompose import grey, node_pictures, save_tree, strip
-from tagseg.pipeline.excitation import Excitations, cut, exciting_patches, find_excitations
+from tagseg.pipeline.decompose import guided_patch, heat, node_pictures, save_tree, strip
+from tagseg.pipeline.excitation import Excitations, exciting_patches, find_excitations
 from tagseg.report.pictures import overlay_map, thumbnail
 
 MAX_BYTES = 20 << 20  # of an uploaded file
@@ -142,7 +142,7 @@ class Explorer:
         return self._ask(found)
 
     def details(self, view: View) -> list[tuple[np.ndarray, str]]:
-        """Pictures of the last channel of the path: map, guided gradients, patch, and what excites it elsewhere."""
+        """Pictures of the last channel of the path: patch, guided gradients there, and what excites it elsewhere."""
         return self._ask(lambda: self._details(view))
 
     def trail(self, view: View) -> list[str]:
@@ -248,7 +248,7 @@ class Explorer:
         return [
             Option(
                 replace(view, number=number, path=()),
-                overlay_map(small, _heat(p.maps.sum(dim=0).cpu().numpy(), small.shape[:2])),
+                overlay_map(small, heat(p.maps.sum(dim=0).cpu().numpy(), small.shape[:2])),
                 f"{classifier.classes[number]}  {opened.probabilities[number]:.3f}",
             )
             for number, p in zip(best, parts, strict=True)
@@ -259,7 +259,7 @@ class Explorer:
         if view.path:
             return node_pictures(opened.photo, self._node(view), opened.recording.size, SHOWN)["map"]
         parts = opened.recording.parts([self._decision(view)])[0]
-        return overlay_map(opened.photo, _heat(parts.maps.sum(dim=0).cpu().numpy(), opened.photo.shape[:2]))
+        return overlay_map(opened.photo, heat(parts.maps.sum(dim=0).cpu().numpy(), opened.photo.shape[:2]))
 
     def _channels(self, view: View) -> list[Option]:
         opened = self._open(view)
@@ -297,10 +297,7 @@ class Explorer:
         opened, model = self._open(view), self._model(view.model)
         node = self._node(view)
         pictures = node_pictures(opened.photo, node, opened.recording.size)
-        assert node.pixels is not None
-        assert node.box is not None
-        guided = thumbnail(cut(grey(node.pixels), node.box, opened.recording.size), 320)
-        guided = cv2.resize(guided, pictures["patch"].shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        guided = guided_patch(node, pictures["patch"])
         found = [(pictures["patch"], "what its peak looks at"), (guided, "guided gradients there")]
         if model.excitations is not None:
             channel = (node.level, node.channel)
@@ -343,12 +340,6 @@ def read_picture(path: Path) -> np.ndarray:
         return thumbnail(read_image(path), SHOWN).copy()
     except BadInput as error:
         raise BadInput(str(error).replace(str(path), path.name)) from error  # no paths on the page
-
-
-def _heat(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """A map in the layer's grid to `(H, W)` in [0, 1]."""
-    values = np.maximum(values, 0)
-    return cv2.resize(values / max(float(values.max()), 1e-30), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def _both(photo: np.ndarray, node: Node, size: tuple[int, int]) -> np.ndarray:

@@ -119,13 +119,6 @@ class Recorder:
         sources = [source for source, _ in ends]
         return Recording(list(tape.layers), size, recorded.scores, recorded.activations, sources, clips, leaf)
 
-    @property
-    def layers(self) -> list[Layer]:
-        """The layers found, shallow to deep; known after the first call."""
-        if self._tape is None:
-            raise BadInput("the layers are known once a first image has been recorded.")
-        return list(self._tape.layers)
-
     def _open(self, images: torch.Tensor) -> Tape:
         if self._tape is None:
             self._tape = Tape(self.model, find_layers(self.model, self.wanted, images[:1]), self.score)

@@ -14,7 +14,7 @@ import numpy as np
 from tagseg.attribution.hierarchy import Hierarchy, Node, Tree
 from tagseg.data.files import write_json
 from tagseg.data.images import read_image
-from tagseg.errors import BadInput, explain_full_disk
+from tagseg.errors import explain_full_disk
 from tagseg.pipeline.classifiers import load_classifier
 from tagseg.pipeline.excitation import Channel, cut, exciting_patches, find_excitations, scaled
 from tagseg.pipeline.explain import slug
@@ -165,12 +165,24 @@ def node_pictures(photo: np.ndarray, node: Node, size: tuple[int, int], long_sid
     assert node.box is not None
     small = thumbnail(photo, long_side)
     height, width = small.shape[:2]
-    heat = np.maximum(node.map, 0)
-    heat = cv2.resize(heat / max(float(heat.max()), 1e-30), (width, height), interpolation=cv2.INTER_LINEAR)
     box = scaled(node.box, size, (height, width))
-    over = draw_boxes(overlay_map(small, heat), [(box, "", _FRAME)])
+    over = draw_boxes(overlay_map(small, heat(node.map, (height, width))), [(box, "", _FRAME)])
     guided = cv2.resize(node.pixels, (width, height), interpolation=cv2.INTER_LINEAR)
     return {"map": over, "guided": grey(guided), "patch": thumbnail(cut(photo, node.box, size), long_side)}
+
+
+def heat(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A map in a layer's grid, signed, to `(H, W)` in [0, 1]."""
+    values = np.maximum(values, 0)
+    return cv2.resize(values / max(float(values.max()), 1e-30), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def guided_patch(node: Node, patch: np.ndarray) -> np.ndarray:
+    """Guided Backpropagation under the peak's box, in the size of the patch of the photograph that lies there."""
+    assert node.pixels is not None
+    assert node.box is not None
+    x0, y0, x1, y1 = node.box
+    return cv2.resize(grey(node.pixels[y0:y1, x0:x1]), patch.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def grey(values: np.ndarray) -> np.ndarray:
@@ -197,12 +209,9 @@ def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
 
 
 def _tile(node: Node, photo: np.ndarray, size: tuple[int, int], tall: float, above: int, weight: float) -> Tile:
-    assert node.pixels is not None
     assert node.box is not None
-    x0, y0, x1, y1 = node.box
     patch = cut(photo, node.box, size)
-    guided = cv2.resize(grey(node.pixels[y0:y1, x0:x1]), patch.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    pictures = (framed(patch, 120, tall), framed(guided, 120, tall))
+    pictures = (framed(patch, 120, tall), framed(guided_patch(node, patch), 120, tall))
     return Tile(pictures, f"{node.channel}\n{100 * node.share:.0f} %", above, weight)
 
 
@@ -219,7 +228,5 @@ def framed(picture: np.ndarray, side: int, tall: float = 1.0) -> np.ndarray:
 
 
 def strip(patches: Sequence[np.ndarray], side: int = 120) -> np.ndarray:
-    """Patches side by side."""
-    if not patches:
-        raise BadInput("there are no patches to show.")
+    """Patches, at least one, side by side."""
     return np.concatenate([framed(patch, side) for patch in patches], axis=1)

@@ -415,9 +415,8 @@ def bend(model: nn.Module, image: torch.Tensor, first: int, second: int) -> torc
     for _ in range(TIMES):
         slope = gradient(model, bent, second) - gradient(model, bent, first)
         bent = (bent + STEP * slope.sign()).clamp(image - LONGEST, image + LONGEST)
-        with undisturbed(model), torch.no_grad():
-            if int(model(bent)[0].argmax()) == second:
-                return bent
+        if _best(model, bent) == second:
+            return bent
     return None
 
 
