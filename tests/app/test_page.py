@@ -98,6 +98,8 @@ def test_two_clicks_hide_what_lies_between_and_a_third_shows_it_again(page, tmp_
     upload(page, tmp_path / "noise.png")
     page.wait_for_selector("#a-channels button img", timeout=WAIT)
     image = page.locator("#a-large img").first
+    loaded = "() => { const i = document.querySelector('#a-large img'); return i.complete && i.naturalWidth > 0; }"
+    page.wait_for_function(loaded, timeout=WAIT)  # a picture that has not arrived has no place to click
     box, whole = image.bounding_box(), image.get_attribute("src")
     image.click(position={"x": 0.35 * box["width"], "y": 0.45 * box["height"]})
     until(page, "opposite corner", "told")
