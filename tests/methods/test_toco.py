@@ -226,6 +226,7 @@ VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     (ToCo, {}),
     (ToCo, {"compat": "official"}),
     (ToCo, {"classes_first": 1.0}),
+    (ToCo, {"contrast_from": 1.0}),
     (AFA, {"spread_from": 1.0}),
     (AFA, {"spread_from": 0.0, "radius": 2}),
     *((SSEPA, {"affinity": a}) for a in ("none", "mean", "enhanced", "literal")),
@@ -239,9 +240,10 @@ def test_every_variant_learns(kind: Any, settings: dict[str, Any], tags: list[li
     loss = network.training_step(batch_of(network, tags), 0)
     loss.backward()
     assert torch.isfinite(loss)
-    decoder = settings.get("classes_first") != 1.0
+    idle = {("classes_first", 1.0): "decoder", ("contrast_from", 1.0): "projection"}
+    idle_now = tuple(part for (key, value), part in idle.items() if settings.get(key) == value)
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad and (decoder or not name.startswith("decoder")):
+        if parameter.requires_grad and not name.startswith(idle_now):
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
 
@@ -253,8 +255,19 @@ def test_affinities_are_symmetric_probabilities():
     assert found.shape == (2, 20, 20)
     torch.testing.assert_close(found, found.transpose(1, 2))
     assert 0 < found.min() < found.max() < 1
-    transitions = network.transitions(torch.randn(1, 3, 64, 64))
-    assert transitions.shape == (1, 4, 4, 4, 4)
+    assert network.transitions(tokens.attention).shape == (2, 4, 5, 4, 5)
+
+
+def test_maps_are_spread_along_the_attention_at_the_largest_scale():
+    network = built(AFA, map_scales=(0.5, 1.5, 1.0)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps, attention = network.teaching_maps(images, network.tokens(images))
+        large = F.interpolate(images, (96, 96), mode="bilinear", align_corners=False)
+        expected = network.tokens(large).attention
+    assert maps.shape == (1, 3, 64, 64)
+    assert attention.grid == (6, 6)
+    torch.testing.assert_close(attention.queries[-1], expected.queries[-1])
 
 
 def test_the_teacher_follows_and_does_not_learn():
@@ -265,6 +278,18 @@ def test_the_teacher_follows_and_does_not_learn():
     network.training_step(batch_of(network, TAGS[0]), 0).backward()
     torch.testing.assert_close(network.teacher.last.weight, 0.9 * before + 0.1 * own)
     assert all(p.grad is None for p in network.teacher.parameters())
+
+
+def test_the_auxiliary_classifier_teaches_until_patches_are_contrasted(monkeypatch: pytest.MonkeyPatch):
+    taught = []
+    monkeypatch.setattr(ToCo, "teaching_maps", lambda *_: ("main", "early"))
+    monkeypatch.setattr(ToCo, "segmentation", lambda _self, _images, _features, maps, *_: taught.append(maps) or 0)
+    monkeypatch.setattr(ToCo, "patch_contrast", lambda *_: taught.append("patches") or 0)
+    monkeypatch.setattr(ToCo, "class_contrast", lambda *_: taught.append("crops") or 0)
+    for share in (0.0, 1.0):
+        network = built(classes_first=0.0, contrast_from=share)
+        network.training_step(batch_of(network, TAGS[0]), 0)
+    assert taught == ["patches", "crops", "main", "early"]
 
 
 def test_maps_that_teach():
@@ -352,6 +377,12 @@ def test_one_stage_to_the_end(tiny_set: Path, tmp_path: Path, name: str):
     with torch.no_grad():
         torch.testing.assert_close(model.network(images), method.segment(images), atol=1e-4, rtol=1e-4)
     assert model.predict(tiny_set / "images" / "train_00000.png").max() <= len(model.classes)
+
+
+def test_two_processes_get_past_the_steps_in_which_nothing_is_segmented(tiny_set: Path, tmp_path: Path):
+    settings = SMALL | {"train.epochs": 2, "train.classes_first": 0.5, "processes": 2}
+    tagseg.fit(tiny_set, tmp_path / "run", recipe="toco", settings=settings, until="train", quiet=True)
+    assert (tmp_path / "run" / "train" / "stage.json").exists()
 
 
 def test_or_on_its_masks(tiny_set: Path, tmp_path: Path):

@@ -75,9 +75,8 @@ class AFA(SingleStage):
         tokens = self.tokens(images)
         loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
         if self.global_step >= s.classes_first * self.steps:
-            with torch.no_grad():
-                (maps,) = self.over_scales(images, lambda seen: (self.classifier(seen.patches).float(),), tokens)
-                maps = maps * tags[:, :, None, None]
+            maps, attention = self.teaching_maps(images, tokens)
+            maps = maps * tags[:, :, None, None]
             how: dict[str, Any] = {"high": s.high, "low": s.low, "boxes": batch["inside"]}
             labels_by = partial(refined_labels, images, maps, tags, **how, iterations=s.par_iterations)
             labels = labels_by()
@@ -86,18 +85,32 @@ class AFA(SingleStage):
             pairs = near_pairs(labels, grid, s.radius)
             loss = loss + s.affinity_weight * affinity_loss(self.affinities(tokens.attention), pairs)
             if self.global_step >= s.spread_from * self.steps:
-                labels = labels_by(affinity=self.transitions(images))
+                labels = labels_by(affinity=self.transitions(attention))
             loss = loss + s.segmentation_weight * balanced_cross_entropy(self.scores_at(tokens.patches, images), labels)
         self.log("loss", loss)
         return loss
 
     @torch.no_grad()
-    def transitions(self, images: torch.Tensor) -> torch.Tensor:
-        """Along what class maps are spread: the affinities at the largest scale, `(B, h, w, h, w)`."""
-        scale = max(self.settings.map_scales)
-        at = self.backbone.fit_size(images.shape[-2] * scale, images.shape[-1] * scale)
-        attention = self.tokens(F.interpolate(images, at, mode="bilinear", align_corners=False)).attention
-        assert attention is not None
+    def teaching_maps(self, images: torch.Tensor, tokens: Tokens) -> tuple[torch.Tensor, Attention]:
+        """Class maps over scales and flips, `(B, C, H, W)` in [0, 1], and the attention at the largest scale.
+
+        Args:
+            images: `(B, 3, H, W)`.
+            tokens: of the images as they are.
+        """
+        seen: list[Attention] = []  # at every scale, then of the mirror image
+
+        def class_maps(at_scale: Tokens) -> tuple[torch.Tensor]:
+            assert at_scale.attention is not None
+            seen.append(at_scale.attention)
+            return (self.classifier(at_scale.patches).float(),)
+
+        (maps,) = self.over_scales(images, class_maps, tokens)
+        return maps, max(seen, key=lambda attention: attention.grid)  # of equals the first, which is not mirrored
+
+    @torch.no_grad()
+    def transitions(self, attention: Attention) -> torch.Tensor:
+        """Along what class maps are spread, `(B, h, w, h, w)`."""
         height, width = attention.grid
         matrix = transition_matrix(
             self.affinities(attention), attention.grid, self.settings.radius, self.settings.power

@@ -43,7 +43,8 @@ class Method(Protocol):
     as DeepLab calls it, and the `side` of its training window, pixels. One whose tags do not follow from its class
     maps has `score_maps(images) -> (B, M, h, w)` and `maps_and_logits(score_maps) -> (class maps, tag logits)`. One
     whose class maps grow while it learns has `accumulates = True` (see `tagseg.methods.oaa.OAA`). One that learns from
-    saliency maps has `uses_saliency = True`, or a setting `saliency`; its views then have them.
+    saliency maps has `uses_saliency = True`, or a setting `saliency`; its views then have them. One of whose parameters
+    some learn nothing in some steps has `phases = True`.
     """
 
     Settings: type[TrainSettings]

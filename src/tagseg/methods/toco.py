@@ -76,6 +76,8 @@ class ToCoSettings(SingleStageSettings):
     crops: PositiveInt = 8
     crop_share: float = Field(default=3 / 14, gt=0, le=1)  # side of a crop over `side`: 96 of 448
     uncertain: float = Field(default=0.2, ge=0, le=2)  # a crop is positive if its mean region exceeds this
+    # share of the steps in which nothing is contrasted, and the maps of the auxiliary classifier teach; 0.15 on COCO
+    contrast_from: float = Field(default=0.0, ge=0, le=1)
     temperature: PositiveFloat = 0.5  # 1 on COCO
 
 
@@ -116,6 +118,7 @@ class SingleStage(lightning.LightningModule):
 
     settings: Any
     decoder_name: HeadName = "tokens"
+    phases = True  # at first the decoder learns nothing
     power = 0.9  # of the rate's fall
 
     def __init__(
@@ -229,12 +232,18 @@ class ToCo(SingleStage):
         early = F.multilabel_soft_margin_loss(pooled_logits(self.auxiliary, tokens.early), tags)
         loss = loss + s.auxiliary_weight * early
 
-        maps, early_maps = self.teaching_maps(images, tokens)
-        loss = loss + s.patch_weight * self.patch_contrast(tokens.patches, early_maps, tags, batch["inside"])
-        loss = loss + s.class_weight * self.class_contrast(batch, tokens.summary, early_maps)
         loss = loss + self.refinement_loss(tokens, tags)
-        if self.global_step >= s.classes_first * self.steps:
-            loss = loss + self.segmentation(images, tokens.patches, maps, tags, batch["inside"])
+
+        contrasted = self.global_step >= s.contrast_from * self.steps
+        segmented = self.global_step >= s.classes_first * self.steps
+        if contrasted or segmented:
+            maps, early_maps = self.teaching_maps(images, tokens)
+        if contrasted:
+            loss = loss + s.patch_weight * self.patch_contrast(tokens.patches, early_maps, tags, batch["inside"])
+            loss = loss + s.class_weight * self.class_contrast(batch, tokens.summary, early_maps)
+        if segmented:
+            teaching = maps if contrasted else early_maps
+            loss = loss + self.segmentation(images, tokens.patches, teaching, tags, batch["inside"])
         self.log("loss", loss)
         return loss
 

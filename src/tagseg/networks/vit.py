@@ -83,13 +83,6 @@ class Attention:
         means = [(q.mean(dim=2) * k.mean(dim=2)).sum(dim=-1).mean(dim=1) for q, k in self._pairs()]
         return torch.stack(means, dim=1)
 
-    def patch_shares(self) -> torch.Tensor:
-        """The mean weight between patches of every block: `(B, K)`; what is missing went to the other tokens."""
-        ones = torch.ones(len(self.keys[0]), self.keys[0].shape[2], 1, device=self.keys[0].device)
-        ones[:, : self.prefix] = 0
-        shares = [_attended(q[:, :, self.prefix :], k, ones.to(k.dtype)).mean(dim=(1, 2)) for q, k in self._pairs()]
-        return torch.stack(shares, dim=1) / (self.grid[0] * self.grid[1])
-
     def logits(self, blocks: int) -> torch.Tensor:
         """Scaled products of queries and keys between patches, of all heads of the last blocks.
 

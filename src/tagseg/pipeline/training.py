@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def train(
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=processes,
-        strategy="auto" if processes == 1 else "ddp_spawn",
+        strategy=_strategy(module, processes),
         sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
         max_epochs=schedule.epochs,
@@ -106,6 +106,12 @@ def train(
     if processes > 1:  # the log was kept by another process
         log.load_state_dict(torch.load(checkpoint, weights_only=False)["callbacks"][log.state_key])
     return log.epochs
+
+
+def _strategy(module: lightning.LightningModule, processes: int) -> str:
+    if processes == 1:
+        return "auto"
+    return "ddp_spawn_find_unused_parameters_true" if getattr(module, "phases", False) else "ddp_spawn"
 
 
 def check_processes(processes: int, *batch_sizes: int) -> None:
@@ -178,6 +184,7 @@ class EpochLog(Callback):
     def __init__(self, name: str, schedule: Schedule, steps: int, reporter: Reporter) -> None:
         self.name, self.schedule, self.steps, self.reporter = name, schedule, steps, reporter
         self.epochs: list[dict[str, float]] = []
+        self._bar = ExitStack()  # empty where training never started, as in the process that starts others
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": list(self.epochs)}
@@ -187,14 +194,13 @@ class EpochLog(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
         reporter = self.reporter if trainer.is_global_zero else Reporter(quiet=True)
-        self._context = reporter.bar(self.name, self.steps, "steps")
-        self._advance = self._context.__enter__()
+        self._advance = self._bar.enter_context(reporter.bar(self.name, self.steps, "steps"))
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
-        self._context.__exit__(None, None, None)
+        self._bar.close()
 
     def on_exception(self, *_: Any) -> None:
-        self._context.__exit__(None, None, None)
+        self._bar.close()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
         torch.manual_seed(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
