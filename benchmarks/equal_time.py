@@ -154,9 +154,14 @@ class EqualTime:
         miner = Miner(network, self.mine_settings(row, network))
         return mine(miner, self.data.train, facts, run / f"maps of {row}", lambda *_: None), network
 
+    def heading(self) -> str:
+        a = self.arguments
+        each = f"{a.epochs} epochs" if a.epochs else f"{a.seconds} s"
+        return f"{a.data.name}, seeds {a.seeds}, {each}, {machine()}\n"
+
     def table(self) -> None:
         a = self.arguments
-        print(f"{a.data.name}, seeds {a.seeds}, {a.seconds} s, {machine()}\n")
+        print(self.heading())
         for row in a.rows:  # all before any training warms the machine
             self.epochs_of(self.trained_as(row))
         print(f"| | {' | '.join(self.columns)} | each |", flush=True)

@@ -12,10 +12,11 @@ the evaluation photographs. "ViT-CAM" has no decoder: its masks train DeepLab af
 
 from typing import Any
 
-from common import machine, mean_spread_each
+from common import mean_spread_each
 from equal_time import EqualTime, Rows, arguments_parser
 
 import tagseg
+from tagseg.methods.base import load_method
 
 ROWS: Rows = {
     "ViT-CAM": ("cam", {"train.output_stride": None, "segment.output_stride": None}),
@@ -31,6 +32,12 @@ COLUMNS = ("tags", "maps", "oracle", "labels", "segmentation", "epochs")
 
 class SingleStage(EqualTime):
     """Whole runs."""
+
+    def seconds_an_epoch(self, method: str, settings: dict[str, Any]) -> float:
+        """Of the last phase, in which everything is learnt and nearly all steps lie."""
+        known = load_method(method).Settings.model_fields
+        whole = {f"train.{name}": 0.0 for name in ("classes_first", "spread_from") if name in known}
+        return super().seconds_an_epoch(method, settings | whole)
 
     def numbers(self, row: str, seed: int) -> dict[str, float]:
         method, settings = self.settings_of(row)
@@ -51,7 +58,7 @@ class SingleStage(EqualTime):
 
     def table(self) -> None:
         a = self.arguments
-        print(f"{a.data.name}, seeds {a.seeds}, {a.seconds} s, {machine()}\n")
+        print(self.heading())
         for row in a.rows:
             self.epochs_of(row)
         print(f"| | {' | '.join(COLUMNS)} | segmentation, each |", flush=True)
