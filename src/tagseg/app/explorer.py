@@ -14,10 +14,9 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-import torch
 
 from tagseg.attribution.gap import Decision, Recording
-from tagseg.attribution.hierarchy import Hierarchy, Node, trace_nodes
+from tagseg.attribution.hierarchy import Hierarchy, Node, trace, trace_nodes
 from tagseg.data.images import IMAGE_SUFFIXES, image_size, read_image
 from tagseg.errors import BadInput
 from tagseg.pipeline.classifiers import Classifier, load_classifier
@@ -61,7 +60,6 @@ class Option:
 @dataclass
 class _Opened:
     photo: np.ndarray
-    images: torch.Tensor
     recording: Recording
     guided: Recording
     probabilities: np.ndarray
@@ -182,7 +180,8 @@ class Explorer:
             opened, model = self._open(view), self._model(view.model)
             hierarchy = Hierarchy(model.classifier.model, top=top, levels=levels)
             number = self._number(view)
-            tree = hierarchy(opened.images, [number], pixels=True)[0][0]
+            tree = hierarchy.trees(opened.recording, [number])[0][0]
+            trace(opened.guided, [(0, tree)])
             facts = {"model": view.model, "photograph": view.picture.name, "hidden": view.hidden}
             with TemporaryDirectory() as folder:
                 save_tree(tree, opened.photo, model.classifier.classes[number], Path(folder), facts)
@@ -223,7 +222,7 @@ class Explorer:
             recorder = model.hierarchy.recorder
             recording, guided = recorder(images), recorder(images, guided=True)
             probabilities = model.classifier.probabilities(recording.scores.detach())[0].cpu().numpy()
-            self._opened[key] = _Opened(photo, images, recording, guided, probabilities)
+            self._opened[key] = _Opened(photo, recording, guided, probabilities)
             while len(self._opened) > _REMEMBERED:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(key)

@@ -131,7 +131,13 @@ class Hierarchy:
         Raises:
             BadInput: see `find_layers` and `GradientMaps`.
         """
-        recording = self.recorder(images)
+        trees = self.trees(self.recorder(images), classes)
+        if pixels:
+            trace(self.recorder(images, guided=True), [(image, t) for image, row in enumerate(trees) for t in row])
+        return trees
+
+    def trees(self, recording: Recording, classes: Any = None) -> list[list[Tree]]:
+        """The same of images that are recorded already, by a recorder of the same layers."""
         scores = recording.scores.detach()
         chosen = check_classes(classes, scores).tolist()
         trees = [
@@ -144,8 +150,6 @@ class Hierarchy:
         lowest = 0 if self.levels is None else max(0, len(recording.layers) - self.levels)
         for _ in range(lowest, len(recording.layers)):
             parents = self._grow(recording, parents)
-        if pixels:
-            trace(self.recorder(images, guided=True), [(image, t) for image, row in enumerate(trees) for t in row])
         return trees
 
     def _grow(
