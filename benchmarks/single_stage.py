@@ -2,21 +2,31 @@
 
     python benchmarks/single_stage.py DATA --out FOLDER --seconds 600 --set backbone=vit_tiny_patch16_224 \\
         --set weights=FILE
-    python benchmarks/single_stage.py DATA --out FOLDER --seconds 600 --set ... --picture single_stage.jpg
+    python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ...
+    python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ... --picture single_stage.jpg
+    python benchmarks/single_stage.py DATA --out FOLDER --set ... --cost
 
 Every row is a whole run of `tagseg fit` in FOLDER, with as many epochs of training from tags as fit into the time (see
 `equal_time`). "tags" is the mean average precision on the evaluation photographs; maps and labels (pseudo-masks) are of
 the training photographs, with a background score that is chosen without masks ("oracle": with them); segmentation is of
 the evaluation photographs. "ViT-CAM" has no decoder: its masks train DeepLab afterwards, with time of its own.
+
+`--cost` prints what a step takes in which everything is learnt, and what the passes of its transformer take alone,
+forward, and backward where something is learnt from them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from common import mean_spread_each
-from equal_time import EqualTime, Rows, arguments_parser
+import torch
+from common import machine, mean_spread_each
+from equal_time import EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
+from torch.nn import functional as F
 
 import tagseg
 from tagseg.methods.base import load_method
+from tagseg.networks.precision import inference_autocast
+from tagseg.pipeline.settings import resolve
 
 ROWS: Rows = {
     "ViT-CAM": ("cam", {"train.output_stride": None, "segment.output_stride": None}),
@@ -34,10 +44,13 @@ class SingleStage(EqualTime):
     """Whole runs."""
 
     def seconds_an_epoch(self, method: str, settings: dict[str, Any]) -> float:
-        """Of the last phase, in which everything is learnt and nearly all steps lie."""
+        """Of the last phase, in which nearly all steps lie."""
+        return super().seconds_an_epoch(method, settings | self.last_phase(method))
+
+    def last_phase(self, method: str) -> dict[str, Any]:
+        """Settings with which everything is learnt from the first step."""
         known = load_method(method).Settings.model_fields
-        whole = {f"train.{name}": 0.0 for name in ("classes_first", "spread_from") if name in known}
-        return super().seconds_an_epoch(method, settings | whole)
+        return {f"train.{name}": 0.0 for name in ("classes_first", "spread_from") if name in known}
 
     def numbers(self, row: str, seed: int) -> dict[str, float]:
         method, settings = self.settings_of(row)
@@ -68,10 +81,53 @@ class SingleStage(EqualTime):
             print(f"| {row} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} | {cells[-2][2]} |", flush=True)
 
 
+def passes(network: Any, side: int) -> Callable[[], None]:
+    """Everything that the transformer sees in a step, and nothing else."""
+    batch = torch.randn(network.settings.batch_size, 3, side, side, device=network.device)
+    crops = batch.new_zeros(0)
+    if hasattr(network, "crop_side"):
+        crops = torch.randn(network.settings.crops * len(batch), 3, *[network.crop_side] * 2, device=network.device)
+    scales = [network.backbone.fit_size(side * scale, side * scale) for scale in network.settings.map_scales]
+    shown = [F.interpolate(batch, at) for at in scales for _ in range(1 if at == (side, side) else 2)]
+
+    def once() -> None:
+        with inference_autocast(network.device):
+            learnt = [network.backbone.tokens(views) for views in ([batch, batch, crops] if len(crops) else [batch])]
+            with torch.no_grad():
+                for views in shown:
+                    network.backbone.tokens(views)
+        sum(tokens.patches.sum() + tokens.summary.sum() + tokens.early.sum() for tokens in learnt).backward()
+        if network.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return once
+
+
+def cost(tables: SingleStage) -> None:
+    print(f"{machine()}\n\n| | ms a step | of ViT-CAM's | passes alone, ms | of them |")
+    base = None
+    for row in tables.arguments.rows:
+        method, settings = tables.settings_of(row)
+        batch_size = resolve("toco", known_to("toco", tables.given)).train.batch_size
+        settings |= tables.last_phase(method) | {"train.batch_size": batch_size}
+        step, network = step_of(tables.data, method, resolve(method, settings))
+        milliseconds = 1000 * seconds_each(step)
+        base = base or milliseconds
+        cells = [f"{milliseconds:.0f}", f"{milliseconds / base:.2f}", "", ""]
+        if hasattr(network, "tokens"):
+            alone = 1000 * seconds_each(passes(network, network.side))
+            cells[2:] = [f"{alone:.0f}", f"{milliseconds / alone:.2f}"]
+        print(f"| {row} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
-    arguments = arguments_parser(__doc__, ROWS, first=6).parse_args()
+    parser = arguments_parser(__doc__, ROWS, first=6)
+    parser.add_argument("--cost", action="store_true")
+    arguments = parser.parse_args()
     tables = SingleStage(arguments, ROWS)
-    if arguments.picture:
+    if arguments.cost:
+        cost(tables)
+    elif arguments.picture:
         tables.picture()
     else:
         tables.table()

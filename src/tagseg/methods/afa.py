@@ -75,7 +75,7 @@ class AFA(SingleStage):
         tokens = self.tokens(images)
         loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
         if self.global_step >= s.classes_first * self.steps:
-            maps, attention = self.teaching_maps(images, tokens)
+            maps, attention = self.teaching_maps(images, tokens, tags)
             maps = maps * tags[:, :, None, None]
             how: dict[str, Any] = {"high": s.high, "low": s.low, "boxes": batch["inside"]}
             labels_by = partial(refined_labels, images, maps, tags, **how, iterations=s.par_iterations)
@@ -91,12 +91,13 @@ class AFA(SingleStage):
         return loss
 
     @torch.no_grad()
-    def teaching_maps(self, images: torch.Tensor, tokens: Tokens) -> tuple[torch.Tensor, Attention]:
+    def teaching_maps(self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor) -> tuple[torch.Tensor, Attention]:
         """Class maps over scales and flips, `(B, C, H, W)` in [0, 1], and the attention at the largest scale.
 
         Args:
             images: `(B, 3, H, W)`.
             tokens: of the images as they are.
+            tags: `(B, C)` multi-hot; maps of classes that none of the images has are 0.
         """
         seen: list[Attention] = []  # at every scale, then of the mirror image
 
@@ -105,7 +106,7 @@ class AFA(SingleStage):
             seen.append(at_scale.attention)
             return (self.classifier(at_scale.patches).float(),)
 
-        (maps,) = self.over_scales(images, class_maps, tokens)
+        (maps,) = self.over_scales(images, class_maps, tokens, tags)
         return maps, max(seen, key=lambda attention: attention.grid)  # of equals the first, which is not mirrored
 
     @torch.no_grad()

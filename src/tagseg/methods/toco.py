@@ -161,7 +161,11 @@ class SingleStage(lightning.LightningModule):
         )
 
     def over_scales(
-        self, images: torch.Tensor, maps_of: Callable[[Tokens], tuple[torch.Tensor, ...]], known: Tokens
+        self,
+        images: torch.Tensor,
+        maps_of: Callable[[Tokens], tuple[torch.Tensor, ...]],
+        known: Tokens,
+        tags: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         """What `maps_of` makes of the tokens of several scales and their mirror images, as maps in [0, 1].
 
@@ -169,12 +173,16 @@ class SingleStage(lightning.LightningModule):
             images: `(B, 3, H, W)`.
             maps_of: gives signed maps `(B, C, h, w)`, of one kind or more.
             known: tokens of the images as they are, which are not computed again.
+            tags: `(B, C)` multi-hot.
 
         Returns:
             of each kind `(B, C, H, W)`: the larger one of an image and its mirror image, rectified, summed over scales
-            and scaled.
+            and scaled; 0 for classes that none of the images has.
         """
         size = images.shape[-2:]
+        classes = tags.any(dim=0).nonzero()[:, 0]
+        if not len(classes):
+            classes = classes.new_zeros(1)
         totals: list[torch.Tensor] = []
         for scale in self.settings.map_scales:
             at = self.backbone.fit_size(size[0] * scale, size[1] * scale)
@@ -182,11 +190,12 @@ class SingleStage(lightning.LightningModule):
             shown = images if same else F.interpolate(images, at, mode="bilinear", align_corners=False)
             straight = maps_of(known if same else self.tokens(shown))
             large = [
-                strongest_of_flips(a, b, size)
+                strongest_of_flips(a[:, classes], b[:, classes], size)
                 for a, b in zip(straight, maps_of(self.tokens(shown.flip(-1))), strict=True)
             ]
             totals = [a + b for a, b in zip(totals, large, strict=True)] if totals else large
-        return tuple(scaled(total) for total in totals)
+        full = images.new_zeros(len(images), self.num_classes, *size, dtype=torch.float32)
+        return tuple(full.index_copy(1, classes, scaled(total)) for total in totals)
 
     def heads(self) -> list[nn.Module]:
         """What learns `head_factor` times faster."""
@@ -237,7 +246,7 @@ class ToCo(SingleStage):
         contrasted = self.global_step >= s.contrast_from * self.steps
         segmented = self.global_step >= s.classes_first * self.steps
         if contrasted or segmented:
-            maps, early_maps = self.teaching_maps(images, tokens)
+            maps, early_maps = self.teaching_maps(images, tokens, tags)
         if contrasted:
             loss = loss + s.patch_weight * self.patch_contrast(tokens.patches, early_maps, tags, batch["inside"])
             loss = loss + s.class_weight * self.class_contrast(batch, tokens.summary, early_maps)
@@ -262,18 +271,22 @@ class ToCo(SingleStage):
         return 0.0
 
     @torch.no_grad()
-    def teaching_maps(self, images: torch.Tensor, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps of both classifiers over scales and flips, `(B, C, H, W)` each, in [0, 1].
+    def teaching_maps(
+        self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps of both classifiers over scales and flips, `(B, C, H, W)` each, in [0, 1]; 0 for classes that none of
+        the images has.
 
         Args:
             images: `(B, 3, H, W)`.
             tokens: of the images as they are.
+            tags: `(B, C)` multi-hot.
         """
 
         def both(seen: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
             return self.refined(self.main_maps(seen.patches), seen), self.auxiliary(seen.early).float()
 
-        main, early = self.over_scales(images, both, tokens)
+        main, early = self.over_scales(images, both, tokens, tags)
         return main, early
 
     def patch_contrast(
@@ -352,7 +365,10 @@ def pooled_logits(classifier: nn.Conv2d, features: torch.Tensor) -> torch.Tensor
 def strongest_of_flips(straight: torch.Tensor, mirrored: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """The larger of a map and that of the mirrored image, at `size` (H, W), rectified."""
     straight, mirrored = (
-        F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in (straight, mirrored)
+        F.interpolate(
+            m.contiguous(), size=size, mode="bilinear", align_corners=False
+        )  # channels last is slow hereafter
+        for m in (straight, mirrored)
     )
     return torch.maximum(straight, mirrored.flip(-1)).relu()
 
