@@ -9,7 +9,7 @@ precision and noise are of maps cut at half their maximum (means over classes). 
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from common import machine, maps_and_truth, mean_spread_each, seeds_parser
 
 import tagseg
-from tagseg.data.dataset import Dataset, multi_hot, read_mask
+from tagseg.data.dataset import Dataset, Sample, multi_hot, read_mask
 from tagseg.data.files import read_json, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import TrainingLoader, cpu_count
@@ -98,6 +98,8 @@ class EqualTime:
         columns: what is printed of each.
     """
 
+    until = "train"  # the last stage of the runs
+
     def __init__(self, arguments: argparse.Namespace, rows: Rows, columns: tuple[str, ...] = COLUMNS) -> None:
         self.arguments, self.rows, self.columns = arguments, rows, columns
         self.given, self.data = parse_assignments(arguments.set), read_dataset(arguments.data)
@@ -145,7 +147,7 @@ class EqualTime:
         method, settings = self.settings_of(name)
         settings = {**settings, "seed": seed, "train.epochs": self.epochs_of(name)}
         run = self.arguments.out / f"{name.replace(', ', '-').replace(' ', '_')}-seed{seed}"
-        tagseg.fit(self.arguments.data, run, recipe=method, settings=settings, until="train", quiet=True)
+        tagseg.fit(self.arguments.data, run, recipe=method, settings=settings, until=self.until, quiet=True)
         return run
 
     def maps_of(self, row: str, run: Path) -> tuple[MapStore, Any]:
@@ -177,22 +179,30 @@ class EqualTime:
             print(f"| {row} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} | {cells[0][2]} |", flush=True)
 
     def picture(self) -> None:
-        """Photographs, the map of their first tag by every row (first seed), and the truth."""
+        """Photographs, the map of their first tag by every row (first seed), and the truth; below the maps whatever
+        else a row has to show."""
         a, data = self.arguments, self.data
         shown = [s for s in data.train if s.name in a.show] or [s for s in data.train if s.tags][:6]
-        pictures: list[list[np.ndarray | None]] = [[read_image(s.image)] for s in shown]
-        for row in a.rows:
-            store, network = self.maps_of(row, self.run_of(row, a.seeds[0]))
-            for sample, cells in zip(shown, pictures, strict=True):
-                photo = cells[0]
-                assert photo is not None
-                maps = maps_at(store.read(sample.name), photo.shape[:2], network.backbone.corners)
-                cells.append(overlay_map(photo, maps[0]))
-        for sample, cells in zip(shown, pictures, strict=True):
+        names: list[str] = []
+        pictures: list[list[np.ndarray | None]] = []
+        drawn = [self.drawn(row, self.run_of(row, a.seeds[0]), shown) for row in a.rows]
+        for number, sample in enumerate(shown):
             assert sample.mask is not None
-            cells.append(colour_mask(read_mask(sample.mask), np.array([[0] * 3, *[[255] * 3] * 254, [128] * 3])))
-        names = [data.classes[s.tags[0]] for s in shown]
+            truth = colour_mask(read_mask(sample.mask), np.array([[0] * 3, *[[255] * 3] * 254, [128] * 3]))
+            for line, cells in enumerate(zip(*(of_row[number] for of_row in drawn), strict=True)):
+                names.append(data.classes[sample.tags[0]] if line == 0 else "")
+                pictures.append([read_image(sample.image), *cells, truth] if line == 0 else [None, *cells, None])
         write_picture(a.picture, contact_sheet(names, ["photograph", *a.rows, "truth"], pictures))
+
+    def drawn(self, row: str, run: Path, shown: Sequence[Sample]) -> list[list[np.ndarray]]:
+        """Of each photograph what stands below each other in the column of a row: the map of its first tag."""
+        store, network = self.maps_of(row, run)
+        found = []
+        for sample in shown:
+            photo = read_image(sample.image)
+            maps = maps_at(store.read(sample.name), photo.shape[:2], network.backbone.corners)
+            found.append([overlay_map(photo, maps[0])])
+        return found
 
 
 def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, float]:

@@ -15,18 +15,24 @@ the evaluation photographs. "ViT-CAM" has no decoder: its masks train DeepLab af
 forward, and backward where something is learnt from them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import machine, mean_spread_each
 from equal_time import EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
 from torch.nn import functional as F
 
 import tagseg
+from tagseg.data.dataset import Sample
+from tagseg.data.files import read_json
+from tagseg.data.images import read_image, voc_palette
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import inference_autocast
 from tagseg.pipeline.settings import resolve
+from tagseg.report.pictures import overlay_mask
 
 ROWS: Rows = {
     "ViT-CAM": ("cam", {"train.output_stride": None, "segment.output_stride": None}),
@@ -43,6 +49,8 @@ COLUMNS = ("tags", "maps", "oracle", "labels", "segmentation", "epochs")
 class SingleStage(EqualTime):
     """Whole runs."""
 
+    until = "report"
+
     def seconds_an_epoch(self, method: str, settings: dict[str, Any]) -> float:
         """Of the last phase, in which nearly all steps lie."""
         return super().seconds_an_epoch(method, settings | self.last_phase(method))
@@ -53,12 +61,7 @@ class SingleStage(EqualTime):
         return {f"train.{name}": 0.0 for name in ("classes_first", "spread_from") if name in known}
 
     def numbers(self, row: str, seed: int) -> dict[str, float]:
-        method, settings = self.settings_of(row)
-        settings = {**settings, "seed": seed, "train.epochs": self.epochs_of(row)}
-        run = self.arguments.out / f"{row.replace(', ', '-').replace(' ', '_')}-seed{seed}"
-        metrics: dict[str, Any] = tagseg.fit(
-            self.arguments.data, run, recipe=method, settings=settings, quiet=True
-        ).metrics
+        metrics = read_json(self.run_of(row, seed) / "metrics.json")
         train, val = metrics["train"], metrics["val"]
         return {
             "tags": val["tags_map"],
@@ -66,8 +69,18 @@ class SingleStage(EqualTime):
             "oracle": train["oracle"]["miou"],
             "labels": train["pseudo_masks"]["miou"],
             "segmentation": val["segmentation"]["miou"],
-            "epochs": float(settings["train.epochs"]),
+            "epochs": float(self.epochs_of(row)),
         }
+
+    def drawn(self, row: str, run: Path, shown: Sequence[Sample]) -> list[list[np.ndarray]]:
+        """And what its network segments, without knowing tags."""
+        model = tagseg.load(run)
+        maps = super().drawn(row, run, shown)
+        colours = voc_palette()
+        for sample, column in zip(shown, maps, strict=True):
+            photo = read_image(sample.image)
+            column.append(overlay_mask(photo, model.predict(photo), colours))
+        return maps
 
     def table(self) -> None:
         a = self.arguments
