@@ -4,6 +4,7 @@
         --set weights=FILE
     python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ...
     python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ... --picture single_stage.jpg
+    python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ... --spread --rows AFA ToCo
     python benchmarks/single_stage.py DATA --out FOLDER --set ... --cost
 
 Every row is a whole run of `tagseg fit` in FOLDER, with as many epochs of training from tags as fit into the time (see
@@ -11,8 +12,9 @@ Every row is a whole run of `tagseg fit` in FOLDER, with as many epochs of train
 the training photographs, with a background score that is chosen without masks ("oracle": with them); segmentation is of
 the evaluation photographs. "ViT-CAM" has no decoder: its masks train DeepLab afterwards, with time of its own.
 
-`--cost` prints what a step takes in which everything is learnt, and what the passes of its transformer take alone,
-forward, and backward where something is learnt from them.
+`--spread` prints what the maps of trained networks are worth, at one scale, as they are and when they are spread along
+the plain affinity afterwards, which then has taught nothing. `--cost` prints what a step takes in which everything is
+learnt, and what the passes of its transformer take alone, forward, and backward where something is learnt from them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine, mean_spread_each
-from equal_time import EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
+from equal_time import EqualTime, Rows, arguments_parser, known_to, measured, seconds_each, step_of
 from torch.nn import functional as F
 
 import tagseg
 from tagseg.data.dataset import Sample
 from tagseg.data.files import read_json
 from tagseg.data.images import read_image, voc_palette
+from tagseg.data.reading import remembered
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import inference_autocast
+from tagseg.pipeline.classifiers import load_network
+from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.settings import resolve
 from tagseg.report.pictures import overlay_mask
 
@@ -94,6 +99,41 @@ class SingleStage(EqualTime):
             print(f"| {row} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} | {cells[-2][2]} |", flush=True)
 
 
+class Spread(torch.nn.Module):
+    """The class maps of a network, spread along the mean of what patches attend to."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network, self.backbone = network, network.backbone
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.backbone.tokens(images, attention=True)
+        maps = self.network.classifier(tokens.patches).float().relu()
+        maps = tokens.attention.spread(maps, normalise=True)
+        return maps - maps.amin(dim=(2, 3), keepdim=True)
+
+    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+        return class_maps.amax(dim=(2, 3))
+
+
+def spread(tables: SingleStage) -> None:
+    print(tables.heading())
+    columns = ("seeds", "oracle", "recall", "precision")
+    print(f"| | {' | '.join(columns)} |", flush=True)
+    for row in tables.arguments.rows:
+        runs = [tables.run_of(row, seed) for seed in tables.arguments.seeds]
+        for name, change in ((row, lambda network: network), (f"{row}, spread afterwards", Spread)):
+            found = []
+            for run in runs:
+                network = change(load_network(run))
+                miner = Miner(network, tables.mine_settings(row, network))
+                facts = remembered(run / "files.json")
+                store = mine(miner, tables.data.train, facts, run / f"maps of {name}", lambda *_: None)
+                found.append(measured(tables.data, store, network.backbone.corners))
+            cells = [mean_spread_each([f[column] for f in found]) for column in columns]
+            print(f"| {name} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} |", flush=True)
+
+
 def passes(network: Any, side: int) -> Callable[[], None]:
     """Everything that the transformer sees in a step, and nothing else."""
     batch = torch.randn(network.settings.batch_size, 3, side, side, device=network.device)
@@ -135,11 +175,14 @@ def cost(tables: SingleStage) -> None:
 
 def main() -> None:
     parser = arguments_parser(__doc__, ROWS, first=6)
+    parser.add_argument("--spread", action="store_true")
     parser.add_argument("--cost", action="store_true")
     arguments = parser.parse_args()
     tables = SingleStage(arguments, ROWS)
     if arguments.cost:
         cost(tables)
+    elif arguments.spread:
+        spread(tables)
     elif arguments.picture:
         tables.picture()
     else:
