@@ -364,12 +364,8 @@ def pooled_logits(classifier: nn.Conv2d, features: torch.Tensor) -> torch.Tensor
 
 def strongest_of_flips(straight: torch.Tensor, mirrored: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """The larger of a map and that of the mirrored image, at `size` (H, W), rectified."""
-    straight, mirrored = (
-        F.interpolate(
-            m.contiguous(), size=size, mode="bilinear", align_corners=False
-        )  # channels last is slow hereafter
-        for m in (straight, mirrored)
-    )
+    plain = (m.contiguous() for m in (straight, mirrored))  # in channels last, all that follows is slow
+    straight, mirrored = (F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in plain)
     return torch.maximum(straight, mirrored.flip(-1)).relu()
 
 

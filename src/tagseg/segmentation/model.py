@@ -53,7 +53,8 @@ class SegmentationModel:
             flip: look at the mirrored photograph too.
         """
         photo = _to_array(image)
-        return self._probabilities(photo, scales, flip).max(dim=0).indices.to(torch.uint8).cpu().numpy()
+        classes = self._probabilities(photo, scales, flip).max(dim=0).indices  # argmax is many times slower on a CPU
+        return classes.to(torch.uint8).cpu().numpy()
 
     def probabilities(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
         """As `predict`, but `(C + 1, H, W)` float32 that sum to one at every pixel."""
