@@ -5,6 +5,7 @@
     python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ...
     python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ... --picture single_stage.jpg
     python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ... --spread --rows AFA ToCo
+    python benchmarks/single_stage.py DATA --out FOLDER --epochs 4 --set ... --weights --rows HAAF
     python benchmarks/single_stage.py DATA --out FOLDER --set ... --cost
 
 Every row is a whole run of `tagseg fit` in FOLDER, with as many epochs of training from tags as fit into the time (see
@@ -13,8 +14,10 @@ the training photographs, with a background score that is chosen without masks (
 the evaluation photographs. "ViT-CAM" has no decoder: its masks train DeepLab afterwards, with time of its own.
 
 `--spread` prints what the maps of trained networks are worth, at one scale, as they are and when they are spread along
-the plain affinity afterwards, which then has taught nothing. `--cost` prints what a step takes in which everything is
-learnt, and what the passes of its transformer take alone, forward, and backward where something is learnt from them.
+the plain affinity afterwards, which then has taught nothing. `--weights` prints the learnt weights of the blocks, first
+to last, means over evaluation photographs, and how much they differ between photographs. `--cost` prints what a step
+takes in which everything is learnt, and what the passes of its transformer take alone, forward, and backward where
+something is learnt from them.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +34,9 @@ import tagseg
 from tagseg.data.dataset import Sample
 from tagseg.data.files import read_json
 from tagseg.data.images import read_image, voc_palette
+from tagseg.data.loading import normalise
 from tagseg.data.reading import remembered
+from tagseg.data.views import resize, whole
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import inference_autocast
 from tagseg.pipeline.classifiers import load_network
@@ -134,6 +139,22 @@ def spread(tables: SingleStage) -> None:
             print(f"| {name} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} |", flush=True)
 
 
+@torch.inference_mode()
+def weights(tables: SingleStage) -> None:
+    print(tables.heading())
+    for row in tables.arguments.rows:
+        for seed in tables.arguments.seeds:
+            network = load_network(tables.run_of(row, seed)).eval()
+            found = []
+            for sample in tables.data.val:
+                pixels = resize(whole(read_image(sample.image)), (network.side, network.side)).image
+                attention = network.tokens(normalise(pixels, network.backbone)[None]).attention
+                found.append(network.block_weights(attention)[0])
+            each = torch.stack(found)
+            means = " ".join(f"{value:.2f}" for value in each.mean(dim=0).tolist())
+            print(f"| {row}, seed {seed} | {means} | {each.std(dim=0).mean():.2f} |", flush=True)
+
+
 def passes(network: Any, side: int) -> Callable[[], None]:
     """Everything that the transformer sees in a step, and nothing else."""
     batch = torch.randn(network.settings.batch_size, 3, side, side, device=network.device)
@@ -176,6 +197,7 @@ def cost(tables: SingleStage) -> None:
 def main() -> None:
     parser = arguments_parser(__doc__, ROWS, first=6)
     parser.add_argument("--spread", action="store_true")
+    parser.add_argument("--weights", action="store_true")
     parser.add_argument("--cost", action="store_true")
     arguments = parser.parse_args()
     tables = SingleStage(arguments, ROWS)
@@ -183,6 +205,8 @@ def main() -> None:
         cost(tables)
     elif arguments.spread:
         spread(tables)
+    elif arguments.weights:
+        weights(tables)
     elif arguments.picture:
         tables.picture()
     else:
