@@ -185,11 +185,11 @@ def cost(tables: SingleStage) -> None:
         batch_size = resolve("toco", known_to("toco", tables.given)).train.batch_size
         settings |= tables.last_phase(method) | {"train.batch_size": batch_size}
         step, network = step_of(tables.data, method, resolve(method, settings))
-        milliseconds = 1000 * seconds_each(step)
+        milliseconds = 1000 * seconds_each(step, 10)
         base = base or milliseconds
         cells = [f"{milliseconds:.0f}", f"{milliseconds / base:.2f}", "", ""]
         if hasattr(network, "tokens"):
-            alone = 1000 * seconds_each(passes(network, network.side))
+            alone = 1000 * seconds_each(passes(network, network.side), 10)
             cells[2:] = [f"{alone:.0f}", f"{milliseconds / alone:.2f}"]
         print(f"| {row} | {' | '.join(cells)} |", flush=True)
 
