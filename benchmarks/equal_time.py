@@ -99,6 +99,7 @@ class EqualTime:
     """
 
     until = "train"  # the last stage of the runs
+    each = "seeds"  # the column whose values are printed one by one
 
     def __init__(self, arguments: argparse.Namespace, rows: Rows, columns: tuple[str, ...] = COLUMNS) -> None:
         self.arguments, self.rows, self.columns = arguments, rows, columns
@@ -150,8 +151,11 @@ class EqualTime:
         tagseg.fit(self.arguments.data, run, recipe=method, settings=settings, until=self.until, quiet=True)
         return run
 
-    def maps_of(self, row: str, run: Path) -> tuple[MapStore, Any]:
-        network = load_network(run)
+    def maps_of(
+        self, row: str, run: Path, changed: Callable[[Any], Any] = lambda network: network
+    ) -> tuple[MapStore, Any]:
+        """The maps of the run's network, or of what it is `changed` to, under the name `row`; and that network."""
+        network = changed(load_network(run))
         facts = remembered(run / "files.json")
         miner = Miner(network, self.mine_settings(row, network))
         return mine(miner, self.data.train, facts, run / f"maps of {row}", lambda *_: None), network
@@ -166,17 +170,23 @@ class EqualTime:
         print(self.heading())
         for row in a.rows:  # all before any training warms the machine
             self.epochs_of(self.trained_as(row))
-        print(f"| | {' | '.join(self.columns)} | each |", flush=True)
+        print(f"| | {' | '.join(self.columns)} | {self.each}, each |", flush=True)
         for row in a.rows:
-            found = []
-            for seed in a.seeds:
-                run = self.run_of(row, seed)
-                store, network = self.maps_of(row, run)
-                record = read_json(run / "train" / "stage.json")
-                numbers = {"epochs": float(network.settings.epochs), "seconds": float(record["seconds"])}
-                found.append(measured(self.data, store, network.backbone.corners) | numbers)
-            cells = [mean_spread_each([f[column] for f in found]) for column in self.columns]
-            print(f"| {row} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} | {cells[0][2]} |", flush=True)
+            self.line(row, [self.numbers(row, seed) for seed in a.seeds])
+
+    def numbers(self, row: str, seed: int) -> dict[str, float]:
+        """What the table says of one run."""
+        run = self.run_of(row, seed)
+        store, network = self.maps_of(row, run)
+        record = read_json(run / "train" / "stage.json")
+        numbers = {"epochs": float(network.settings.epochs), "seconds": float(record["seconds"])}
+        return measured(self.data, store, network.backbone.corners) | numbers
+
+    def line(self, name: str, found: Sequence[dict[str, float]]) -> None:
+        """Print a row of the table; `found` are the numbers of every seed."""
+        cells = {column: mean_spread_each([f[column] for f in found]) for column in self.columns}
+        means = " | ".join(f"{mean} ± {spread}" for mean, spread, _ in cells.values())
+        print(f"| {name} | {means} | {cells[self.each][2]} |", flush=True)
 
     def picture(self) -> None:
         """Photographs, the map of their first tag by every row (first seed), and the truth; below the maps whatever

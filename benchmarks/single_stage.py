@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, mean_spread_each
+from common import machine
 from equal_time import EqualTime, Rows, arguments_parser, known_to, measured, seconds_each, step_of
 from torch.nn import functional as F
 
@@ -35,12 +35,10 @@ from tagseg.data.dataset import Sample
 from tagseg.data.files import read_json
 from tagseg.data.images import read_image, voc_palette
 from tagseg.data.loading import normalise
-from tagseg.data.reading import remembered
 from tagseg.data.views import resize, whole
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import inference_autocast
 from tagseg.pipeline.classifiers import load_network
-from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.settings import resolve
 from tagseg.report.pictures import overlay_mask
 
@@ -54,12 +52,14 @@ ROWS: Rows = {
     "ToCo, as in the code": ("toco", {"train.compat": "official"}),
 }
 COLUMNS = ("tags", "maps", "oracle", "labels", "segmentation", "epochs")
+MAPS = ("seeds", "oracle", "recall", "precision")  # of `--spread`
 
 
 class SingleStage(EqualTime):
     """Whole runs."""
 
     until = "report"
+    each = "segmentation"
 
     def seconds_an_epoch(self, method: str, settings: dict[str, Any]) -> float:
         """Of the last phase, in which nearly all steps lie."""
@@ -92,17 +92,6 @@ class SingleStage(EqualTime):
             column.append(overlay_mask(photo, model.predict(photo), colours))
         return maps
 
-    def table(self) -> None:
-        a = self.arguments
-        print(self.heading())
-        for row in a.rows:
-            self.epochs_of(row)
-        print(f"| | {' | '.join(COLUMNS)} | segmentation, each |", flush=True)
-        for row in a.rows:
-            found = [self.numbers(row, seed) for seed in a.seeds]
-            cells = [mean_spread_each([f[column] for f in found]) for column in COLUMNS]
-            print(f"| {row} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} | {cells[-2][2]} |", flush=True)
-
 
 class Spread(torch.nn.Module):
     """The class maps of a network, spread along the mean of what patches attend to."""
@@ -121,22 +110,17 @@ class Spread(torch.nn.Module):
         return class_maps.amax(dim=(2, 3))
 
 
-def spread(tables: SingleStage) -> None:
+def spread(tables: EqualTime) -> None:
     print(tables.heading())
-    columns = ("seeds", "oracle", "recall", "precision")
-    print(f"| | {' | '.join(columns)} |", flush=True)
+    print(f"| | {' | '.join(tables.columns)} | {tables.each}, each |", flush=True)
     for row in tables.arguments.rows:
         runs = [tables.run_of(row, seed) for seed in tables.arguments.seeds]
-        for name, change in ((row, lambda network: network), (f"{row}, spread afterwards", Spread)):
+        for name, changed in ((row, lambda network: network), (f"{row}, spread afterwards", Spread)):
             found = []
             for run in runs:
-                network = change(load_network(run))
-                miner = Miner(network, tables.mine_settings(row, network))
-                facts = remembered(run / "files.json")
-                store = mine(miner, tables.data.train, facts, run / f"maps of {name}", lambda *_: None)
+                store, network = tables.maps_of(name, run, changed)
                 found.append(measured(tables.data, store, network.backbone.corners))
-            cells = [mean_spread_each([f[column] for f in found]) for column in columns]
-            print(f"| {name} | {' | '.join(f'{m} ± {d}' for m, d, _ in cells)} |", flush=True)
+            tables.line(name, found)
 
 
 @torch.inference_mode()
@@ -200,11 +184,11 @@ def main() -> None:
     parser.add_argument("--weights", action="store_true")
     parser.add_argument("--cost", action="store_true")
     arguments = parser.parse_args()
-    tables = SingleStage(arguments, ROWS)
+    tables = SingleStage(arguments, ROWS, COLUMNS)
     if arguments.cost:
         cost(tables)
     elif arguments.spread:
-        spread(tables)
+        spread(EqualTime(arguments, ROWS, MAPS))
     elif arguments.weights:
         weights(tables)
     elif arguments.picture:

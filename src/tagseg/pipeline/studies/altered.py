@@ -245,9 +245,9 @@ def _keep_only(channels: Sequence[Sequence[int]]) -> Callable[[torch.Tensor], No
 def removal(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
     """Remove the channels of a layer that an attribution calls most important (section 5.9): how much is lost?
 
-    Importance by gAP is handed down from the deepest layer (see `propagated`). It is
-    compared with captum's Layer Conductance, Internal Influence and layer-wise relevance propagation (where captum
-    knows the network's modules), summed over positions. Photographs that the network names right.
+    Importance by gAP is handed down from the deepest layer (see `propagated`). It is compared with captum's Layer
+    Conductance, Internal Influence and layer-wise relevance propagation (where captum knows the network's modules),
+    summed over positions. Photographs that the network names right.
     """
     model = hierarchy.recorder.model
     outcomes: dict[tuple[str, str], list[list[tuple[bool, float]]]] = {}
@@ -306,9 +306,8 @@ def propagated(recording: Recording, number: int) -> list[torch.Tensor]:
         ):
             handed = float(above[k]) * shares
             total += handed
-            for channel in (
-                handed.nonzero().flatten().tolist()
-            ):  # a channel's peak is where its strongest parent sees it
+            # a channel's peak is where its strongest parent sees it
+            for channel in handed.nonzero().flatten().tolist():
                 if float(handed[channel]) > below.get(channel, (0.0, []))[0]:
                     below[channel] = float(handed[channel]), places[channel]
         found.insert(0, total)
