@@ -18,7 +18,8 @@ from common import machine, run_parser
 from torch.nn import functional as F
 
 from tagseg.data.geometry import Window
-from tagseg.data.loading import TrainingLoader, cpu_count
+from tagseg.data.loading import TrainingLoader
+from tagseg.cores import cpu_count
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.methods.base import load_method
 from tagseg.methods.oaa import trusted

@@ -29,7 +29,7 @@ from tagseg.attribution import GradientMaps, LayerCAM, winograd
 from tagseg.attribution.capture import Tape, undisturbed
 from tagseg.attribution.formulas import FORMULAS
 from tagseg.attribution.layers import find_layers
-from tagseg.data.loading import cpu_count
+from tagseg.cores import cpu_count
 from tagseg.networks.precision import default_device
 
 Work = Callable[[], Any]

@@ -14,11 +14,11 @@ import torch
 from common import machine, mean_spread_each, seeds_parser
 
 from tagseg.data.dataset import Dataset, Sample, read_mask
-from tagseg.data.loading import cpu_count
+from tagseg.cores import cpu_count
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import Confusion
 from tagseg.networks.backbone import Backbone
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import FitSettings, parse_assignments, resolve
 

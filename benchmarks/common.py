@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tagseg.data.dataset import Dataset, Sample, read_mask
-from tagseg.data.loading import cpu_count
+from tagseg.cores import cpu_count
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.mining import maps_at

@@ -19,9 +19,10 @@ from common import machine, maps_and_truth, mean_spread_each, seeds_parser
 
 import tagseg
 from tagseg.data.dataset import Dataset, Sample, multi_hot, read_mask
-from tagseg.data.files import read_json, write_json
+from tagseg.files import read_json, write_json
 from tagseg.data.images import read_image
-from tagseg.data.loading import TrainingLoader, cpu_count
+from tagseg.data.loading import TrainingLoader
+from tagseg.cores import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset, remembered
 from tagseg.evaluation.coverage import Coverage
@@ -29,7 +30,7 @@ from tagseg.evaluation.iou import ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import default_device, inference_autocast
-from tagseg.pipeline.classifiers import load_network
+from tagseg.explaining.classifiers import load_network
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.mining import Miner, maps_at, mine
 from tagseg.pipeline.settings import FitSettings, MaskSettings, MineSettings, parse_assignments, resolve

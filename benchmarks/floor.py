@@ -15,7 +15,8 @@ import torch
 from common import machine, run_parser
 
 from tagseg.data.images import read_image
-from tagseg.data.loading import TrainingLoader, cpu_count
+from tagseg.data.loading import TrainingLoader
+from tagseg.cores import cpu_count
 from tagseg.data.reading import read_dataset
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import default_device, inference_autocast

@@ -27,9 +27,9 @@ from tagseg.data.dataset import Dataset
 from tagseg.data.images import read_image
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.tags import mean_average_precision
-from tagseg.pipeline.classifiers import Classifier, load_classifier
-from tagseg.pipeline.decompose import save_tree
-from tagseg.pipeline.studies import altered, channels, decomposed
+from tagseg.explaining.classifiers import Classifier, load_classifier
+from tagseg.explaining.decompose import save_tree
+from tagseg.studies import altered, channels, decomposed
 
 SIDE, EPOCHS, BATCH = 96, 30, 16
 

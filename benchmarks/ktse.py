@@ -21,7 +21,8 @@ from common import machine
 from equal_time import COLUMNS, EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
 
 from tagseg.data.dataset import read_mask
-from tagseg.data.images import IGNORE, read_image
+from tagseg.data.images import read_image
+from tagseg.labels import IGNORE
 from tagseg.data.views import resize, whole
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.ktse import KTSESettings

@@ -27,7 +27,7 @@ from common import machine, maps_and_truth, mean_spread_each, seeds_parser
 import tagseg
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, read_mask, read_saliency
-from tagseg.data.files import read_json
+from tagseg.files import read_json
 from tagseg.data.images import read_image
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset, remembered
@@ -36,7 +36,7 @@ from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.masks.background import label_mask
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
-from tagseg.pipeline.classifiers import load_network
+from tagseg.explaining.classifiers import load_network
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.measure import measure_rounds
 from tagseg.pipeline.mining import Miner, mine, upsampled

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import tagseg
-from tagseg.data.files import read_json
+from tagseg.files import read_json
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset

@@ -19,8 +19,9 @@ from common import machine, mean_spread_each, run_parser
 
 import tagseg
 from tagseg.data.dataset import Dataset, read_mask
-from tagseg.data.files import read_json
-from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette
+from tagseg.files import read_json
+from tagseg.data.images import read_image, read_index_png, voc_palette
+from tagseg.labels import IGNORE
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import Confusion, ThresholdSweep

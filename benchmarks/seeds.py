@@ -11,7 +11,7 @@ import numpy as np
 from common import machine, mean_spread_each, seeds_parser
 
 import tagseg
-from tagseg.data.files import read_json
+from tagseg.files import read_json
 from tagseg.pipeline.settings import parse_assignments
 
 PARTS = (

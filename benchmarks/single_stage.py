@@ -32,13 +32,13 @@ from torch.nn import functional as F
 
 import tagseg
 from tagseg.data.dataset import Sample
-from tagseg.data.files import read_json
+from tagseg.files import read_json
 from tagseg.data.images import read_image, voc_palette
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
 from tagseg.methods.base import load_method
 from tagseg.networks.precision import inference_autocast
-from tagseg.pipeline.classifiers import load_network
+from tagseg.explaining.classifiers import load_network
 from tagseg.pipeline.settings import resolve
 from tagseg.report.pictures import overlay_mask
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import tagseg
 from tagseg.data.dataset import read_mask
-from tagseg.data.files import read_json
+from tagseg.files import read_json
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import ThresholdSweep

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from tagseg.data.dataset import read_mask
-from tagseg.data.files import read_json
-from tagseg.data.images import IGNORE, read_index_png
+from tagseg.files import read_json
+from tagseg.data.images import read_index_png
+from tagseg.labels import IGNORE
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import ThresholdSweep

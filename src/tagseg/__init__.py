@@ -13,15 +13,15 @@ from tagseg.errors import BadInput
 
 if TYPE_CHECKING:
     from tagseg.app.launch import explore
-    from tagseg.pipeline.check import check
-    from tagseg.pipeline.decompose import decompose
-    from tagseg.pipeline.demo import demo
-    from tagseg.pipeline.explain import explain
+    from tagseg.commands.check import check
+    from tagseg.explaining.decompose import decompose
+    from tagseg.commands.demo import demo
+    from tagseg.explaining.explain import explain
     from tagseg.pipeline.fit import fit
-    from tagseg.pipeline.locate import locate
-    from tagseg.pipeline.predict import evaluate, predict
-    from tagseg.pipeline.refine import refine
-    from tagseg.pipeline.studies.study import study
+    from tagseg.explaining.locate import locate
+    from tagseg.commands.predict import evaluate, predict
+    from tagseg.commands.refine import refine
+    from tagseg.studies.study import study
     from tagseg.segmentation.model import load
 
 __version__ = "0.1.0"
@@ -43,18 +43,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "check": "tagseg.pipeline.check",
-    "decompose": "tagseg.pipeline.decompose",
-    "demo": "tagseg.pipeline.demo",
-    "evaluate": "tagseg.pipeline.predict",
-    "explain": "tagseg.pipeline.explain",
+    "check": "tagseg.commands.check",
+    "decompose": "tagseg.explaining.decompose",
+    "demo": "tagseg.commands.demo",
+    "evaluate": "tagseg.commands.predict",
+    "explain": "tagseg.explaining.explain",
     "explore": "tagseg.app.launch",
     "fit": "tagseg.pipeline.fit",
     "load": "tagseg.segmentation.model",
-    "locate": "tagseg.pipeline.locate",
-    "predict": "tagseg.pipeline.predict",
-    "refine": "tagseg.pipeline.refine",
-    "study": "tagseg.pipeline.studies.study",
+    "locate": "tagseg.explaining.locate",
+    "predict": "tagseg.commands.predict",
+    "refine": "tagseg.commands.refine",
+    "study": "tagseg.studies.study",
 }
 
 

@@ -134,7 +134,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Where the numbers go as JSON.")] = Path("evaluation.json"),
 ) -> None:
     """Print the IoU of every class, and write it as JSON."""
-    from tagseg.data.folder import read_class_names
+    from tagseg.data.readers.folder import read_class_names
 
     names = None if classes is None else read_class_names(classes)
     result = tagseg.evaluate(predictions, truth, classes=names, out=out)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tagseg.data.files import read_json, write_aside, write_json
+from tagseg.files import read_json, write_aside, write_json
 from tagseg.errors import BadInput, explain_full_disk
 
 

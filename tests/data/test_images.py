@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagseg.data.images import IGNORE, image_size, read_image, read_index_png, voc_palette, write_mask
+from tagseg.data.images import image_size, read_image, read_index_png, voc_palette, write_mask
+from tagseg.labels import IGNORE
 from tagseg.errors import BadInput
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

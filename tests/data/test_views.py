@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.data.views import flip, random_crop, random_view, resize, whole
 
 FILL = np.array([1, 2, 3], dtype=np.uint8)

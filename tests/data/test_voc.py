@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tagseg.data.reading import read_dataset
-from tagseg.data.voc import VOC_CLASSES
+from tagseg.data.readers.voc import VOC_CLASSES
 from tests.data.trees import mask, photo
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import tagseg
 from tagseg.data.contrast_views import ContrastViews, resized_window
 from tagseg.data.dataset import Sample
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.data.photometry import distort
 from tagseg.data.views import whole
 from tagseg.errors import BadInput
@@ -372,7 +372,7 @@ def test_one_stage_to_the_end(tiny_set: Path, tmp_path: Path, name: str):
     assert 0 <= result.metrics["val"]["segmentation"]["miou"] <= 100
     model = tagseg.load(run)
     assert model.network.head_name == "tokens"
-    from tagseg.pipeline.classifiers import load_network
+    from tagseg.explaining.classifiers import load_network
 
     method = load_network(run).eval()
     images = torch.randn(1, 3, 64, 80)

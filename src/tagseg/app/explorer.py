@@ -19,9 +19,9 @@ from tagseg.attribution.gap import Decision, Recording
 from tagseg.attribution.hierarchy import Hierarchy, Node, trace, trace_nodes
 from tagseg.data.images import IMAGE_SUFFIXES, image_size, read_image
 from tagseg.errors import BadInput
-from tagseg.pipeline.classifiers import Classifier, load_classifier
-from tagseg.pipeline.decompose import guided_patch, heat, node_pictures, save_tree, strip
-from tagseg.pipeline.excitation import Excitations, exciting_patches, find_excitations
+from tagseg.explaining.classifiers import Classifier, load_classifier
+from tagseg.explaining.decompose import guided_patch, heat, node_pictures, save_tree, strip
+from tagseg.explaining.excitation import Excitations, exciting_patches, find_excitations
 from tagseg.report.pictures import overlay_map, thumbnail
 
 MAX_BYTES = 20 << 20  # of an uploaded file

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tagseg.errors import BadInput
-from tagseg.pipeline.photographs import find_photographs
+from tagseg.data.photographs import find_photographs
 
 
 def explore(

@@ -10,7 +10,7 @@ import torch
 
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Sample
-from tagseg.data.geometry import look
+from tagseg.data.geometry import view_of
 from tagseg.data.loading import PixelStatistics, TrainingViews
 from tagseg.data.views import View
 
@@ -37,7 +37,7 @@ class AccumulatedViews(TrainingViews):
     Args:
         samples, num_classes, statistics, side, scales, seed: see `TrainingViews`.
         accumulated: cumulative maps of the samples.
-        grid: `(h, w)` of the network's features of a view.
+        cells: `(h, w)` of the network's features of a view.
         drop: what is hidden; None for nothing.
         targets: which cumulative maps are to be learnt, if any.
     """
@@ -50,14 +50,14 @@ class AccumulatedViews(TrainingViews):
         accumulated: Accumulator,
         *,
         side: int,
-        grid: tuple[int, int],
+        cells: tuple[int, int],
         scales: tuple[float, float],
         seed: int,
         drop: Drop | None = None,
         targets: int | Literal["growing"] | None = None,
     ) -> None:
         super().__init__(samples, num_classes, statistics, side=side, scales=scales, seed=seed)
-        self.accumulated, self.grid, self.drop, self.targets = accumulated, grid, drop, targets
+        self.accumulated, self.cells, self.drop, self.targets = accumulated, cells, drop, targets
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
@@ -72,22 +72,22 @@ class AccumulatedViews(TrainingViews):
             hidden = self._found(self.drop, view, key, size, pixels=True)
             item["image"].permute(1, 2, 0).numpy()[hidden] = 0  # torch takes ten times as long for it
         elif self.drop is not None:
-            item["keep"] = torch.from_numpy(~self._found(self.drop, view, key, self.grid, pixels=False)).float()
+            item["keep"] = torch.from_numpy(~self._found(self.drop, view, key, self.cells, pixels=False)).float()
         return item
 
     def _targets(self, view: View, index: int, rounds: int) -> torch.Tensor:
-        targets = np.zeros((self.num_classes, *self.grid), dtype=np.float32)
+        targets = np.zeros((self.num_classes, *self.cells), dtype=np.float32)
         maps, tags = self.accumulated.maps(index, rounds), list(self.samples[index].tags)
-        targets[tags] = look(maps, view.window, self.grid, self.accumulated.corners)
+        targets[tags] = view_of(maps, view.window, self.cells, self.accumulated.grid)
         targets[[tag for tag, whole in zip(tags, maps, strict=True) if not whole.any()]] = -1
         return torch.from_numpy(targets)
 
     def _found(
-        self, drop: Drop, view: View, key: tuple[int, int], grid: tuple[int, int], *, pixels: bool
+        self, drop: Drop, view: View, key: tuple[int, int], cells: tuple[int, int], *, pixels: bool
     ) -> np.ndarray:
-        """`grid` bool: where a map of the rounds before exceeds delta; nothing where beta spares the view."""
+        """Returns `cells` bool: where a map of the rounds before exceeds delta; nothing where beta spares the view."""
         epoch, index = key
         if epoch == 0 or np.random.default_rng((self.seed, epoch, index, 1)).random() >= drop.rate:
-            return np.zeros(grid, dtype=bool)
-        maps = look(self.accumulated.maps(index, epoch), view.window, grid, self.accumulated.corners, pixels=pixels)
+            return np.zeros(cells, dtype=bool)
+        maps = view_of(self.accumulated.maps(index, epoch), view.window, cells, self.accumulated.grid, pixels=pixels)
         return np.any(maps > drop.threshold, axis=0)

@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from tagseg.data.files import write_aside
+from tagseg.files import write_aside
 from tagseg.data.geometry import Window, paste
 from tagseg.errors import BadInput
+from tagseg.grid import Grid
 
 Fusion = Literal["max", "average"]
 
@@ -31,8 +32,8 @@ class Accumulator:
     Args:
         folder: where the files lie; processes that share it work together.
         classes: of every photograph its tags, 0-based.
-        grids: of every photograph the `(h, w)` of its maps.
-        corners: geometry of the grids, of the network and of the maps alike.
+        cells: of every photograph the `(h, w)` of its maps.
+        grid: the geometry of the network and of the maps alike.
         fusion: the largest value that a cell ever had, or the mean of all (thesis chapter 4).
     """
 
@@ -40,14 +41,14 @@ class Accumulator:
         self,
         folder: Path,
         classes: Sequence[tuple[int, ...]],
-        grids: Sequence[tuple[int, int]],
-        corners: bool,
+        cells: Sequence[tuple[int, int]],
+        grid: Grid,
         fusion: Fusion = "max",
     ) -> None:
-        self.folder, self.classes, self.grids = folder, tuple(classes), tuple(grids)
-        self.corners, self.fusion = corners, fusion
-        cells = [len(c) * h * w for c, (h, w) in zip(self.classes, self.grids, strict=True)]
-        self._starts = np.concatenate([[0], np.cumsum(cells, dtype=np.int64)])
+        self.folder, self.classes, self.cells = folder, tuple(classes), tuple(cells)
+        self.grid, self.fusion = grid, fusion
+        lengths = [len(c) * h * w for c, (h, w) in zip(self.classes, self.cells, strict=True)]
+        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self._kind = np.dtype(np.uint8) if fusion == "max" else _MEAN
         self._opened: dict[int, np.ndarray] = {}
         self._working: np.ndarray | None = None
@@ -87,7 +88,7 @@ class Accumulator:
             whether there was anything positive.
         """
         assert self._working is not None, "begin a round first"
-        found, inside = paste(np.maximum(raw[None], 0), window, self.grids[index], self.corners)
+        found, inside = paste(np.maximum(raw[None], 0), window, self.cells[index], self.grid)
         values = found[0]
         peak = float(values.max(initial=0))
         if peak <= 0:
@@ -142,7 +143,7 @@ class Accumulator:
             BadInput: the file is not there, or is that of other photographs.
         """
         if rounds == 0:
-            return np.zeros((len(self.classes[index]), *self.grids[index]), dtype=np.float32)
+            return np.zeros((len(self.classes[index]), *self.cells[index]), dtype=np.float32)
         found = self._of(self._open(rounds), index)
         return found.astype(np.float32) / 255 if self.fusion == "max" else found["mean"].astype(np.float32)
 
@@ -167,7 +168,7 @@ class Accumulator:
 
     def _of(self, cells: np.ndarray, index: int) -> np.ndarray:
         own = cells[self._starts[index] : self._starts[index + 1]]
-        return own.reshape(len(self.classes[index]), *self.grids[index])
+        return own.reshape(len(self.classes[index]), *self.cells[index])
 
     def _open(self, rounds: int) -> np.ndarray:
         if rounds not in self._opened:

@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tagseg.data.images import MAX_CLASSES, read_grey, read_index_png
+from tagseg.data.images import read_grey, read_index_png
+from tagseg.labels import MAX_CLASSES
 from tagseg.errors import BadInput
 
 MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that draws the mask when asked

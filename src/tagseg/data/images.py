@@ -12,15 +12,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from tagseg.data.files import write_aside
+from tagseg.files import write_aside
 from tagseg.errors import BadInput
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 178_956_970  # a fifth of a gigapixel; larger headers are refused before anything is decoded
 Image.MAX_IMAGE_PIXELS = None  # replaced by the check in `_open`, whose message names the file
 
-IGNORE = 255
-MAX_CLASSES = 254  # masks are 8 bits: 0 background, 1..254 classes, 255 ignore
 
 
 def read_image(path: Path) -> np.ndarray:

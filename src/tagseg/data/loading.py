@@ -159,10 +159,6 @@ class TrainingLoader:
             yield default_collate(batch)
 
 
-def cpu_count() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
 
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 4, threads: int = 2

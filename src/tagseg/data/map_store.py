@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tagseg.data.files import write_aside
+from tagseg.files import write_aside
 from tagseg.errors import BadInput
 
 

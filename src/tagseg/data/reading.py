@@ -12,20 +12,21 @@ from typing import Literal
 
 import numpy as np
 
-from tagseg.data.coco import find_coco, read_coco
-from tagseg.data.cub import find_cub, read_cub
-from tagseg.data.dagm import find_dagm, read_dagm
+from tagseg.data.readers.coco import find_coco, read_coco
+from tagseg.data.readers.cub import find_cub, read_cub
+from tagseg.data.readers.dagm import find_dagm, read_dagm
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
-from tagseg.data.files import read_json
-from tagseg.data.folder import read_folder
-from tagseg.data.ilsvrc import find_ilsvrc, read_ilsvrc
-from tagseg.data.images import IGNORE, decode_image
-from tagseg.data.voc import find_voc, read_voc
+from tagseg.files import read_json
+from tagseg.data.readers.folder import read_folder
+from tagseg.data.readers.ilsvrc import find_ilsvrc, read_ilsvrc
+from tagseg.data.images import decode_image
+from tagseg.labels import IGNORE
+from tagseg.data.readers.voc import find_voc, read_voc
 from tagseg.errors import BadInput
 
 
 def read_dataset(root: str | Path, tags: Literal["xml", "masks"] = "xml") -> Dataset:
-    """Read the data set at `root`: VOC, COCO, ILSVRC, CUB, DAGM, or the plain folder layout (see `tagseg.data.folder`).
+    """Read the data set at `root`: VOC, COCO, ILSVRC, CUB, DAGM, or the plain folder layout (see `tagseg.data.readers.folder`).
 
     The lists are read, the photographs are not opened; see `inspect_files` for that.
 

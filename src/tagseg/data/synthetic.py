@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tagseg.data.files import read_json, write_aside, write_json
+from tagseg.files import read_json, write_aside, write_json
 from tagseg.data.images import write_mask
 
 CLASSES = ("redfin", "bluefin", "ringhorn", "crosshorn", "dotwing", "barwing")

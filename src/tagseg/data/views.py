@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from tagseg.data.geometry import Window
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 
 
 @dataclass(frozen=True)

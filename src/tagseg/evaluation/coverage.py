@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from tagseg.labels import IGNORE
 
-IGNORE = 255
 
 
 class Coverage:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from tagseg.labels import IGNORE
 
-IGNORE = 255
 
 
 class Confusion:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from tagseg.masks.permutohedral import Lattice, bilateral_features
 from tagseg.masks.permutohedral_torch import TorchLattice
+from tagseg.labels import IGNORE
 
-IGNORE = 255
 
 
 def dense_energy(

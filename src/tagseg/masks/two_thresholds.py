@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from tagseg.masks.par import compiled_refinement, pixel_adaptive_refinement
+from tagseg.labels import IGNORE
 
-IGNORE = 255
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.data.paired_views import PairedViews
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.toco import SingleStage, SingleStageSettings, balanced_cross_entropy, pooled_logits

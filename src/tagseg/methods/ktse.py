@@ -32,7 +32,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.data.paired_views import PairedViews
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.aeft import PyramidClassifier, PyramidSettings, foreground, normalised

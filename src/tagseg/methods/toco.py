@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from tagseg.data.contrast_views import ContrastViews
 from tagseg.data.dataset import Sample
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.errors import BadInput
 from tagseg.masks.dense_energy import dense_energy
 from tagseg.masks.two_thresholds import refined_labels

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tagseg.errors import BadInput, nearest
+from tagseg.grid import Grid
 from tagseg.networks import resnet38, vit_depth8
 from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
@@ -21,11 +22,9 @@ from tagseg.networks.vgg import is_vgg, refit
 class Backbone(nn.Module):
     """Any timm network, or ResNet-38, as `(B, 3, H, W) -> (B, D, h, w)`, its last features before pooling.
 
-    Geometry. Convolutions that stride with odd, padded kernels put cell i's centre on pixel `stride * i`, so an
-    image of side `stride * k + 1` has cells on its very corners and flips onto itself; even kernels (patch
-    embeddings, 2x2 pooling) tile the image, and a side of `stride * k` is covered exactly. `fit_size` gives the
-    nearest such side and `resize_maps` interpolates with the matching convention: no row is lost and
-    nothing is shifted by half a cell.
+    Geometry. `grid` says where the cells of the features lie (see `tagseg.grid`): `grid.fit` gives the nearest image
+    size that they cover exactly, and `grid.resize` interpolates maps with the matching convention, so that no row is
+    lost and nothing is shifted by half a cell.
 
     Args:
         name: timm's name of the architecture, "resnet38", or "vit_small_patch16_224_depth8".
@@ -46,9 +45,9 @@ class Backbone(nn.Module):
         config = self.network.pretrained_cfg
         self.mean: tuple[float, float, float] = tuple(config.get("mean", (0.485, 0.456, 0.406)))
         self.std: tuple[float, float, float] = tuple(config.get("std", (0.229, 0.224, 0.225)))
-        self.corners = _first_stride_is_odd(self.network)
         self.local = not any("attn" in name.split(".") for name, _ in self.network.named_modules())  # no attention
-        self.channels, self.stride = _probe(self.network)
+        self.channels, stride = _probe(self.network)
+        self.grid = Grid(stride, corners=_first_stride_is_odd(self.network))
         if output_stride is not None and self.stride != output_stride:
             raise BadInput(
                 f"output_stride={output_stride}: '{name}' has stride {self.stride} and cannot be dilated; "
@@ -91,13 +90,10 @@ class Backbone(nn.Module):
         self.train(training)
         return [s.shape[1] for s in stages], [round(side / s.shape[-1]) for s in stages]
 
-    def fit_size(self, height: float, width: float) -> tuple[int, int]:
-        """The nearest input size whose feature grid covers the image exactly."""
-        return fit_size(height, width, self.stride, self.corners)
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """`(h, w)` of the features of an input of that size."""
-        return -(-height // self.stride), -(-width // self.stride)
+    @property
+    def stride(self) -> int:
+        """Pixels from one cell of the features to the next."""
+        return self.grid.stride
 
     def freeze(self, early: bool, norms: bool) -> None:
         """Keep what comes before stride 4 (`early`) and every batch normalisation (`norms`) as they are.
@@ -127,26 +123,6 @@ def stand_in(name: str, weights: str) -> str:
     return "random" if weights == "pretrained" and name not in _OWN else weights
 
 
-def fit_size(height: float, width: float, stride: int, corners: bool) -> tuple[int, int]:
-    """Nearest `(stride * k + 1)` (grid on the corners) or `(stride * k)` (tiles) to each side, k at least 1."""
-    if corners:
-        return tuple(max(1, round((n - 1) / stride)) * stride + 1 for n in (height, width))  # type: ignore[return-value]
-    return tuple(max(1, round(n / stride)) * stride for n in (height, width))  # type: ignore[return-value]
-
-
-def resize_maps(maps: torch.Tensor, size: tuple[int, int] | torch.Size, corners: bool) -> torch.Tensor:
-    """Bilinear `(B, K, h, w) -> (B, K, *size)` in the geometry of the grid (see `Backbone`)."""
-    if maps.shape[-2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=corners)
-
-
-def sample_masks(masks: torch.Tensor, step: int, corners: bool) -> torch.Tensor:
-    """Every `step`-th label, at the pixels where a grid of that stride has its centres. `(B, H, W) -> (B, h, w)`."""
-    offset = 0 if corners else step // 2
-    return masks[:, offset::step, offset::step]
-
-
 def on_canvas(
     network: Callable[[torch.Tensor], torch.Tensor],
     images: torch.Tensor,
@@ -162,7 +138,7 @@ def on_canvas(
 
     Args:
         network: `(B, 3, H, W) -> (B, K, h, w)` with one cell per `stride` pixels.
-        images: `(B, 3, H, W)`, of a size that `fit_size` gives.
+        images: `(B, 3, H, W)`, of a size that the network's `Grid.fit` gives.
         stride: of the network.
         batch: B of a full batch.
         local: of the network's backbone: that it is convolutional.

@@ -12,7 +12,7 @@ from tagseg.data.dataset import Sample
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.data.reading import FileFacts
 from tagseg.pipeline.mining import SHARD
-from tagseg.pipeline.progress import Advance
+from tagseg.progress import Advance
 
 
 def open_accumulator(method: Any, folder: Path, samples: tuple[Sample, ...], facts: FileFacts) -> Accumulator:

@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from tagseg.data.dataset import Sample
-from tagseg.data.files import read_json, write_json
+from tagseg.files import read_json, write_json
 from tagseg.data.images import read_image, write_mask
-from tagseg.data.loading import cpu_count, prefetch
+from tagseg.data.loading import prefetch
+from tagseg.cores import cpu_count
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.methods.refinements.base import RefinementSettings, label_views, load_refinement
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.masking import MaskFolder
 from tagseg.pipeline.mining import maps_at
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 from tagseg.pipeline.training import Schedule, save_network, train
 
 SHARD = 64

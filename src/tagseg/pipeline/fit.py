@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, raise_problems
-from tagseg.data.files import write_aside, write_json
-from tagseg.data.images import MAX_CLASSES
-from tagseg.data.loading import cpu_count
+from tagseg.files import write_aside, write_json
+from tagseg.labels import MAX_CLASSES
+from tagseg.cores import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset, remembered
 from tagseg.errors import BadInput, explain_full_disk, nearest
@@ -27,7 +27,7 @@ from tagseg.pipeline.affinity import MAPS, AffinityStage, choose_thresholds
 from tagseg.pipeline.masking import MaskFolder, choose_background, make_masks
 from tagseg.pipeline.measure import measure
 from tagseg.pipeline.mining import Miner, mine
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run_folder import MARKER, STAGES, RunFolder, StageResult
 from tagseg.pipeline.saliency import find_source, from_folder, make_saliency, maps_digest, with_saliency

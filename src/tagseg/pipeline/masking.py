@@ -9,7 +9,8 @@ import numpy as np
 
 from tagseg.data.dataset import Sample, read_saliency
 from tagseg.data.images import read_image, write_mask
-from tagseg.data.loading import cpu_count, prefetch
+from tagseg.data.loading import prefetch
+from tagseg.cores import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.crf import refine_crf
@@ -18,7 +19,7 @@ from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.masks.superpixels import refine_superpixels
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.mining import maps_at
-from tagseg.pipeline.progress import Advance
+from tagseg.progress import Advance
 from tagseg.pipeline.settings import MaskSettings
 
 

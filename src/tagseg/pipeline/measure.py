@@ -19,7 +19,7 @@ from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
 from tagseg.pipeline.masking import MaskFolder
 from tagseg.pipeline.mining import PRESENT, Miner, maps_at, mine, upsampled
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 from tagseg.segmentation.model import load
 
 

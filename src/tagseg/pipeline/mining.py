@@ -22,7 +22,7 @@ from tagseg.data.views import resize, whole
 from tagseg.methods.base import maps_and_logits, score_maps
 from tagseg.networks.backbone import Backbone, on_canvas, resize_maps
 from tagseg.networks.precision import default_device, inference_autocast
-from tagseg.pipeline.progress import Advance
+from tagseg.progress import Advance
 from tagseg.pipeline.settings import MineSettings
 
 BATCH, SHARD = 8, 64

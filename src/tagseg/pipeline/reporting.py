@@ -15,7 +15,7 @@ import torch
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, Sample, read_mask, read_saliency
 from tagseg.data.images import read_image, read_index_png, voc_palette
-from tagseg.data.loading import cpu_count
+from tagseg.cores import cpu_count
 from tagseg.data.map_store import MapStore
 from tagseg.methods.base import load_method, uses_saliency
 from tagseg.networks.precision import default_device, trainer_precision

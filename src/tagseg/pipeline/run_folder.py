@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tagseg.data.files import PARTIAL, read_json, remove_partial, write_json
+from tagseg.files import PARTIAL, read_json, remove_partial, write_json
 from tagseg.errors import BadInput, explain_full_disk
 
 FORMAT = 1

@@ -11,10 +11,11 @@ import numpy as np
 
 from tagseg.data.dataset import Dataset, Sample
 from tagseg.data.images import read_image, write_grey
-from tagseg.data.loading import cpu_count, prefetch
+from tagseg.data.loading import prefetch
+from tagseg.cores import cpu_count
 from tagseg.errors import BadInput, nearest
 from tagseg.masks.saliency import load_saliency_network, minimum_barrier_saliency
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 
 _WORDS = ("auto", "folder", "built-in")
 

@@ -11,7 +11,7 @@ from tagseg.data.loading import TrainingViews
 from tagseg.errors import BadInput
 from tagseg.methods.base import load_method
 from tagseg.networks.backbone import Backbone
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 from tagseg.pipeline.settings import FitSettings
 from tagseg.pipeline.training import Schedule, train
 from tagseg.segmentation.deeplab import DeepLab

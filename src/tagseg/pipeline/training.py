@@ -20,11 +20,12 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from tagseg.data.files import write_aside
-from tagseg.data.loading import TrainingLoader, cpu_count
+from tagseg.files import write_aside
+from tagseg.data.loading import TrainingLoader
+from tagseg.cores import cpu_count
 from tagseg.errors import BadInput
 from tagseg.networks.precision import default_device, trainer_precision
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 
 _SEED_STRIDE = 1_000_003  # epochs of different seeds do not share random numbers
 

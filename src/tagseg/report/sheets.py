@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tagseg.data.files import write_aside
+from tagseg.files import write_aside
 
 INK = "#1e293b"
 

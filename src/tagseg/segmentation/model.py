@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from tagseg.data.files import read_json, write_aside, write_json
+from tagseg.files import read_json, write_aside, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole

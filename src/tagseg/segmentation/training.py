@@ -9,7 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch.nn import functional as F
 
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.networks.backbone import sample_masks
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.segmentation.deeplab import DeepLab, HeadName

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tagseg.data.dataset import Sample
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.data.loading import TrainingViews, normalise
 from tagseg.data.views import resize, whole
 from tagseg.masks.random_walk import directions, shifted, sources

@@ -11,10 +11,10 @@ import numpy as np
 
 from tagseg.attribution.formulas import FORMULAS
 from tagseg.errors import explain_full_disk
-from tagseg.pipeline.classifiers import load_classifier
-from tagseg.pipeline.explainer import METHODS, Explainer, Shown, explained, with_ending
-from tagseg.pipeline.photographs import find_photographs
-from tagseg.pipeline.progress import Reporter
+from tagseg.explaining.classifiers import load_classifier
+from tagseg.explaining.explainer import METHODS, Explainer, Shown, explained, with_ending
+from tagseg.data.photographs import find_photographs
+from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, write_picture
 

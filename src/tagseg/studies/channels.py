@@ -9,11 +9,11 @@ import numpy as np
 
 from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.data.dataset import Sample
-from tagseg.pipeline.classifiers import Classifier
-from tagseg.pipeline.progress import Advance
-from tagseg.pipeline.studies import altered, decomposed
-from tagseg.pipeline.studies.decomposed import Example, Findings, examples
-from tagseg.pipeline.studies.walk import Table
+from tagseg.explaining.classifiers import Classifier
+from tagseg.progress import Advance
+from tagseg.studies import altered, decomposed
+from tagseg.studies.decomposed import Example, Findings, examples
+from tagseg.studies.walk import Table
 from tagseg.report.curves import line_figure
 from tagseg.report.sheets import rendered
 

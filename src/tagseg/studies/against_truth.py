@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from tagseg.data.dataset import Sample, read_mask
-from tagseg.data.images import IGNORE
+from tagseg.labels import IGNORE
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.localisation import BestThresholdIoU, BoxAccuracy, Localisation, PixelPrecision, pointing_hit
 from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut
 from tagseg.masks.superpixels import superpixel_mask, superpixels
-from tagseg.pipeline.classifiers import square
-from tagseg.pipeline.explainer import Explainer
-from tagseg.pipeline.studies.walk import Case, Table, Variant, variants
+from tagseg.explaining.classifiers import square
+from tagseg.explaining.explainer import Explainer
+from tagseg.studies.walk import Case, Table, Variant, variants
 
 SUPERPIXEL_THRESHOLD = 0.3
 _WORKING = 224  # boxes are made on maps of this side, as in wsolevaluation

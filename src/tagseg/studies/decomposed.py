@@ -19,12 +19,13 @@ from tagseg.attribution.ablation import drops
 from tagseg.attribution.gap import Decision, Parts, Recording
 from tagseg.attribution.hierarchy import Hierarchy, Tree, cells_of, strongest
 from tagseg.data.dataset import Sample, read_mask
-from tagseg.data.images import IGNORE, read_image
+from tagseg.data.images import read_image
+from tagseg.labels import IGNORE
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput
-from tagseg.pipeline.classifiers import Classifier
-from tagseg.pipeline.progress import Advance
-from tagseg.pipeline.studies.walk import Table
+from tagseg.explaining.classifiers import Classifier
+from tagseg.progress import Advance
+from tagseg.studies.walk import Table
 
 ESTIMATES = ("average activation", "maximum activation", "average gradient", "maximum gradient", "first order")
 ROUNDING = 1e-5  # of a decision, below which a difference is none

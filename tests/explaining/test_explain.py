@@ -12,7 +12,7 @@ from torchvision import models
 
 import tagseg
 from tagseg.errors import BadInput
-from tagseg.pipeline.classifiers import load_classifier
+from tagseg.explaining.classifiers import load_classifier
 from tests.data.trees import photo
 
 NETWORK = {"model": "timm:test_resnet", "weights": "random", "side": 64, "quiet": True}

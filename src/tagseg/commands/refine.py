@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette, write_mask
+from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
+from tagseg.labels import IGNORE
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.masks.crf import crf_from_labels, find_crf
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.masking import refine as refine_scores
 from tagseg.pipeline.masking import refinement_threads
-from tagseg.pipeline.photographs import find_photographs
-from tagseg.pipeline.progress import Reporter
+from tagseg.data.photographs import find_photographs
+from tagseg.progress import Reporter
 from tagseg.pipeline.settings import LEARNT, MaskSettings
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tagseg.data.files import read_json
+from tagseg.files import read_json
 from tagseg.data.loading import normalise
 from tagseg.errors import BadInput, nearest
 from tagseg.methods.base import load_method, maps_and_logits, score_maps

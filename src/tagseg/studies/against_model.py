@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tagseg.errors import BadInput
 from tagseg.evaluation.faithfulness import area, deletion, hide, insertion
-from tagseg.pipeline.classifiers import Classifier
-from tagseg.pipeline.studies.walk import Case, Table, Variant, probability_of, variants
+from tagseg.explaining.classifiers import Classifier
+from tagseg.studies.walk import Case, Table, Variant, probability_of, variants
 
 HIDDEN_ABOVE = 0.7
 

@@ -22,9 +22,9 @@ from tagseg.attribution.gap import Decision, Recording
 from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.attribution.layers import as_grid
 from tagseg.errors import BadInput
-from tagseg.pipeline.classifiers import Classifier
-from tagseg.pipeline.studies.decomposed import Example, Findings
-from tagseg.pipeline.studies.walk import Table
+from tagseg.explaining.classifiers import Classifier
+from tagseg.studies.decomposed import Example, Findings
+from tagseg.studies.walk import Table
 
 Pixels = Callable[[torch.Tensor, int], torch.Tensor]  # image (1, 3, H, W), class -> (H, W)
 

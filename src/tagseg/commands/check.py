@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tagseg.data.loading import cpu_count
+from tagseg.cores import cpu_count
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from tagseg.data.dataset import check_classes
-from tagseg.data.files import write_json
-from tagseg.data.images import IGNORE, read_image, read_index_png, voc_palette, write_mask
+from tagseg.files import write_json
+from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
+from tagseg.labels import IGNORE
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.evaluation.iou import Confusion
 from tagseg.masks.crf import crf_mask, find_crf
-from tagseg.pipeline.photographs import find_photographs
-from tagseg.pipeline.progress import Reporter
+from tagseg.data.photographs import find_photographs
+from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
 from tagseg.segmentation.model import load

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tagseg.data.dataset import Dataset, Problem, Sample
-from tagseg.data.voc import read_xml_boxes
+from tagseg.data.readers.voc import read_xml_boxes
 from tagseg.errors import BadInput
 
 

@@ -13,16 +13,16 @@ import torch
 
 import tagseg
 from tagseg.data.dataset import Dataset, Sample, read_mask
-from tagseg.data.images import IGNORE
-from tagseg.data.loading import cpu_count
+from tagseg.labels import IGNORE
+from tagseg.cores import cpu_count
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.masks.boxes import ILSVRC_THRESHOLD
-from tagseg.pipeline.classifiers import Classifier, load_classifier
-from tagseg.pipeline.explainer import Explainer
-from tagseg.pipeline.progress import Reporter
-from tagseg.pipeline.studies import against_model, against_truth, channels
-from tagseg.pipeline.studies.walk import Case, Table, variants, walk, write_tables
+from tagseg.explaining.classifiers import Classifier, load_classifier
+from tagseg.explaining.explainer import Explainer
+from tagseg.progress import Reporter
+from tagseg.studies import against_model, against_truth, channels
+from tagseg.studies.walk import Case, Table, variants, walk, write_tables
 from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, write_picture
 
@@ -63,9 +63,9 @@ def study(
     Args:
         name: boxes (loc1, loc5, gt-known, MaxBoxAcc), segmentation (mIoU, PxAP, pointing game), defects (IoU per
             photograph, frame rate), superpixels (pseudo-masks), occlusion (hide what is marked), curves (insertion,
-            deletion); or one of `tagseg.pipeline.studies.channels`.
+            deletion); or one of `tagseg.studies.channels`.
         data: see `tagseg.data.reading.read_dataset`.
-        model, weights, side: see `tagseg.pipeline.classifiers.load_classifier`.
+        model, weights, side: see `tagseg.explaining.classifiers.load_classifier`.
         out: folder for `NAME.md`, `NAME.json` and `NAME.png`.
         methods, layers: see `tagseg.explain`.
         split: `"val"` or `"train"`.

@@ -15,7 +15,7 @@ from tagseg.attribution.formulas import FORMULAS
 from tagseg.data.images import read_image
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, nearest
-from tagseg.pipeline.classifiers import Classifier
+from tagseg.explaining.classifiers import Classifier
 
 METHODS = ("cam", "own", *FORMULAS, "scorecam", "guided-backprop")
 

@@ -16,7 +16,7 @@ from tagseg.attribution.layers import as_grid, find_layers
 from tagseg.data.images import read_image
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput
-from tagseg.pipeline.classifiers import Classifier
+from tagseg.explaining.classifiers import Classifier
 
 Channel = tuple[int, int]  # level, number
 

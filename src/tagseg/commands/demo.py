@@ -8,7 +8,7 @@ from pathlib import Path
 from tagseg.data.synthetic import CLASSES, make_synthetic
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.pipeline.fit import FitResult, fit
-from tagseg.pipeline.progress import Reporter
+from tagseg.progress import Reporter
 
 TRAIN, VAL = 500, 100
 

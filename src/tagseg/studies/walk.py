@@ -12,12 +12,12 @@ import torch
 
 from tagseg.attribution.fusion import SCALINGS, Scaling, fuse
 from tagseg.data.dataset import Sample
-from tagseg.data.files import write_aside, write_json
+from tagseg.files import write_aside, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import prefetch
-from tagseg.pipeline.classifiers import Classifier
-from tagseg.pipeline.explainer import Explainer, MethodMaps
-from tagseg.pipeline.progress import Advance
+from tagseg.explaining.classifiers import Classifier
+from tagseg.explaining.explainer import Explainer, MethodMaps
+from tagseg.progress import Advance
 
 BATCH = 8
 

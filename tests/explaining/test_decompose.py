@@ -7,8 +7,8 @@ from PIL import Image
 
 import tagseg
 from tagseg.errors import BadInput
-from tagseg.pipeline.classifiers import load_classifier
-from tagseg.pipeline.excitation import find_excitations, scaled
+from tagseg.explaining.classifiers import load_classifier
+from tagseg.explaining.excitation import find_excitations, scaled
 
 MODEL = "timm:test_resnet"
 

@@ -12,8 +12,8 @@ from tagseg.attribution.gap import Recorder
 from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.data.dataset import Sample
 from tagseg.errors import BadInput
-from tagseg.pipeline.studies import altered, channels, decomposed
-from tagseg.pipeline.studies.decomposed import Example, overlapping_label, pearson
+from tagseg.studies import altered, channels, decomposed
+from tagseg.studies.decomposed import Example, overlapping_label, pearson
 from tests.attribution.test_hierarchy import Unbiased, images
 
 
