@@ -10,21 +10,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tagseg.errors import BadInput
+from tagseg.version import __version__
 
 if TYPE_CHECKING:
     from tagseg.app.launch import explore
     from tagseg.commands.check import check
-    from tagseg.explaining.decompose import decompose
     from tagseg.commands.demo import demo
-    from tagseg.explaining.explain import explain
-    from tagseg.pipeline.fit import fit
-    from tagseg.explaining.locate import locate
-    from tagseg.commands.predict import evaluate, predict
+    from tagseg.commands.evaluate import evaluate
+    from tagseg.commands.predict import predict
     from tagseg.commands.refine import refine
-    from tagseg.studies.study import study
+    from tagseg.explaining.decompose import decompose
+    from tagseg.explaining.explain import explain
+    from tagseg.explaining.locate import locate
+    from tagseg.methods.table import use_method
+    from tagseg.pipeline.fit import fit
     from tagseg.segmentation.model import load
+    from tagseg.studies.study import study
 
-__version__ = "0.1.0"
 __all__ = [
     "BadInput",
     "__version__",
@@ -40,13 +42,14 @@ __all__ = [
     "predict",
     "refine",
     "study",
+    "use_method",
 ]
 
 _HOMES = {
     "check": "tagseg.commands.check",
     "decompose": "tagseg.explaining.decompose",
     "demo": "tagseg.commands.demo",
-    "evaluate": "tagseg.commands.predict",
+    "evaluate": "tagseg.commands.evaluate",
     "explain": "tagseg.explaining.explain",
     "explore": "tagseg.app.launch",
     "fit": "tagseg.pipeline.fit",
@@ -55,11 +58,12 @@ _HOMES = {
     "predict": "tagseg.commands.predict",
     "refine": "tagseg.commands.refine",
     "study": "tagseg.studies.study",
+    "use_method": "tagseg.methods.table",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Torch is imported when something that needs it is first asked for."""
+    """Imports what is first asked for; torch comes only with what needs it."""
     if name not in _HOMES:
         raise AttributeError(f"module 'tagseg' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

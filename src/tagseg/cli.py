@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 import tagseg
 from tagseg.errors import BadInput
+
+if TYPE_CHECKING:
+    from tagseg.commands.evaluate import Evaluation
+    from tagseg.pipeline.fit import FitResult
 
 app = typer.Typer(
     help="Tags in, masks out: segmentation networks from photographs that are only tagged.",
@@ -62,13 +66,20 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Train a segmentation network from tagged photographs."""
-    from tagseg.pipeline.settings import parse_assignments, saliency_settings
+    from tagseg.pipeline.settings import parse_assignments
 
     named = {"backbone": backbone, "weights": weights, "masks.refine": refine, "seed": seed}
     settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
-    if saliency is not None:
-        settings |= saliency_settings(recipe, saliency)
-    result = tagseg.fit(data, out, recipe=recipe, settings=settings, until=until, skip_bad=skip_bad, quiet=quiet)
+    result = tagseg.fit(
+        data,
+        out,
+        recipe=recipe,
+        settings=settings,
+        saliency=saliency,
+        until=until,
+        skip_bad=skip_bad,
+        quiet=quiet,
+    )
     _print_fit(result)
 
 
@@ -139,9 +150,9 @@ def evaluate(
     names = None if classes is None else read_class_names(classes)
     result = tagseg.evaluate(predictions, truth, classes=names, out=out)
     _print_scores(result)
-    if result["truths_without_prediction"]:
-        typer.echo(f"{result['truths_without_prediction']} true masks have no prediction and were left out")
-    typer.echo(f"{result['masks']} masks; written to {out}")
+    if result.truths_without_prediction:
+        typer.echo(f"{result.truths_without_prediction} true masks have no prediction and were left out")
+    typer.echo(f"{result.masks} masks; written to {out}")
 
 
 @app.command()
@@ -406,19 +417,18 @@ def _layers(text: str) -> str | list[str]:
     return text if text in ("stages", "last") else _list(text)
 
 
-def _print_fit(result: Any) -> None:
-    for split, part, name in (
-        ("train", "seeds", "attention seeds, training"),
-        ("train", "pseudo_masks", "pseudo-masks, training"),
-        ("val", "attention", "attention maps, evaluation"),
-        ("val", "segmentation", "segmentation, evaluation"),
-    ):
-        scores = result.metrics.get(split, {}).get(part)
-        if scores:
-            typer.echo(
-                f"{name:<27} mIoU {_number(scores['miou'])}  precision {_number(scores['precision'])}"
-                f"  recall {_number(scores['recall'])}"
-            )
+def _print_fit(result: FitResult) -> None:
+    names = {
+        "seeds": "attention seeds, training",
+        "pseudo-masks": "pseudo-masks, training",
+        "attention": "attention maps, evaluation",
+        "segmentation": "segmentation, evaluation",
+    }
+    for part, scores in result.metrics.score_tables().items():
+        typer.echo(
+            f"{names[part]:<27} mIoU {_number(scores.miou)}  precision {_number(scores.precision)}"
+            f"  recall {_number(scores.recall)}"
+        )
     for name, path in (("model", result.model), ("report", result.report)):
         if path is not None:
             typer.echo(f"{name:<7} {path}")
@@ -426,12 +436,13 @@ def _print_fit(result: Any) -> None:
         typer.echo(f"run     {result.folder}")
 
 
-def _print_scores(scores: dict[str, Any]) -> None:
-    width = max(len(name) for name in scores["classes"])
+def _print_scores(scores: Evaluation) -> None:
+    width = max(len(name) for name in scores.classes)
     typer.echo(f"{'':<{width}}     IoU   precision  recall")
-    rows = [*scores["classes"].items(), ("mean", {"iou": scores["miou"], **scores})]
-    for name, row in rows:
-        typer.echo(f"{name:<{width}}  {_number(row['iou'])}      {_number(row['precision'])}  {_number(row['recall'])}")
+    rows = [(name, row.iou, row.precision, row.recall) for name, row in scores.classes.items()]
+    for name, *values in [*rows, ("mean", scores.miou, scores.precision, scores.recall)]:
+        iou, precision, recall = map(_number, values)
+        typer.echo(f"{name:<{width}}  {iou}      {precision}  {recall}")
 
 
 def _number(value: float | None) -> str:

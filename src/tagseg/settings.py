@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from tagseg.errors import BadInput, nearest
 
@@ -13,6 +13,28 @@ class Settings(BaseModel):
     """Typed settings; an unknown key is an error that names the nearest one (see `parse`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainSettings(Settings):
+    """What the training stage needs of every method's settings; a method adds its own."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+
+    def batch_size_at(self, epoch: int) -> int:
+        """Returns how many photographs a step of an epoch sees; epochs count from 0."""
+        del epoch
+        return self.batch_size
+
+    @property
+    def learns_saliency(self) -> bool:
+        """Whether training needs a saliency map of every photograph."""
+        return False
+
+    @property
+    def successor(self) -> TrainSettings | None:
+        """The settings of a second network, which learns the cumulative maps of the first; None for no such network."""
+        return None
 
 
 def _ascending(scales: tuple[float, float]) -> tuple[float, float]:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tagseg.errors import BadInput
 from tagseg.data.photographs import find_photographs
+from tagseg.errors import BadInput
 
 
 def explore(

@@ -1,23 +1,19 @@
-"""Masks for new photographs, and the IoU of masks with the truth."""
+"""`predict`: masks for new photographs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tagseg.data.dataset import check_classes
-from tagseg.files import write_json
-from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
-from tagseg.labels import IGNORE
+from tagseg.data.images import read_image, voc_palette, write_mask
 from tagseg.data.loading import prefetch
-from tagseg.errors import BadInput, explain_full_disk
-from tagseg.evaluation.iou import Confusion
-from tagseg.masks.crf import crf_mask, find_crf
 from tagseg.data.photographs import find_photographs
+from tagseg.errors import BadInput, explain_full_disk
+from tagseg.masks.crf import crf_mask
+from tagseg.masks.crf_parameters import find_crf
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
@@ -36,14 +32,14 @@ def predict(
     skip_bad: bool = False,
     quiet: bool = False,
 ) -> list[Path]:
-    """Segment photographs and write one palette PNG each (0 background, class c at c + 1).
+    """Segments photographs and writes one palette PNG each (0 background, class c at c + 1).
 
     Args:
         run: folder of a finished run or model.
         images: files, or folders that are searched through; names below a folder are kept.
         out: folder for the masks; `NAME.png`, and with `overlay` also `NAME.overlay.jpg`.
         scales, flip: see `SegmentationModel.predict`.
-        crf: sharpen with the dense CRF of these parameters, a name of `tagseg.masks.crf.CRFS`.
+        crf: sharpen with the dense CRF of these parameters, a name of `tagseg.masks.crf_parameters.CRFS`.
         skip_bad: leave out photographs that cannot be read.
 
     Returns:
@@ -83,74 +79,3 @@ def predict(
             written.append(path)
             advance(len(written), "")
     return written
-
-
-def evaluate(
-    predictions: str | os.PathLike[str],
-    truth: str | os.PathLike[str],
-    *,
-    classes: Sequence[str] | None = None,
-    out: str | os.PathLike[str] | None = None,
-) -> dict[str, Any]:
-    """IoU, precision and recall of a folder of masks.
-
-    Every PNG below `predictions` is compared with the PNG of the same relative name below `truth`; truths without a
-    prediction are counted in the result and otherwise left out.
-
-    Args:
-        classes: names, background left out; without them numbers are used.
-        out: where to write the result as JSON.
-
-    Returns:
-        percentages: `miou`, mean `precision` and `recall` of the classes, and each class's own.
-    """
-    predictions, truth = Path(predictions), Path(truth)
-    for folder in (predictions, truth):
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: there is no such folder.")
-    names = [p.relative_to(predictions) for p in sorted(predictions.rglob("*.png"))]
-    if not names:
-        raise BadInput(f"{predictions}: there are no PNG masks in this folder.")
-    size = len(classes) if classes is not None else _highest(truth, names)
-    if classes is None:
-        classes = [f"class {c}" for c in range(1, size + 1)]
-    problems = check_classes(list(classes), "class names")
-    if problems:
-        raise BadInput(problems[0].text)
-    confusion = Confusion(size)
-    for name in names:
-        right = _truth(truth / name, predictions / name)
-        mask = read_index_png(predictions / name)
-        if mask.shape != right.shape:
-            raise BadInput(
-                f"{predictions / name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
-                f"the truth {right.shape[1]} x {right.shape[0]}; predict at the photograph's size."
-            )
-        for which, values in ((predictions / name, mask), (truth / name, right)):
-            wrong = values[(values > size) & (values != IGNORE)]
-            if wrong.size:
-                raise BadInput(f"{which}: the mask holds the value {wrong[0]}, but there are {size} classes.")
-        confusion.add(mask, right)
-    result = {
-        "masks": len(names),
-        "truths_without_prediction": sum(1 for _ in truth.rglob("*.png")) - len(names),
-        **confusion.scores().as_dict(tuple(classes)),
-    }
-    if out is not None:
-        write_json(Path(out), result)
-    return result
-
-
-def _truth(path: Path, prediction: Path) -> np.ndarray:
-    if not path.exists():
-        raise BadInput(f"{prediction}: there is no truth {path}; add it or remove the prediction.")
-    return read_index_png(path)
-
-
-def _highest(truth: Path, names: list[Path]) -> int:
-    highest = 1
-    for name in names:
-        if (truth / name).exists():
-            values = read_index_png(truth / name)
-            highest = max(highest, int(values[values != IGNORE].max(initial=0)))
-    return highest

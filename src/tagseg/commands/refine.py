@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
-from tagseg.labels import IGNORE
 from tagseg.data.loading import prefetch
-from tagseg.errors import BadInput, explain_full_disk
-from tagseg.masks.crf import crf_from_labels, find_crf
-from tagseg.networks.precision import default_device
-from tagseg.pipeline.masking import refine as refine_scores
-from tagseg.pipeline.masking import refinement_threads
 from tagseg.data.photographs import find_photographs
+from tagseg.errors import BadInput, explain_full_disk
+from tagseg.labels import IGNORE
+from tagseg.masks.refinements import NONE, learnt_names
+from tagseg.pipeline.masking import refine_scores, refinement_threads
+from tagseg.pipeline.settings import MaskSettings
 from tagseg.progress import Reporter
-from tagseg.pipeline.settings import LEARNT, MaskSettings
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
 from tagseg.settings import parse
@@ -55,7 +53,7 @@ def refine(
         masks: folder of rough masks of the same names; photographs without one are left out.
         out: folder for the refined masks (palette PNG).
         refine: `crf`, `par`, `pamr`, `superpixels`, or several with + between them.
-        crf: a name of `tagseg.masks.crf.CRFS`.
+        crf: a name of `tagseg.masks.crf_parameters.CRFS`.
         overlay: also write `NAME.overlay.jpg`.
         threads: photographs at a time; by default one for each core.
 
@@ -64,7 +62,9 @@ def refine(
     """
     settings: MaskSettings = parse(MaskSettings, {"refine": refine, "crf": crf}, "refine")
     if settings.learnt or not settings.steps:
-        raise BadInput(f"refine '{refine}': {', '.join(LEARNT)} learn from class maps, in 'tagseg fit --refine'.")
+        raise BadInput(
+            f"refine '{refine}': {', '.join(learnt_names())} learn from class maps, in 'tagseg fit --refine'."
+        )
     masks, out = Path(masks), Path(out)
     if not masks.is_dir():
         raise BadInput(f"{masks}: there is no such folder of rough masks.")
@@ -120,10 +120,8 @@ def _refine_one(photo: np.ndarray, rough: Path, settings: MaskSettings) -> np.nd
     numbers = np.where(known, np.searchsorted(values, np.where(known, labels, values[0])), IGNORE)
     scores = (numbers == np.arange(len(values)).reshape(-1, 1, 1)).astype(np.float32)
     scores[:, ~known] = 1 / len(values)
-    steps = settings.steps
-    if steps[0] == "crf":
-        crf = find_crf(settings.crf)
-        scores = crf_from_labels(photo, numbers, len(values), crf, device=default_device(), threads=1)
-        steps = steps[1:]
-    rest = settings.model_copy(update={"refine": "+".join(steps) or "none"})
-    return values[refine_scores(photo, scores, rest).argmax(axis=0)].astype(np.uint8)
+    first, *rest = settings.steps
+    if first.from_labels is not None:
+        scores = first.from_labels(photo, numbers, len(values), settings.of(first.name))
+        settings = settings.model_copy(update={"refine": "+".join(r.name for r in rest) or NONE})
+    return values[refine_scores(photo, scores, settings).argmax(axis=0)].astype(np.uint8)

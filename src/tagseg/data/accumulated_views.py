@@ -12,7 +12,7 @@ from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Sample
 from tagseg.data.geometry import view_of
 from tagseg.data.loading import PixelStatistics, TrainingViews
-from tagseg.data.views import View
+from tagseg.data.views import View, ViewSpec
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class AccumulatedViews(TrainingViews):
     `keep (h, w)`, 0 where features are to be dropped. Pixels to be dropped are 0 in the image.
 
     Args:
-        samples, num_classes, statistics, side, scales, seed: see `TrainingViews`.
+        samples, num_classes, statistics, spec: see `TrainingViews`.
         accumulated: cumulative maps of the samples.
         cells: `(h, w)` of the network's features of a view.
         drop: what is hidden; None for nothing.
@@ -47,16 +47,14 @@ class AccumulatedViews(TrainingViews):
         samples: tuple[Sample, ...],
         num_classes: int,
         statistics: PixelStatistics,
+        spec: ViewSpec,
         accumulated: Accumulator,
         *,
-        side: int,
         cells: tuple[int, int],
-        scales: tuple[float, float],
-        seed: int,
         drop: Drop | None = None,
         targets: int | Literal["growing"] | None = None,
     ) -> None:
-        super().__init__(samples, num_classes, statistics, side=side, scales=scales, seed=seed)
+        super().__init__(samples, num_classes, statistics, spec)
         self.accumulated, self.cells, self.drop, self.targets = accumulated, cells, drop, targets
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
@@ -87,7 +85,7 @@ class AccumulatedViews(TrainingViews):
     ) -> np.ndarray:
         """Returns `cells` bool: where a map of the rounds before exceeds delta; nothing where beta spares the view."""
         epoch, index = key
-        if epoch == 0 or np.random.default_rng((self.seed, epoch, index, 1)).random() >= drop.rate:
+        if epoch == 0 or np.random.default_rng((self.spec.seed, epoch, index, 1)).random() >= drop.rate:
             return np.zeros(cells, dtype=bool)
         maps = view_of(self.accumulated.maps(index, epoch), view.window, cells, self.accumulated.grid, pixels=pixels)
         return np.any(maps > drop.threshold, axis=0)

@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from tagseg.files import write_aside
 from tagseg.data.geometry import Window, paste
 from tagseg.errors import BadInput
+from tagseg.files import write_aside
 from tagseg.grid import Grid
 
 Fusion = Literal["max", "average"]

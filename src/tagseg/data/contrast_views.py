@@ -12,9 +12,8 @@ import torch
 from tagseg.data.dataset import Sample
 from tagseg.data.images import read_image
 from tagseg.data.loading import PixelStatistics, TrainingViews, normalise
-from tagseg.data.paired_views import inside
 from tagseg.data.photometry import distort
-from tagseg.data.views import View, flip, whole
+from tagseg.data.views import View, ViewSpec, flip, whole
 
 SHARES = (0.4, 1.0)  # of the photograph that the other window shows
 RATIOS = (3 / 4, 4 / 3)  # its width over its height
@@ -26,7 +25,7 @@ class ContrastViews(TrainingViews):
     `other (3, S, S)`, another window.
 
     Args:
-        samples, num_classes, statistics, side, scales, seed: see `TrainingViews`.
+        samples, num_classes, statistics, spec: see `TrainingViews`.
         mirror_apart: whether image and `again` are mirrored once more, each by its own chance, and `inside` is not
             (ToCo's published code).
     """
@@ -36,25 +35,23 @@ class ContrastViews(TrainingViews):
         samples: tuple[Sample, ...],
         num_classes: int,
         statistics: PixelStatistics,
+        spec: ViewSpec,
         *,
-        side: int,
-        scales: tuple[float, float],
-        seed: int,
         mirror_apart: bool = False,
     ) -> None:
-        super().__init__(samples, num_classes, statistics, side=side, scales=scales, seed=seed)
+        super().__init__(samples, num_classes, statistics, spec)
         self.mirror_apart = mirror_apart
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = np.random.default_rng((self.spec.seed, epoch, index))
         photo = whole(read_image(self.samples[index].image))
         window = self.cut(photo, rng)
         first, again = (flip(window) if self.mirror_apart and rng.random() < 0.5 else window for _ in range(2))
         item = self.item(index, distort(first, rng, blur=1.0))
-        item["inside"] = torch.tensor(inside(window))
+        item["inside"] = torch.tensor(window.inside)
         item["again"] = normalise(distort(again, rng, blur=0.5).image, self.statistics)
-        other = distort(resized_window(photo, self.side, rng), rng, blur=0.1, solarise=0.2)
+        other = distort(resized_window(photo, self.spec.side, rng), rng, blur=0.1, solarise=0.2)
         item["other"] = normalise(other.image, self.statistics)
         return item
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from tagseg.data.images import read_grey, read_index_png
-from tagseg.labels import MAX_CLASSES
 from tagseg.errors import BadInput
+from tagseg.labels import MAX_CLASSES
 
 MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that draws the mask when asked
 
@@ -71,6 +71,16 @@ class Dataset:
         """The same data less the photographs called `names`; the problems stay, for the record."""
         keep = lambda samples: tuple(s for s in samples if s.name not in names)  # noqa: E731
         return replace(self, train=keep(self.train), val=keep(self.val))
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """Where the mask that was made for a photograph lies."""
+
+    folder: Path
+
+    def __call__(self, sample: Sample) -> Path:
+        return self.folder / f"{sample.name}.png"
 
 
 def multi_hot(tags: tuple[int, ...], num_classes: int) -> np.ndarray:

@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from tagseg.files import write_aside
 from tagseg.errors import BadInput
+from tagseg.files import write_aside
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 178_956_970  # a fifth of a gigapixel; larger headers are refused before anything is decoded
 Image.MAX_IMAGE_PIXELS = None  # replaced by the check in `_open`, whose message names the file
-
 
 
 def read_image(path: Path) -> np.ndarray:

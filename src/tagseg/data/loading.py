@@ -6,7 +6,6 @@ A run that was stopped and goes on at an epoch's start therefore sees exactly wh
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from tagseg.data.dataset import Sample, multi_hot, read_saliency
 from tagseg.data.images import read_image, read_index_png
-from tagseg.data.views import View, random_view, whole
+from tagseg.data.views import View, ViewSpec, random_view, whole
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,10 +63,14 @@ def normalise(image: np.ndarray, statistics: PixelStatistics) -> torch.Tensor:
 
 
 class TrainingViews(Dataset[dict[str, Any]]):
-    """Random views of tagged photographs: `image (3, S, S)`, `tags (C,)`, `mask (S, S)` if `masks` are given, and
-    `saliency (S, S)` in [0, 1], 0 on padding, if `saliency` is set; every sample must then have some.
+    """Random views of tagged photographs: `image (3, S, S)`, `tags (C,)`, and as the specification says `mask (S, S)`
+    and `saliency (S, S)` in [0, 1], which is 0 on padding. The samples' true masks are never opened here.
 
-    `masks` maps a sample to the path of its *pseudo*-mask; the samples' true masks are never opened here.
+    Args:
+        samples: the photographs.
+        num_classes: C.
+        statistics: what the network wants subtracted and divided.
+        spec: how views are cut, and what comes with them.
     """
 
     def __init__(
@@ -75,16 +78,9 @@ class TrainingViews(Dataset[dict[str, Any]]):
         samples: tuple[Sample, ...],
         num_classes: int,
         statistics: PixelStatistics,
-        *,
-        side: int,
-        scales: tuple[float, float],
-        seed: int,
-        masks: Callable[[Sample], Any] | None = None,
-        saliency: bool = False,
+        spec: ViewSpec,
     ) -> None:
-        self.samples, self.num_classes, self.statistics = samples, num_classes, statistics
-        self.side, self.scales, self.seed, self.masks = side, scales, seed, masks
-        self.saliency = saliency
+        self.samples, self.num_classes, self.statistics, self.spec = samples, num_classes, statistics, spec
         self.fill = np.round(255 * np.asarray(statistics.mean)).astype(np.uint8)
 
     def __len__(self) -> int:
@@ -94,23 +90,24 @@ class TrainingViews(Dataset[dict[str, Any]]):
         return self.item(key[1], self.view(*key))
 
     def view(self, epoch: int, index: int) -> View:
-        """The view of photograph `index` that epoch shows."""
-        return self.drawn(index, np.random.default_rng((self.seed, epoch, index)))
+        """Returns the view of photograph `index` that an epoch shows."""
+        return self.drawn(index, np.random.default_rng((self.spec.seed, epoch, index)))
 
     def drawn(self, index: int, rng: np.random.Generator) -> View:
-        """A random view of photograph `index`."""
-        sample = self.samples[index]
-        mask = None if self.masks is None else read_index_png(self.masks(sample))
+        """Returns a random view of photograph `index`."""
+        sample, spec = self.samples[index], self.spec
+        mask = None if spec.masks is None else read_index_png(spec.masks(sample))
         photo = read_image(sample.image)
-        salient = read_saliency(sample, photo.shape[:2]) if self.saliency else None
+        salient = read_saliency(sample, photo.shape[:2]) if spec.saliency else None
         return self.cut(whole(photo, mask, salient), rng)
 
     def cut(self, photo: View, rng: np.random.Generator) -> View:
-        """A random view of a whole photograph."""
-        return random_view(photo, self.side, self.scales, rng, self.fill)
+        """Returns a random view of a whole photograph."""
+        s = self.spec
+        return random_view(photo, s.side, s.scales, rng, self.fill, short=s.short, mirror=s.mirror)
 
     def item(self, index: int, view: View) -> dict[str, Any]:
-        """A view as tensors, with the tags of photograph `index`."""
+        """Returns a view as tensors, with the tags of photograph `index`."""
         sample = self.samples[index]
         item: dict[str, Any] = {
             "image": normalise(view.image, self.statistics),
@@ -157,7 +154,6 @@ class TrainingLoader:
         items = prefetch(self.views.__getitem__, self.sampler, ahead=3 * self.batch_size, threads=self.threads)
         while batch := list(islice(items, self.batch_size)):
             yield default_collate(batch)
-
 
 
 def prefetch(

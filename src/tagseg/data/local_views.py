@@ -11,7 +11,7 @@ import torch
 from tagseg.data.dataset import Sample
 from tagseg.data.loading import PixelStatistics, TrainingViews
 from tagseg.data.photometry import jitter_colours
-from tagseg.data.views import View, random_view
+from tagseg.data.views import ViewSpec
 
 Placement = Literal["random", "uniform", "corners"]
 
@@ -20,12 +20,10 @@ class LocalViews(TrainingViews):
     """Beside what `TrainingViews` gives, `boxes (N, 4)`: x0, y0, x1, y1 of the local views on the global one, pixels.
 
     Args:
-        samples, num_classes, statistics, side, seed, saliency: see `TrainingViews`.
-        scales: the *short* side of the photograph over `side`; from 1 on nothing is padded.
+        samples, num_classes, statistics, spec: see `TrainingViews`.
         count: N.
         view_side: of a local view, pixels.
         placement: see `place_boxes`.
-        mirror: whether half of the global views are mirrored.
         jitter: whether colours are changed at random.
     """
 
@@ -34,28 +32,20 @@ class LocalViews(TrainingViews):
         samples: tuple[Sample, ...],
         num_classes: int,
         statistics: PixelStatistics,
+        spec: ViewSpec,
         *,
-        side: int,
-        scales: tuple[float, float],
-        seed: int,
-        saliency: bool,
         count: int,
         view_side: int,
         placement: Placement,
-        mirror: bool,
         jitter: bool,
     ) -> None:
-        super().__init__(samples, num_classes, statistics, side=side, scales=scales, seed=seed, saliency=saliency)
-        self.count, self.view_side, self.placement = count, view_side, placement
-        self.mirror, self.jitter = mirror, jitter
-
-    def cut(self, photo: View, rng: np.random.Generator) -> View:
-        return random_view(photo, self.side, self.scales, rng, self.fill, short=True, mirror=self.mirror)
+        super().__init__(samples, num_classes, statistics, spec)
+        self.count, self.view_side, self.placement, self.jitter = count, view_side, placement, jitter
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index, 1))
-        boxes = place_boxes(self.side, self.view_side, self.count, self.placement, rng)
+        rng = np.random.default_rng((self.spec.seed, epoch, index, 1))
+        boxes = place_boxes(self.spec.side, self.view_side, self.count, self.placement, rng)
         view = self.view(epoch, index)
         if self.jitter:
             view = jitter_colours(view, rng)

@@ -10,7 +10,7 @@ import torch
 
 from tagseg.data.dataset import Sample
 from tagseg.data.loading import PixelStatistics, TrainingViews
-from tagseg.data.views import View
+from tagseg.data.views import ViewSpec
 
 
 class PairedViews(TrainingViews):
@@ -19,8 +19,8 @@ class PairedViews(TrainingViews):
     of a photograph that shares a class.
 
     Args:
-        samples, num_classes, statistics, side, scales, seed: see `TrainingViews`.
-        pairs_from: the first epoch, counted from 0, that has partners.
+        samples, num_classes, statistics, spec: see `TrainingViews`.
+        pairs_from: the first epoch, counted from 0, that has partners; None: no epoch has.
         itself: whether a photograph may be its own partner (KTSE's published code), or only if it has no other.
     """
 
@@ -29,23 +29,21 @@ class PairedViews(TrainingViews):
         samples: tuple[Sample, ...],
         num_classes: int,
         statistics: PixelStatistics,
+        spec: ViewSpec,
         *,
-        side: int,
-        scales: tuple[float, float],
-        seed: int,
-        pairs_from: int,
+        pairs_from: int | None,
         itself: bool = False,
     ) -> None:
-        super().__init__(samples, num_classes, statistics, side=side, scales=scales, seed=seed)
+        super().__init__(samples, num_classes, statistics, spec)
         self.pairs_from, self.itself = pairs_from, itself
         self.photographs = photographs_of([s.tags for s in samples], num_classes)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         view = self.view(epoch, index)
-        item = {**self.item(index, view), "inside": torch.tensor(inside(view))}
-        if epoch >= self.pairs_from:
-            rng = np.random.default_rng((self.seed, epoch, index, 1))
+        item = {**self.item(index, view), "inside": torch.tensor(view.inside)}
+        if self.pairs_from is not None and epoch >= self.pairs_from:
+            rng = np.random.default_rng((self.spec.seed, epoch, index, 1))
             other = partner(index, self.samples[index].tags, self.photographs, rng, itself=self.itself)
             shown = self.item(other, self.drawn(other, rng))
             item |= {"partner": shown["image"], "partner_tags": shown["tags"]}
@@ -78,13 +76,3 @@ def partner(
         return int(members[rng.integers(len(members))])
     found = int(members[rng.integers(len(members) - 1)])  # its own place stands for the last one
     return int(members[-1]) if found == index else found
-
-
-def inside(view: View) -> tuple[int, int, int, int]:
-    """y0, y1, x0, x1 of the photograph within a view, pixels."""
-    height, width = view.image.shape[:2]
-    x0, y0, x1, y1 = view.box
-    left, right = max(0, -x0), width - max(0, x1 - view.size[1])
-    if view.flipped:
-        left, right = width - right, width - left
-    return max(0, -y0), height - max(0, y1 - view.size[0]), left, right

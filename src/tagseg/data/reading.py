@@ -6,23 +6,23 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
+from tagseg.data.images import decode_image
 from tagseg.data.readers.coco import find_coco, read_coco
 from tagseg.data.readers.cub import find_cub, read_cub
 from tagseg.data.readers.dagm import find_dagm, read_dagm
-from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
-from tagseg.files import read_json
 from tagseg.data.readers.folder import read_folder
 from tagseg.data.readers.ilsvrc import find_ilsvrc, read_ilsvrc
-from tagseg.data.images import decode_image
-from tagseg.labels import IGNORE
 from tagseg.data.readers.voc import find_voc, read_voc
 from tagseg.errors import BadInput
+from tagseg.files import read_json, write_json
+from tagseg.labels import IGNORE
 
 
 def read_dataset(root: str | Path, tags: Literal["xml", "masks"] = "xml") -> Dataset:
@@ -49,18 +49,50 @@ def read_dataset(root: str | Path, tags: Literal["xml", "masks"] = "xml") -> Dat
     return read_folder(root)
 
 
-class FileFacts(dict[str, dict]):
-    """What `inspect_files` learnt of each photograph: size in pixels, digest, and its problems, by name."""
+@dataclass(frozen=True)
+class FileFact:
+    """What `inspect_files` learnt of one photograph and its mask.
+
+    stamp: changes when one of the files is written.
+    size: `(H, W)` of the photograph, pixels.
+    digest: of the photograph's bytes.
+    problems: what is wrong, a sentence each.
+    """
+
+    stamp: str
+    size: tuple[int, int]
+    digest: str
+    problems: tuple[str, ...] = ()
+
+
+class FileFacts(dict[str, FileFact]):
+    """The facts of every photograph, by its name."""
 
     def digest(self, samples: tuple[Sample, ...]) -> str:
-        """One digest of the contents and tags of `samples`, in order."""
-        text = "\n".join(f"{s.name} {self[s.name]['digest']} {s.tags}" for s in samples)
+        """Returns one digest of the contents and tags of `samples`, in order."""
+        text = "\n".join(f"{s.name} {self[s.name].digest} {s.tags}" for s in samples)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+    def stamps_digest(self, samples: tuple[Sample, ...]) -> str:
+        """Returns one digest of when the files of `samples` were written, in order."""
+        text = "".join(self[s.name].stamp for s in samples)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-def remembered(path: Path) -> FileFacts:
-    """Facts written to `path` as JSON by an earlier run; none when there is no such file."""
-    return FileFacts(read_json(path)) if path.exists() else FileFacts()
+    def write(self, path: Path) -> None:
+        """Writes the facts as JSON."""
+        write_json(path, {name: asdict(fact) for name, fact in self.items()})
+
+    @classmethod
+    def read(cls, path: Path) -> FileFacts:
+        """Reads facts that an earlier run wrote; there are none where the file is missing or damaged, for they are only
+        a memory."""
+        try:
+            found = read_json(path)
+            return cls(
+                {n: FileFact(f["stamp"], tuple(f["size"]), f["digest"], tuple(f["problems"])) for n, f in found.items()}
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls()
 
 
 def inspect_files(
@@ -69,7 +101,7 @@ def inspect_files(
     advance: Callable[[int, str], None] = lambda done, remark: None,  # noqa: ARG005
     threads: int = 2,
 ) -> tuple[Dataset, FileFacts]:
-    """Open every photograph and mask once: are they whole, do they fit together, what do they contain?
+    """Opens every photograph and mask once: are they whole, do they fit together, what do they contain?
 
     Files whose size and time are as in `known` (empty for none) are not opened again.
 
@@ -80,24 +112,24 @@ def inspect_files(
     problems = list(data.problems)
     samples = data.samples
 
-    def look(sample: Sample) -> dict:
+    def inspect(sample: Sample) -> FileFact:
         stamp = json.dumps([_stamp(sample.image), _stamp(sample.mask), sample.mask is not None])
         fact = known.get(sample.name)
-        if fact is not None and fact["stamp"] == stamp and not fact["problems"]:
+        if fact is not None and fact.stamp == stamp and not fact.problems:
             return fact
-        return {"stamp": stamp, **_inspect(sample, len(data.classes))}
+        return _inspect(sample, stamp, len(data.classes))
 
     with ThreadPoolExecutor(threads) as pool:
-        for done, (sample, fact) in enumerate(zip(samples, pool.map(look, samples), strict=True), start=1):
+        for done, (sample, fact) in enumerate(zip(samples, pool.map(inspect, samples), strict=True), start=1):
             facts[sample.name] = fact
-            problems += [Problem(text, sample.name) for text in fact["problems"]]
+            problems += [Problem(text, sample.name) for text in fact.problems]
             advance(done, "")
     if not data.train:
         problems.append(Problem(f"{data.root}: no photograph is left for training; add some to train.txt."))
     return replace(data, problems=tuple(problems)), facts
 
 
-def _inspect(sample: Sample, num_classes: int) -> dict:
+def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
     problems = []
     size, digest = (0, 0), ""
     try:
@@ -113,7 +145,7 @@ def _inspect(sample: Sample, num_classes: int) -> dict:
         problems.append(str(error))
     if sample.mask is not None and not problems:
         problems += _inspect_mask(sample.mask, size, num_classes)
-    return {"size": list(size), "digest": digest, "problems": problems}
+    return FileFact(stamp, size, digest, tuple(problems))
 
 
 def _inspect_mask(source: MaskSource, size: tuple[int, int], num_classes: int) -> list[str]:

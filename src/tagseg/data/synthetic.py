@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tagseg.files import read_json, write_aside, write_json
 from tagseg.data.images import write_mask
+from tagseg.files import read_json, write_aside, write_json
 
 CLASSES = ("redfin", "bluefin", "ringhorn", "crosshorn", "dotwing", "barwing")
 MARKER = "synthetic.json"  # written last

@@ -3,13 +3,37 @@ is remembered, so that a map made from the view can be pasted back where it came
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from tagseg.data.geometry import Window
 from tagseg.labels import IGNORE
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """How training views are cut out of photographs, and what comes with them.
+
+    side: of the square view, pixels.
+    scales: long side of the photograph over `side`, drawn between these two.
+    seed: a view depends on the seed, the epoch and the photograph alone.
+    masks: gives the path of a sample's *pseudo*-mask, which is cut along; None: none is.
+    saliency: whether saliency maps are cut along; every sample must then have one.
+    short: whether `scales` are of the photograph's short side; from 1 on nothing is padded.
+    mirror: whether half of the views are mirrored.
+    """
+
+    side: int
+    scales: tuple[float, float]
+    seed: int
+    masks: Callable[[Any], Any] | None = None
+    saliency: bool = False
+    short: bool = False
+    mirror: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,8 +57,18 @@ class View:
 
     @property
     def window(self) -> Window:
-        """Its place on the photograph, without its pixels."""
+        """The place of the view on the photograph, without its pixels."""
         return Window(self.size, self.box, self.flipped)
+
+    @property
+    def inside(self) -> tuple[int, int, int, int]:
+        """What of the view is photograph and not padding: y0, y1, x0, x1, pixels."""
+        height, width = self.image.shape[:2]
+        x0, y0, x1, y1 = self.box
+        left, right = max(0, -x0), width - max(0, x1 - self.size[1])
+        if self.flipped:
+            left, right = width - right, width - left
+        return max(0, -y0), height - max(0, y1 - self.size[0]), left, right
 
 
 def whole(image: np.ndarray, mask: np.ndarray | None = None, saliency: np.ndarray | None = None) -> View:

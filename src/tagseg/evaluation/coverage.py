@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
+
 from tagseg.labels import IGNORE
 
+
+class ClassCoverage(BaseModel):
+    """Recall and noise of one class in percent; None where they are not defined."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recall: float | None
+    noise: float | None
+
+
+class CoverageTable(BaseModel):
+    """Recall and noise in percent: their means over classes, and those of every class; None where not defined."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recall: float | None
+    noise: float | None
+    classes: dict[str, ClassCoverage]
 
 
 class Coverage:
@@ -28,17 +48,17 @@ class Coverage:
             objects = truth == number + 1
             self.counts[number] += (int((covered & objects).sum()), int(objects.sum()), int(covered.sum()))
 
-    def as_dict(self, classes: tuple[str, ...]) -> dict:
-        """For JSON, percentages: `recall` is covered object pixels over object pixels, `noise` covered pixels without
-        the object over covered pixels; of each class, and their means over classes. None where nothing was there."""
+    def table(self, classes: tuple[str, ...]) -> CoverageTable:
+        """Returns recall, covered object pixels over object pixels, and noise, covered pixels without the object over
+        covered pixels."""
         hit, objects, covered = self.counts.T.astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             recall, noise = 100 * hit / objects, 100 * (covered - hit) / covered
         each = {
-            name: {"recall": _rounded(r), "noise": _rounded(n)}
+            name: ClassCoverage(recall=_rounded(r), noise=_rounded(n))
             for name, r, n in zip(classes, recall, noise, strict=True)
         }
-        return {"recall": _mean(recall), "noise": _mean(noise), "classes": each}
+        return CoverageTable(recall=_mean(recall), noise=_mean(noise), classes=each)
 
 
 def _rounded(value: float) -> float | None:

@@ -5,8 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
+
 from tagseg.labels import IGNORE
 
+
+class ClassScores(BaseModel):
+    """The scores of one class in percent; None where they are not defined."""
+
+    model_config = ConfigDict(frozen=True)
+
+    iou: float | None
+    precision: float | None
+    recall: float | None
+
+
+class ScoreTable(BaseModel):
+    """Scores in percent, as they are shown and written; None where they are not defined.
+
+    miou: the mean IoU over the background and all classes that occur.
+    precision, recall: means over the classes, without the background.
+    classes: every class's own, the background first.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    miou: float | None
+    precision: float | None
+    recall: float | None
+    classes: dict[str, ClassScores]
 
 
 class Confusion:
@@ -47,22 +74,21 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over background and all classes that occur."""
+        """The mean IoU over the background and all classes that occur."""
         return _mean(self.iou)
 
-    def as_dict(self, classes: tuple[str, ...]) -> dict:
-        """For JSON: percentages, None where undefined. Mean precision and recall leave the background out."""
+    def table(self, classes: tuple[str, ...]) -> ScoreTable:
+        """Returns the scores in percent, with the names of the C classes."""
         names = ("background", *classes)
-        per_class = {
-            name: {"iou": _percent(i), "precision": _percent(p), "recall": _percent(r)}
-            for name, i, p, r in zip(names, self.iou, self.precision, self.recall, strict=True)
-        }
-        return {
-            "miou": _percent(self.miou),
-            "precision": _percent(_mean(self.precision[1:])),
-            "recall": _percent(_mean(self.recall[1:])),
-            "classes": per_class,
-        }
+        return ScoreTable(
+            miou=_percent(self.miou),
+            precision=_percent(_mean(self.precision[1:])),
+            recall=_percent(_mean(self.recall[1:])),
+            classes={
+                name: ClassScores(iou=_percent(i), precision=_percent(p), recall=_percent(r))
+                for name, i, p, r in zip(names, self.iou, self.precision, self.recall, strict=True)
+            },
+        )
 
 
 class ThresholdSweep:

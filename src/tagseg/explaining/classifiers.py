@@ -11,17 +11,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from tagseg.files import read_json
 from tagseg.data.loading import normalise
 from tagseg.errors import BadInput, nearest
-from tagseg.methods.base import load_method, maps_and_logits, score_maps
+from tagseg.methods.base import Method
+from tagseg.methods.saved import is_saved, load_saved
 from tagseg.networks.backbone import read_weights
 from tagseg.networks.precision import default_device
-from tagseg.pipeline.run_folder import MARKER
-from tagseg.settings import parse
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -101,27 +98,19 @@ def load_classifier(source: str | os.PathLike[str], weights: str = "pretrained",
     return classifier
 
 
-def load_network(run: Path, stage: str = "train") -> Any:
-    """What a stage of a run trained: its method ("train"), or the second network of one that has it ("integral")."""
-    first = read_json(run / "train" / "stage.json")["inputs"]
-    kind, path = load_method(first["method"]), run / stage / "stage.json"
-    if stage == "integral":
-        kind = kind.integral
-    settings = parse(kind.Settings, read_json(path)["inputs"]["settings"], str(path))
-    network = kind(first["backbone"], "random", len(first["classes"]), settings, 1)
-    network.load_state_dict(load_file(run / stage / "attention.safetensors"))
-    return network
-
-
 def _run(folder: Path, side: int | None) -> Classifier:
-    if not (folder / MARKER).exists() or not (folder / "train" / "attention.safetensors").exists():
+    if not is_saved(folder / "train"):
+        if (folder / "train" / "attention.safetensors").exists():
+            raise BadInput(
+                f"{folder}: this run was made by an older version of tagseg; its classifier must be trained "
+                "again, with 'tagseg fit' into another folder."
+            )
         raise BadInput(f"{folder}: this is no run with a trained classifier; make one with 'tagseg fit'.")
-    classes = read_json(folder / "train" / "stage.json")["inputs"]["classes"]
-    method = load_network(folder)
-    where = load_network(folder, "integral") if (folder / "integral" / "attention.safetensors").exists() else None
+    method = load_saved(folder / "train")
+    where = load_saved(folder / "integral") if is_saved(folder / "integral") else None
     backbone, wanted = method.backbone, side or method.settings.side
-    side = backbone.fit_size(wanted, wanted)[0]
-    return Classifier(TagClassifier(method, where), backbone.mean, backbone.std, side, tuple(classes), False)
+    side = backbone.grid.fit(wanted, wanted)[0]
+    return Classifier(TagClassifier(method, where), backbone.mean, backbone.std, side, method.classes, False)
 
 
 class TagClassifier(nn.Module):
@@ -130,17 +119,17 @@ class TagClassifier(nn.Module):
     `class_maps` gives the maps that the run itself uses: those of its second network `where`, if it has one.
     """
 
-    def __init__(self, method: Any, where: Any = None) -> None:
+    def __init__(self, method: Method, where: Method | None = None) -> None:
         super().__init__()
         self.network = method.backbone.network  # first, so that its layers have short names
         self.method, self.where = method, where
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        """Returns the maps that the run itself uses. `(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return (self.where or self.method).class_maps(images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return maps_and_logits(self.method, score_maps(self.method, images))[1]
+        return self.method.maps_and_logits(self.method.score_maps(images))[1]
 
 
 def _timm(name: str, weights: str, side: int | None) -> Classifier:

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 from tagseg.attribution.hierarchy import Hierarchy, Node, Tree
-from tagseg.files import write_json
 from tagseg.data.images import read_image
+from tagseg.data.photographs import find_photographs
 from tagseg.errors import explain_full_disk
 from tagseg.explaining.classifiers import load_classifier
 from tagseg.explaining.excitation import Channel, cut, exciting_patches, find_excitations, scaled
 from tagseg.explaining.explain import slug
-from tagseg.data.photographs import find_photographs
+from tagseg.files import write_json
 from tagseg.progress import Reporter
 from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
 from tagseg.report.pyramid import Tile, pyramid

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.attribution.formulas import FORMULAS
+from tagseg.data.photographs import find_photographs
 from tagseg.errors import explain_full_disk
 from tagseg.explaining.classifiers import load_classifier
 from tagseg.explaining.explainer import METHODS, Explainer, Shown, explained, with_ending
-from tagseg.data.photographs import find_photographs
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, write_picture

@@ -13,13 +13,13 @@ import torch
 
 from tagseg.attribution.crops import ten_crops
 from tagseg.attribution.fusion import normalise, resize
-from tagseg.files import write_aside, write_json
 from tagseg.data.images import voc_palette
+from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput, explain_full_disk
-from tagseg.masks.boxes import ILSVRC_THRESHOLD, box_of_map, box_of_mask, graph_cut
 from tagseg.explaining.classifiers import Classifier, load_classifier
 from tagseg.explaining.explainer import Explainer, Shown, explained, with_ending
-from tagseg.data.photographs import find_photographs
+from tagseg.files import write_aside, write_json
+from tagseg.masks.boxes import ILSVRC_THRESHOLD, box_of_map, box_of_mask, graph_cut
 from tagseg.progress import Reporter
 from tagseg.report.pictures import draw_boxes
 from tagseg.report.sheets import write_picture

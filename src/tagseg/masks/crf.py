@@ -10,60 +10,18 @@ whose parameters therefore carry over.
 from __future__ import annotations
 
 import functools
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput
 from tagseg.masks.checks import check_scores
+from tagseg.masks.crf_parameters import CRF, find_crf
 from tagseg.masks.mean_field import mean_field
 from tagseg.masks.permutohedral import Lattice, bilateral_features, position_features
 from tagseg.masks.permutohedral_torch import TorchLattice
 
 _KEPT_PIXELS = 1 << 20  # lattices of positions of larger photographs are not kept
-
-
-class CRF(NamedTuple):
-    """Parameters: deviations in pixels and in colour levels of 0..255; weights; iterations.
-
-    Of the unary energies: whether scores or only the strongest label of every pixel count, and how sure such a label is
-    taken to be (`refine_crf`, `crf_from_labels`).
-    """
-
-    gaussian_xy: float
-    gaussian_weight: float
-    bilateral_xy: float
-    bilateral_rgb: float
-    bilateral_weight: float
-    iterations: int = 10
-    unary: Literal["scores", "labels"] = "scores"
-    gt_prob: float = 0.7
-
-
-CRFS = {
-    "psa": CRF(3, 3, 80, 13, 10),  # Ahn and Kwak, CVPR 2018; also AEFT and 1-stage-wseg
-    "irn-label": CRF(3, 3, 50, 5, 10, unary="labels"),  # Ahn et al., CVPR 2019; also AFA's utility
-    "deeplab": CRF(1, 3, 67, 3, 4),  # DeepLab v2 as ported to PyTorch; also BECO, KTSE, CLIP-ES, MoRe, ExCEL
-    "deeplab-oaa": CRF(3, 3, 121, 5, 4),  # the LargeFOV model of OAA
-    "fma": CRF(2, 2, 65, 3, 4),  # FMA-WSSS
-    "toco": CRF(1, 1, 121, 5, 4),  # segmentation of ToCo, DuPL, MCC, SeCo
-    "toco-cam": CRF(3, 3, 36, 3, 4),  # class maps of ToCo
-    "afa": CRF(3, 3, 64, 5, 4),  # segmentation of AFA and WeCLIP
-    "mctformer": CRF(4, 3, 83, 5, 3),
-    "weakclip": CRF(3, 3, 83, 5, 3),
-}
-
-
-def find_crf(name: str) -> CRF:
-    """The published parameters called `name`.
-
-    Raises:
-        BadInput: there are none of that name.
-    """
-    if name not in CRFS:
-        raise BadInput(f"CRF '{name}' does not exist{nearest(name, list(CRFS)) or '.'} Known: {', '.join(CRFS)}.")
-    return CRFS[name]
 
 
 def refine_crf(

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tagseg.labels import IGNORE
 from tagseg.masks.permutohedral import Lattice, bilateral_features
 from tagseg.masks.permutohedral_torch import TorchLattice
-from tagseg.labels import IGNORE
-
 
 
 def dense_energy(

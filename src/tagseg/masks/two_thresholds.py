@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from tagseg.masks.par import compiled_refinement, pixel_adaptive_refinement
 from tagseg.labels import IGNORE
-
+from tagseg.masks.par import compiled_refinement, pixel_adaptive_refinement
 
 
 @torch.no_grad()

@@ -9,42 +9,34 @@ Where they are not known, those that it finds itself stand for them, and the lik
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.methods.aeft import foreground, normalised
-from tagseg.methods.cam import CAM, CAMSettings
-from tagseg.methods.oaa import class_branch
-
-
-class ACoLSettings(CAMSettings):
-    """As for CAM; erasing as published."""
-
-    batch_size: PositiveInt = 8
-    convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier
-    erase_threshold: float = Field(default=0.6, ge=0, le=1)  # of the first classifier's normalised map
+from tagseg.masks.rescaling import foreground, normalised
+from tagseg.methods.cam import CAM
+from tagseg.methods.settings.acol import ACoLSettings
+from tagseg.networks.heads import class_branch
 
 
 class ACoL(CAM):
-    """Arguments as for `CAM`."""
+    """Two classifiers, the second of which does not see what the first one found; its arguments are those of `CAM`."""
 
     Settings = ACoLSettings
-    settings: ACoLSettings
     classifier: Any
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: ACoLSettings, steps: int) -> None:
-        super().__init__(backbone, weights, num_classes, settings, steps)
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: ACoLSettings, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
         self.classifier = nn.ModuleList(
-            [class_branch(self.backbone.channels, num_classes, settings.convolutions) for _ in range(2)]
+            [class_branch(self.backbone.channels, self.num_classes, settings.convolutions) for _ in range(2)]
         )
 
     def branches(self, images: torch.Tensor, tags: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Signed maps of both classifiers, `(B, C, h, w)` each; what is erased before the second follows `tags`
-        `(B, C)`, or those that the first finds."""
+        """Returns the signed maps of both classifiers, `(B, C, h, w)` each; what is erased before the second follows
+        `tags` `(B, C)`, or those that the first finds."""
         features = self.backbone(images)
         maps = self.classifier[0](features).float()
         if tags is None:
@@ -54,16 +46,16 @@ class ACoL(CAM):
         return maps, self.classifier[1](features * kept.to(features.dtype)).float()
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Both classifiers' maps, `(B, 2 C, h, w)`."""
+        """Returns the maps of both classifiers, `(B, 2 C, h, w)`."""
         return torch.cat(self.branches(images), dim=1)
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The larger of both normalised maps, and the first classifier's logits: `(B, C, h, w)`, `(B, C)`."""
+        """Returns the larger of both normalised maps, and the first classifier's logits: `(B, C, h, w)`, `(B, C)`."""
         first, second = score_maps.float().chunk(2, dim=1)
         return torch.maximum(normalised(first), normalised(second)), self.tag_logits(first)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
+        """Returns the joined maps of both classifiers. `(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
         return self.maps_and_logits(self.score_maps(images))[0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -74,6 +66,3 @@ class ACoL(CAM):
         loss = losses[0] + losses[1]
         self.log("loss", loss)
         return loss
-
-
-METHOD: Any = ACoL

@@ -12,47 +12,33 @@ class token and head normalisations stay as they are, and the diagonal counts as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
-from tagseg.labels import IGNORE
 from tagseg.data.paired_views import PairedViews
+from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
-from tagseg.methods.toco import SingleStage, SingleStageSettings, balanced_cross_entropy, pooled_logits
+from tagseg.methods.settings.afa import AFASettings
+from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, pooled_logits
 from tagseg.networks.vit import Attention, Tokens
 
 BLOCKS = 2  # the last ones, whose attention is learnt from
 
 
-class AFASettings(SingleStageSettings):
-    """Thresholds, weights and shares of the schedule as published for VOC."""
-
-    high: float = Field(default=0.55, ge=0, le=1)
-    low: float = Field(default=0.35, ge=0, le=1)
-    affinity_weight: NonNegativeFloat = 0.1
-    spread_from: float = Field(
-        default=0.3, ge=0, le=1
-    )  # share of the steps after which maps are spread before they teach
-    radius: PositiveInt = 8  # of the pairs of patches that count, patches
-    par_iterations: PositiveInt = 10  # 15 on COCO
-    power: PositiveFloat = 2.0  # of the affinity along which maps are spread
-
-
 class AFA(SingleStage):
-    """Arguments as for `SingleStage`; see `AFASettings`."""
+    """A transformer whose attention learns affinities; its arguments are those of `SingleStage`."""
 
     Settings = AFASettings
-    settings: AFASettings
     power = 1.0
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: AFASettings, steps: int) -> None:
-        super().__init__(backbone, weights, num_classes, settings, steps)
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: AFASettings, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
         for module in self.backbone.modules():
             if isinstance(module, nn.LayerNorm):
                 module.requires_grad_(False)
@@ -119,9 +105,7 @@ class AFA(SingleStage):
         return matrix.view(-1, height, width, height, width)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
-        s = self.settings
-        views = {"side": self.side, "scales": s.scales, "seed": seed, "pairs_from": s.epochs}  # no partners
-        return PairedViews(samples, self.num_classes, self.backbone, **views)  # type: ignore[arg-type]
+        return PairedViews(samples, self.num_classes, self.backbone, self.view_spec(seed), pairs_from=None)
 
     def heads(self) -> list[nn.Module]:
         return [*super().heads(), self.affinity]
@@ -156,6 +140,3 @@ def transition_matrix(affinity: torch.Tensor, grid: tuple[int, int], radius: int
     """Near affinities to a power, every column divided by its sum and 0.1. `(B, n, n)` -> the same."""
     near = (affinity * within(grid, radius, affinity.device)) ** power
     return near / (near.sum(dim=1, keepdim=True) + 0.1)
-
-
-METHOD: Any = AFA

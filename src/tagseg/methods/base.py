@@ -1,101 +1,120 @@
-"""What a method is: one Lightning module in one file, with these few attributes. No base class, no registry.
+"""What a method is: one Lightning module in one file, which learns from tags and gives class maps.
 
-A file `methods/NAME.py` names its class `METHOD`, or its classes by name `METHODS`; `method: NAME` in a recipe, or
-`--method NAME`, finds it.
+A file of this folder, or a file of anybody's own (see `tagseg.methods.table` and docs/adding-a-method.md), defines a
+class that derives from `Method`. What a class does not define it has from here.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+import lightning.pytorch as lightning
 import torch
-from pydantic import PositiveInt
+from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
+from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Sample
-from tagseg.errors import BadInput, nearest
+from tagseg.data.loading import TrainingViews
+from tagseg.data.views import ViewSpec
 from tagseg.networks.backbone import Backbone
-from tagseg.settings import Settings
+from tagseg.networks.optimisers import poly_optimiser
+from tagseg.segmentation.settings import HeadName
+from tagseg.settings import TrainSettings
 
 
-class TrainSettings(Settings):
-    """What the training stage needs of every method's settings."""
+class Method(lightning.LightningModule):
+    """The base of all methods.
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    A method defines its `Settings`, whose defaults are the paper's values; makes `self.backbone` and its other networks
+    when it is created; and has a `training_step` and `class_maps`. Everything else has a default.
 
-    def batch_size_at(self, epoch: int) -> int:
-        """Photographs a step in an epoch, counted from 0."""
-        del epoch
-        return self.batch_size
+    Args:
+        classes: the C class names, in the order of the tags.
+        settings: an object of the class `Settings`.
+        steps: how many optimiser steps the whole training takes, for the schedule.
 
-
-class Method(Protocol):
-    """The contract of a method class.
-
-    `settings` has the paper's values as defaults; `training_views` gives the items its `training_step` eats;
-    `class_maps(images (B, 3, H, W)) -> (B, C, h, w)` gives signed scores, and `tag_logits` the same images' tags.
-    A method that also segments has `segment(images) -> (B, C + 1, h, w)`, with `decoder` on `backbone`, `decoder_name`
-    as DeepLab calls it, and the `side` of its training window, pixels. One whose tags do not follow from its class
-    maps has `score_maps(images) -> (B, M, h, w)` and `maps_and_logits(score_maps) -> (class maps, tag logits)`. One
-    whose class maps grow while it learns has `accumulates = True` (see `tagseg.methods.oaa.OAA`). One that learns from
-    saliency maps has `uses_saliency = True`, or a setting `saliency`; its views then have them. One of whose parameters
-    some learn nothing in some steps has `phases = True`.
+    A subclass is created with `(backbone, weights, classes, settings, steps)`, where `backbone` and `weights` are as
+    `tagseg.networks.backbone.Backbone` takes them.
     """
 
     Settings: type[TrainSettings]
     backbone: Backbone
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: Any, steps: int) -> None: ...
-    def training_views(self, samples: tuple[Sample, ...], seed: int) -> TorchDataset[Any]: ...
-    def class_maps(self, images: torch.Tensor) -> torch.Tensor: ...
-    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor: ...
+    trained_as: ClassVar[str | None] = None
+    """The method whose first network this one shares, settings being equal; None for its own."""
+    segments: ClassVar[bool] = False
+    """Whether it has `segment`, and with it `decoder` on `backbone`, `decoder_name` and `side`."""
+    rests: ClassVar[bool] = False
+    """Whether some parameters learn nothing in some steps, which several processes must know of."""
+    accumulates: ClassVar[bool] = False
+    """Whether its class maps grow while it learns (see `tagseg.methods.oaa.OAA`): it then has `accumulator`."""
+    successor: ClassVar[type[Method] | None] = None
+    """The class of the second network, which learns the cumulative maps if the settings have a `successor`."""
 
+    accumulated: Accumulator | None = None  # the cumulative maps, which training sets where there are some
+    decoder: nn.Module
+    decoder_name: HeadName
+    side: int  # of the square training window of a method that segments, pixels
 
-def score_maps(method: Any, images: torch.Tensor) -> torch.Tensor:
-    """What the method's network says at every place, for `maps_and_logits`. `(B, 3, H, W) -> (B, M, h, w)`."""
-    return method.score_maps(images) if hasattr(method, "score_maps") else method.class_maps(images)
+    def __init__(self, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__()
+        self.classes, self.num_classes = tuple(classes), len(classes)
+        self.settings, self.steps = settings, steps
 
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns signed class maps. `(B, 3, H, W) -> (B, C, h, w)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no class_maps")
 
-def maps_and_logits(method: Any, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class maps `(B, C, h, w)` and tag logits `(B, C)` of the method's score maps."""
-    if hasattr(method, "maps_and_logits"):
-        return method.maps_and_logits(scores)
-    return scores, method.tag_logits(scores)
+    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+        """Returns class scores by global average pooling. `(B, C, h, w) -> (B, C)`."""
+        return class_maps.mean(dim=(2, 3))
 
+    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns what the network says at every place, for `maps_and_logits`: by default the class maps.
 
-def uses_saliency(method: type[Any], settings: TrainSettings) -> bool:
-    """Whether the method learns from saliency: always (`uses_saliency = True`), or by its setting `saliency`."""
-    return getattr(method, "uses_saliency", False) or getattr(settings, "saliency", False)
+        `(B, 3, H, W) -> (B, M, h, w)`.
+        """
+        return self.class_maps(images)
 
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns class maps `(B, C, h, w)` and tag logits `(B, C)` of score maps `(B, M, h, w)`."""
+        return score_maps, self.tag_logits(score_maps)
 
-def method_names() -> list[str]:
-    """The methods that are there: those of the files of this folder (its folder `refinements` refines their maps)."""
-    return sorted(_methods())
+    def segment(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns logits of a segmentation, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
+        raise NotImplementedError(f"{type(self).__name__} does not segment")
 
+    def accumulator(self, folder: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> Accumulator:
+        """Returns the cumulative maps of photographs of `sizes` (H, W) that lie, or are to lie, in `folder`."""
+        raise NotImplementedError(f"{type(self).__name__} has no cumulative maps")
 
-@cache
-def _methods() -> dict[str, type[Any]]:
-    found: dict[str, type[Any]] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name != "base" and not module.ispkg:
-            file = importlib.import_module(f"tagseg.methods.{module.name}")
-            found |= getattr(file, "METHODS", None) or {module.name: file.METHOD}
-    return found
+    def view_spec(self, seed: int, **changes: Any) -> ViewSpec:
+        """Returns how training views are cut: as `side` and `scales` of the settings say, but for `changes`."""
+        s = self.settings
+        side, _ = self.backbone.grid.fit(s.side, s.side)
+        return ViewSpec(**{"side": side, "scales": s.scales, "seed": seed, **changes})
 
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> TorchDataset[Any]:
+        """Returns the items that `training_step` gets in batches: by default `image`, `tags`, and `saliency` if the
+        settings learn it."""
+        spec = self.view_spec(seed, saliency=self.settings.learns_saliency)
+        return TrainingViews(samples, self.num_classes, self.backbone, spec)
 
-def load_method(name: str) -> type[Any]:
-    """The method class called `name`.
+    def heads(self) -> list[nn.Module]:
+        """Returns the networks that learn `head_factor` times faster than the backbone: by default all others."""
+        return [module for name, module in self.named_children() if name != "backbone"]
 
-    Raises:
-        BadInput: there is no such method.
-    """
-    if name not in method_names():
-        raise BadInput(
-            f"method '{name}' does not exist{nearest(name, method_names()) or '.'} Known: {', '.join(method_names())}."
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        return poly_optimiser(
+            self.backbone,
+            nn.ModuleList(self.heads()),
+            kind=s.optimiser,
+            learning_rate=s.learning_rate,
+            head_factor=s.head_factor,
+            weight_decay=s.weight_decay,
+            steps=self.steps,
         )
-    return _methods()[name]

@@ -7,44 +7,31 @@ saliency map, so that the maps learn to end where objects end.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.data.dataset import Sample
-from tagseg.data.loading import TrainingViews
-from tagseg.methods.cam import CAM, CAMSettings
-
-
-class EPSSettings(CAMSettings):
-    """As for CAM; the two of the saliency loss as published."""
-
-    overlap: float = Field(default=0.4, ge=0, le=1)  # tau: maps that overlap less with saliency are background
-    foreground_share: float = Field(
-        default=0.5, ge=0, le=1
-    )  # lambda: weight of the foreground's map against 1 - background
+from tagseg.methods.cam import CAM
+from tagseg.methods.settings.eps import EPSSettings
 
 
 class EPS(CAM):
-    """CAM with a background map and a saliency loss. Arguments as for `CAM`.
+    """CAM with a background map and a saliency loss; its arguments are those of `CAM`.
 
     Channel 0 is the background; it has no tag, and `class_maps` leaves it out.
     """
 
     Settings = EPSSettings
-    uses_saliency = True
-    settings: EPSSettings
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: EPSSettings, steps: int) -> None:
-        super().__init__(backbone, weights, num_classes, settings, steps)
-        self.classifier = nn.Conv2d(self.backbone.channels, num_classes + 1, kernel_size=1, bias=False)
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: EPSSettings, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
+        self.classifier = nn.Conv2d(self.backbone.channels, self.num_classes + 1, kernel_size=1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        """Returns the maps of the classes, without the background's. `(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return super().class_maps(images)[:, 1:]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -56,16 +43,11 @@ class EPS(CAM):
         self.log("loss", loss)
         return loss
 
-    def training_views(self, samples: tuple[Sample, ...], seed: int) -> TrainingViews:
-        views = super().training_views(samples, seed)
-        views.saliency = True
-        return views
-
 
 def saliency_loss(
     maps: torch.Tensor, saliency: torch.Tensor, tags: torch.Tensor, overlap: float = 0.4, foreground_share: float = 0.5
 ) -> torch.Tensor:
-    """Mean squared difference between saliency and what the maps say of it (section 3.2, equations 2 to 5).
+    """Returns the mean squared difference between saliency and what the maps say of it (section 3.2, equations 2 to 5).
 
     The maps' softmax gives probabilities. A tagged class counts as foreground if more than `overlap` of where it is
     likelier than not is salient; else it joins the background. The saliency that the maps say is
@@ -87,6 +69,3 @@ def saliency_loss(
     background = background + (classes * other).sum(dim=1, keepdim=True)
     said = foreground_share * foreground + (1 - foreground_share) * (1 - background)
     return F.mse_loss(said, truth)
-
-
-METHOD: Any = EPS

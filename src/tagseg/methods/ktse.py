@@ -14,10 +14,10 @@ Where paper and published code differ, the paper is followed, and the code with 
 - The code grants transfer and local alignment a margin of 0.05.
 - The code takes the cross entropy of background and of class pixels apart, the mean of each, weighs the latter by
   0.0125 and learns them from images with a single tag only; and it learns joined images from joined pseudo-labels too.
-- Class maps are rectified and divided by their maximum in the paper; the code has three ways (`aeft.normalised`,
+- Class maps are rectified and divided by their maximum in the paper; the code has three ways (`rescaling.normalised`,
   `label_maps`).
 - The code labels padding like image content; here it is ignored. An image may be its own partner there.
-- In the code the rate falls as if batches never grew (`aeft.schedule_end`).
+- In the code the rate falls as if batches never grew (`pyramid.schedule_end`).
 
 Scores are rectified before the cross entropy in both, and the second strongest class that `inter` pushes down is sought
 among all classes: so says the code, and the paper as we know it says nothing else.
@@ -25,18 +25,19 @@ among all classes: so says the code, and the paper as we know it says nothing el
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
-from tagseg.labels import IGNORE
 from tagseg.data.paired_views import PairedViews
+from tagseg.labels import IGNORE
+from tagseg.masks.rescaling import foreground, normalised
 from tagseg.masks.two_thresholds import refined_labels
-from tagseg.methods.aeft import PyramidClassifier, PyramidSettings, foreground, normalised
-from tagseg.segmentation.training import halves_of_loss, segmentation_loss
+from tagseg.methods.pyramid import PyramidClassifier
+from tagseg.methods.settings.ktse import KTSESettings
+from tagseg.segmentation.losses import halves_of_loss, segmentation_loss
 
 OFFICIAL_MARGIN = 0.05
 OFFICIAL_CLASS_WEIGHT = 0.0125
@@ -44,25 +45,13 @@ Side = Literal["above", "below", "left", "right"]
 SIDES: tuple[Side, ...] = ("above", "below", "left", "right")
 
 
-class KTSESettings(PyramidSettings):
-    """Weights and thresholds as published. The first three are the parts of the method, for the ablation."""
-
-    erasing: Literal["none", "concatenate", "cutmix"] = "concatenate"  # how an image meets its partner
-    regularisation: bool = True  # pseudo-labels of its own
-    alignment: Literal["none", "global", "local", "both"] = "both"  # with the erased image
-    synthesised: PositiveInt = 4  # images of a batch that meet their partner
-    bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image too
-    high: float = Field(default=0.3, ge=0, le=1)  # beta_h: above it a pixel is a class
-    low: float = Field(default=0.15, ge=0, le=1)  # beta_l: below it a pixel is background
-    inter_weight: NonNegativeFloat = 0.005
-    inter_threshold: float = Field(default=0.2, ge=0, le=1)  # a class map's value from which `inter` counts a pixel
-
-
 class KTSE(PyramidClassifier):
-    """Arguments as for `PyramidClassifier`; see `KTSESettings`. Channel 0 of `all_maps` is the background."""
+    """A classifier whose own erased and joined images teach it; its arguments are those of `PyramidClassifier`.
+
+    Channel 0 of `all_maps` is the background.
+    """
 
     Settings = KTSESettings
-    settings: KTSESettings
     others = 1
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -137,7 +126,7 @@ class KTSE(PyramidClassifier):
 
     def foreground(self, images: torch.Tensor, maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         """Where the tags are, at the size of the images. `(B, 1, H, W)` in [0, 1]."""
-        return foreground(maps, tags, self.settings.compat, images.shape[2:], self.backbone.corners)
+        return foreground(maps, tags, self.settings.compat, images.shape[2:], self.backbone.grid)
 
     def regularisation(
         self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor
@@ -168,15 +157,12 @@ class KTSE(PyramidClassifier):
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
         s = self.settings
-        side, _ = self.backbone.fit_size(s.side, s.side)
         return PairedViews(
             samples,
             self.num_classes,
             self.backbone,
-            side=side,
-            scales=s.scales,
-            seed=seed,
-            pairs_from=s.epochs if s.erasing == "none" else s.warmup_epochs,
+            self.view_spec(seed),
+            pairs_from=None if s.erasing == "none" else s.warmup_epochs,
             itself=s.compat == "official",
         )
 
@@ -265,6 +251,3 @@ def with_box(images: torch.Tensor, partners: torch.Tensor, box: tuple[int, int, 
     mixed = images.clone()
     mixed[:, :, y0:y1, x0:x1] = partners[:, :, y0:y1, x0:x1]
     return mixed
-
-
-METHOD: Any = KTSE

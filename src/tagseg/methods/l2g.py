@@ -26,61 +26,25 @@ The squared norm of equation 6 is the mean over channels and places in both, for
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-import lightning.pytorch as lightning
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from tagseg.data.dataset import Sample
-from tagseg.data.local_views import LocalViews, Placement, is_square
+from tagseg.data.local_views import LocalViews, is_square
 from tagseg.errors import BadInput
-from tagseg.methods.base import TrainSettings
-from tagseg.networks.backbone import Backbone, resize_maps
+from tagseg.masks.rescaling import over_maximum
+from tagseg.methods.base import Method
+from tagseg.methods.settings.l2g import L2GSettings, LocalSettings
+from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser, step_optimiser
 from tagseg.networks.pcm import PCM
-from tagseg.settings import ScaleRange, SidePixels
 
 SALIENT = 0.5  # a view in which nothing reaches it has no shape to teach
-
-
-class LocalSettings(TrainSettings):
-    """Of the local network alone. Views, losses and thresholds are as published; the schedule suits a few hundred to a
-    few thousand photographs. `voc/l2g` and `coco/l2g` hold the published one."""
-
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 4  # a global network learns slowly: it takes steps rather than photographs
-    side: SidePixels = 321  # of the global view, pixels
-    scales: ScaleRange = (8 / 7, 8 / 7)  # short side of the photograph over `side`: 512 of 448
-    views: PositiveInt = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
-    view_side: SidePixels | None = None  # of a local view, pixels; None: 5/7 of `side`, 320 of 448
-    placement: Placement = "random"  # of local views; "uniform": a grid; "corners": the corners first
-    mirror: bool = True
-    colour_jitter: bool = False
-    saliency: bool = False  # shape transfer
-    attention_threshold: float = Field(default=0.1, ge=0, lt=1)  # of B in shape transfer
-    transfer_weight: PositiveFloat = 10.0  # lambda
-    pixel_correlation: bool = False  # PCM; the code has it, the paper's text does not
-    compat: Literal["paper", "official"] = "paper"
-    output_stride: int | None = 16
-    optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
-    learning_rate: PositiveFloat = 1e-4
-    head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate
-    weight_decay: NonNegativeFloat = 0.01
-    drop_at: float = Field(default=0.5, gt=0, le=1)  # share of the steps after which "sgd-steps" falls to a tenth
-    slow_steps: NonNegativeInt = 0  # first steps of "sgd-poly", at a hundredth of the rate
-
-
-class L2GSettings(LocalSettings):
-    """The same, and of the global network."""
-
-    global_factor: PositiveFloat = 4.0  # of AdamW: how much faster it learns
-    background: bool = False  # without saliency: a background channel that learns what no class claims
-    shared_backbone: bool = False  # with the local network
-    global_classification: bool = False  # for the ablation: it learns the tags too
 
 
 class MapHead(nn.Module):
@@ -99,7 +63,7 @@ class MapHead(nn.Module):
         self.correlation: PCM | None = None
         if correlation:
             widths = backbone.stage_shapes()[0][-3:-1]
-            self.correlation = PCM((widths[0], widths[1]), backbone.corners)
+            self.correlation = PCM((widths[0], widths[1]), backbone.grid)
 
     def forward(self, backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W) -> (B, K, h, w)` signed, float32."""
@@ -110,12 +74,12 @@ class MapHead(nn.Module):
         return maps + self.correlation(maps, images, stages[-3:-1])
 
 
-class LocalNetwork(lightning.LightningModule):
+class LocalNetwork(Method):
     """The local network alone: a classifier of local views. With saliency it teaches shape to itself.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`.
-        num_classes: C.
+        classes: the C class names.
         settings: see `LocalSettings`.
         steps: how many optimiser steps the whole training takes, for the schedule.
 
@@ -125,14 +89,13 @@ class LocalNetwork(lightning.LightningModule):
 
     Settings = LocalSettings
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: LocalSettings, steps: int) -> None:
-        super().__init__()
-        self.settings, self.num_classes, self.steps = settings, num_classes, steps
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(classes, settings, steps)
         self.backbone = self._backbone(backbone, weights)
         self.head = self._head(self.backbone, background=settings.saliency)
-        fit_size, wanted = self.backbone.fit_size, settings.view_side or settings.side * 5 / 7
-        self.side, self.view_side = fit_size(settings.side, settings.side)[0], fit_size(wanted, wanted)[0]
-        self.grid = self.backbone.grid(self.view_side, self.view_side)  # of a local view
+        grid, wanted = self.backbone.grid, settings.view_side or settings.side * 5 / 7
+        self.side, self.view_side = grid.fit(settings.side, settings.side)[0], grid.fit(wanted, wanted)[0]
+        self.view_cells = grid.cells(self.view_side, self.view_side)
         if self.view_side > self.side:
             raise BadInput(f"train.view_side {settings.view_side}: a local view lies within `side` {settings.side}.")
         if settings.placement == "uniform" and not is_square(settings.views):
@@ -177,31 +140,28 @@ class LocalNetwork(lightning.LightningModule):
 
         `saliency` is that of the global views, `(B, S, S)`.
         """
-        s, grid = self.settings, maps.shape[-2:]
+        s, cells = self.settings, maps.shape[-2:]
         if s.compat == "official":
             if saliency is not None:
                 whole = saliency / (saliency.amax(dim=(1, 2), keepdim=True) + 1e-10)
-                saliency = F.interpolate(crops(whole[:, None], boxes), size=grid, mode="nearest")[:, 0]
+                saliency = F.interpolate(crops(whole[:, None], boxes), size=cells, mode="nearest")[:, 0]
             return official_targets(maps, tags, saliency, s.attention_threshold)
         if saliency is not None:
-            saliency = resize_maps(crops(saliency[:, None], boxes), grid, self.backbone.corners)[:, 0]
+            saliency = self.backbone.grid.resize(crops(saliency[:, None], boxes), cells)[:, 0]
         targets = local_targets(maps[:, : self.num_classes], tags, saliency, s.attention_threshold)
         return targets[:, : self.head.classifier.out_channels]
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> LocalViews:
         s = self.settings
+        spec = self.view_spec(seed, saliency=s.saliency, short=True, mirror=s.mirror)
         return LocalViews(
             samples,
             self.num_classes,
             self.backbone,
-            side=self.side,
-            scales=s.scales,
-            seed=seed,
-            saliency=s.saliency,
+            spec,
             count=s.views,
             view_side=self.view_side,
             placement=s.placement,
-            mirror=s.mirror,
             jitter=s.colour_jitter,
         )
 
@@ -232,11 +192,10 @@ class L2G(LocalNetwork):
     """
 
     Settings = L2GSettings
-    settings: L2GSettings
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: L2GSettings, steps: int) -> None:
-        super().__init__(backbone, weights, num_classes, settings, steps)
-        if num_classes == 1 and not (settings.saliency or settings.background):
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
+        if self.num_classes == 1 and not (settings.saliency or settings.background):
             raise BadInput("one class alone has nothing to be told from: set train.background=true, or use saliency.")
         official = settings.compat == "official"
         if settings.background and official:
@@ -271,7 +230,7 @@ class L2G(LocalNetwork):
         global_maps = self.score_maps(batch["image"])
         targets = self.targets(local_maps.detach(), tags, batch.get("saliency"), boxes)
         match = official_regions if s.compat == "official" else regions
-        transfer = transfer_loss(match(global_maps, boxes, self.grid, self.backbone.stride), targets)
+        transfer = transfer_loss(match(global_maps, boxes, self.view_cells, self.backbone.stride), targets)
 
         loss = classification + s.transfer_weight * transfer
         if s.global_classification:
@@ -293,8 +252,7 @@ def local_attention(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
 
     `(M, C, h, w)`, `(M, C)` -> `(M, C, h, w)` in [0, 1].
     """
-    maps = maps.relu()
-    return maps / (maps.amax(dim=(2, 3), keepdim=True) + 1e-8) * tags[:, :, None, None]
+    return over_maximum(maps.relu()) * tags[:, :, None, None]
 
 
 def winners(attention: torch.Tensor) -> torch.Tensor:
@@ -395,6 +353,3 @@ def _between(starts: torch.Tensor, cells: int, side: int, stride: int, dtype: to
 def official_regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stride: int) -> torch.Tensor:
     """The same as in the published code: RoI align without its half-cell offset. Arguments as for `regions`."""
     return roi_align(maps, boxes.to(maps.dtype), output_size=grid, spatial_scale=1 / stride)
-
-
-METHODS: dict[str, Any] = {"l2g": L2G, "l2g-local": LocalNetwork}

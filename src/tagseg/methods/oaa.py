@@ -13,135 +13,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import lightning.pytorch as lightning
 import torch
-from pydantic import Field, NonNegativeInt
 from torch import nn
 from torch.nn import functional as F
 
 from tagseg.data.accumulated_views import AccumulatedViews, Drop
-from tagseg.data.accumulator import Accumulator, Fusion, synchronised
+from tagseg.data.accumulator import Accumulator, synchronised
 from tagseg.data.dataset import Sample
 from tagseg.data.geometry import Window
-from tagseg.methods.cam import CAMSettings
+from tagseg.methods.base import Method
+from tagseg.methods.settings.oaa import (
+    AccumulationSettings,
+    IntegralSettings,
+    OAALocalisationSettings,
+    OAAPlusPlusPlusSettings,
+    OAAPlusPlusSettings,
+    OAAPlusSettings,
+    OAASettings,
+)
 from tagseg.networks.backbone import Backbone
-from tagseg.networks.optimisers import poly_optimiser, step_optimiser
-from tagseg.settings import ScaleRange, SidePixels
-
-WIDTH = 512  # channels of the extra convolutions
+from tagseg.networks.heads import class_branch
+from tagseg.networks.optimisers import step_optimiser
 
 
-class NetworkSettings(CAMSettings):
-    """The network and its training. `voc/oaa` holds the published ones: VGG-16, three convolutions, SGD by steps.
-
-    Photographs are shown whole, as published: of a crop, what is strongest need not be the object.
-    """
-
-    side: SidePixels = 321
-    scales: ScaleRange = (1.0, 1.0)
-    convolutions: NonNegativeInt = 0  # extra ones, 3x3 and 512 wide, before the class convolution
-    freeze_early: bool = True  # keep pretrained layers before stride 4 as they are
-    optimiser: Literal["adamw", "sgd", "sgd-steps"] = "adamw"  # type: ignore[assignment]
-
-
-class IntegralSettings(NetworkSettings):
-    """Of integral attention learning."""
-
-    loss: Literal["hybrid", "enhancement", "cross-entropy"] = "hybrid"  # the others are for the ablation
-    threshold: float = Field(default=0.0, ge=0, lt=1)  # a cell whose cumulative value exceeds it is in N+, else in N-
-    compat: Literal["paper", "official"] = "paper"  # see `hybrid_loss`
-
-
-class AccumulationSettings(NetworkSettings):
-    """As for CAM; of accumulation as published."""
-
-    fusion: Fusion = "max"
-    accumulate_from: NonNegativeInt = 1  # the first epoch, counted from 0, whose maps are kept
-    drop: Literal["none", "image", "features"] = "none"
-    drop_rate: float = Field(default=0.5, ge=0, le=1)  # beta: how often a view loses what was found before
-    drop_threshold: float = Field(default=0.6, ge=0, le=1)  # delta: the cumulative value that counts as found
-
-
-class OAALocalisationSettings(AccumulationSettings):
-    """Of the two branches; see `IntegralSettings` for the last two."""
-
-    threshold: float = Field(default=0.0, ge=0, lt=1)
-    compat: Literal["paper", "official"] = "paper"
-
-
-class OAASettings(AccumulationSettings):
-    """OAA, and what comes after it, if anything does."""
-
-    integral: IntegralSettings | None = None
-
-
-class OAAPlusPlusSettings(OAASettings):
-    """OAA with the attention drop layer."""
-
-    drop: Literal["none", "image", "features"] = "image"
-
-
-class OAAPlusSettings(OAASettings):
-    """OAA with integral attention learning."""
-
-    integral: IntegralSettings | None = IntegralSettings()
-
-
-class OAAPlusPlusPlusSettings(OAAPlusPlusSettings):
-    """Both."""
-
-    integral: IntegralSettings | None = IntegralSettings()
-
-
-class AttentionNetwork(lightning.LightningModule):
+class AttentionNetwork(Method):
     """A backbone and a branch of convolutions that ends in the classes.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`.
-        num_classes: C.
+        classes: the C class names.
         settings: see `NetworkSettings`.
         steps: how many optimiser steps the whole training takes, for the schedule.
     """
 
-    settings: Any
     accumulated: Accumulator
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: Any, steps: int) -> None:
-        super().__init__()
-        self.settings, self.num_classes, self.steps = settings, num_classes, steps
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(classes, settings, steps)
         self.backbone = Backbone(backbone, weights, settings.output_stride)
         pretrained = self.backbone.pretrained
         self.backbone.freeze(early=pretrained and settings.freeze_early, norms=pretrained)
-        self.branch = class_branch(self.backbone.channels, num_classes, settings.convolutions)
+        self.branch = class_branch(self.backbone.channels, self.num_classes, settings.convolutions)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        """Returns the class maps. `(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return self.branch(self.backbone(images))
 
     def views(self, samples: tuple[Sample, ...], seed: int, **extra: Any) -> AccumulatedViews:
-        """Views as the settings want them; `extra` as `AccumulatedViews` takes it."""
-        s, backbone = self.settings, self.backbone
-        side, _ = backbone.fit_size(s.side, s.side)
-        geometry = {"side": side, "grid": backbone.grid(side, side), "scales": s.scales}
-        return AccumulatedViews(samples, self.num_classes, backbone, self.accumulated, seed=seed, **geometry, **extra)
+        """Returns views as the settings want them; `extra` is what `AccumulatedViews` takes."""
+        spec = self.view_spec(seed)
+        cells = self.backbone.grid.cells(spec.side, spec.side)
+        return AccumulatedViews(samples, self.num_classes, self.backbone, spec, self.accumulated, cells=cells, **extra)
 
     def configure_optimizers(self) -> Any:
         s = self.settings
-        head = nn.ModuleList([module for name, module in self.named_children() if name != "backbone"])
-        if s.optimiser == "sgd-steps":
-            return step_optimiser(
-                self.backbone, head, learning_rate=s.learning_rate, weight_decay=s.weight_decay, steps=self.steps
-            )
-        return poly_optimiser(
-            self.backbone,
-            head,
-            kind=s.optimiser,
-            learning_rate=s.learning_rate,
-            head_factor=s.head_factor,
-            weight_decay=s.weight_decay,
-            steps=self.steps,
+        if s.optimiser != "sgd-steps":
+            return super().configure_optimizers()
+        head = nn.ModuleList(self.heads())
+        return step_optimiser(
+            self.backbone, head, learning_rate=s.learning_rate, weight_decay=s.weight_decay, steps=self.steps
         )
 
 
@@ -155,11 +87,11 @@ class IntegralAttention(AttentionNetwork):
     Settings = IntegralSettings
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
+        """Returns the probabilities q. `(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
         return super().class_maps(images).float().sigmoid()
 
     def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
-        """A class is there if it is anywhere. `(B, C, h, w) -> (B, C)`."""
+        """Returns class scores: a class is there if it is anywhere. `(B, C, h, w) -> (B, C)`."""
         return class_maps.amax(dim=(2, 3)).logit(eps=1e-6)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -179,37 +111,33 @@ class IntegralAttention(AttentionNetwork):
 
 
 class OAA(AttentionNetwork):
-    """The classifier whose class maps accumulate. Arguments as for `AttentionNetwork`.
+    """The classifier whose class maps accumulate; its arguments are those of `AttentionNetwork`.
 
     `accumulated` must be set (see `accumulator`) before it is trained.
     """
 
     Settings: type[AccumulationSettings] = OAASettings
     accumulates = True
-    first = "oaa"  # variants with the same settings share this network
-    integral = IntegralAttention
+    trained_as: ClassVar[str | None] = "oaa"
+    successor = IntegralAttention
 
     def accumulator(self, folder: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> Accumulator:
-        """The cumulative maps of `samples`, photographs of `sizes` (H, W), in `folder`.
+        """Returns the cumulative maps of `samples`, photographs of `sizes` (H, W), in `folder`.
 
         Their grid is that of the largest view, so that no detail is lost.
         """
         longest = self.settings.side * self.settings.scales[1]
-        grids = []
+        cells = []
         for height, width in sizes:
             factor = longest / max(height, width)
-            grids.append(self.backbone.grid(*self.backbone.fit_size(height * factor, width * factor)))
-        return Accumulator(folder, [s.tags for s in samples], grids, self.backbone.corners, self.settings.fusion)
+            cells.append(self.backbone.grid.cells(*self.backbone.grid.fit(height * factor, width * factor)))
+        return Accumulator(folder, [s.tags for s in samples], cells, self.backbone.grid, self.settings.fusion)
 
     @property
     def drop(self) -> Drop | None:
-        """The attention drop layer, if there is one."""
+        """What the attention drop layer hides, None for nothing."""
         s = self.settings
         return None if s.drop == "none" else Drop(s.drop, s.drop_rate, s.drop_threshold)
-
-    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
-        """Global average pooling. `(B, C, h, w) -> (B, C)`."""
-        return class_maps.mean(dim=(2, 3))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         loss = self.classification_loss(self.backbone(batch["image"]), batch)
@@ -261,32 +189,32 @@ class OAA(AttentionNetwork):
 
 class OAALocalisation(OAA):
     """For photographs that were never seen: a second branch learns the cumulative maps while the first makes them, and
-    its maps are used. Arguments as for `AttentionNetwork`.
+    its maps are used. The arguments are those of `AttentionNetwork`.
 
     Both branches have the same form and stand on the same features of the backbone.
     """
 
     Settings = OAALocalisationSettings
-    first = "oaa-localisation"
+    trained_as = None
 
-    def __init__(
-        self, backbone: str, weights: str, num_classes: int, settings: OAALocalisationSettings, steps: int
-    ) -> None:
-        super().__init__(backbone, weights, num_classes, settings, steps)
-        self.second = class_branch(self.backbone.channels, num_classes, settings.convolutions)
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
+        self.second = class_branch(self.backbone.channels, self.num_classes, settings.convolutions)
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """The maps of both branches. `(B, 3, H, W) -> (B, 2 C, h, w)`."""
+        """Returns the maps of both branches. `(B, 3, H, W) -> (B, 2 C, h, w)`."""
         features = self.backbone(images)
         second = self.second(features)
         return torch.cat([self.branch(features), second], dim=1)
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The second branch says where, as probabilities, the first what: `(B, C, h, w)` and `(B, C)`."""
+        """Returns class maps `(B, C, h, w)` and logits `(B, C)`: the second branch says where, as probabilities, and the
+        first one says what."""
         first, second = score_maps.chunk(2, dim=1)
         return second.float().sigmoid(), self.tag_logits(first)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the second branch's probabilities. `(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
         return self.maps_and_logits(self.score_maps(images))[0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -318,20 +246,6 @@ class OAAPlusPlusPlus(OAA):
     """OAA with the attention drop layer, then integral attention learning."""
 
     Settings = OAAPlusPlusPlusSettings
-
-
-def class_branch(channels: int, num_classes: int, convolutions: int) -> nn.Sequential:
-    """Extra 3x3 convolutions with ReLU, then the 1x1 class convolution, all from N(0, 0.01)."""
-    branch = nn.Sequential()
-    for _ in range(convolutions):
-        branch.append(nn.Conv2d(channels, WIDTH, kernel_size=3, padding=1)).append(nn.ReLU(inplace=True))
-        channels = WIDTH
-    branch.append(nn.Conv2d(channels, num_classes, kernel_size=1))
-    for module in branch:
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-    return branch
 
 
 def trusted(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
@@ -397,12 +311,3 @@ def cross_entropy(scores: torch.Tensor, accumulated: torch.Tensor) -> torch.Tens
     known = (accumulated >= 0).to(scores.dtype)
     each = F.binary_cross_entropy_with_logits(scores, accumulated.clamp(min=0), weight=known, reduction="none")
     return each.mean(dim=(2, 3)).sum(dim=1).mean()
-
-
-METHODS: dict[str, Any] = {
-    "oaa": OAA,
-    "oaa++": OAAPlusPlus,
-    "oaa+": OAAPlus,
-    "oaa+++": OAAPlusPlusPlus,
-    "oaa-localisation": OAALocalisation,
-}

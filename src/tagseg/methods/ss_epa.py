@@ -15,23 +15,15 @@ Nothing of the size of the attention is ever held (see `tagseg.networks.vit.Atte
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.methods.toco import ToCo, ToCoSettings
+from tagseg.methods.settings.ss_epa import SSEPASettings
+from tagseg.methods.toco import ToCo
 from tagseg.networks.vit import Attention, Tokens
-
-
-class SSEPASettings(ToCoSettings):
-    """As for ToCo."""
-
-    # what maps are spread along: nothing, the plain mean of all blocks, the weighted one, or that of the paper's letter
-    affinity: Literal["none", "mean", "enhanced", "literal"] = "enhanced"
-    fusion_weight: NonNegativeFloat = 1.0  # of the loss by which the weights of blocks are learnt ("enhanced")
 
 
 class BlockWeights(nn.Module):
@@ -54,13 +46,14 @@ class BlockWeights(nn.Module):
 
 
 class SSEPA(ToCo):
-    """Arguments as for `ToCo`; see `SSEPASettings`."""
+    """ToCo whose maps are spread along what patches attend to; its arguments are those of `ToCo`."""
 
     Settings = SSEPASettings
-    settings: SSEPASettings
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: SSEPASettings, steps: int) -> None:
-        super().__init__(backbone, weights, num_classes, settings, steps)
+    def __init__(
+        self, backbone: str, weights: str, classes: Sequence[str], settings: SSEPASettings, steps: int
+    ) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
         self.fusion = BlockWeights(self.backbone.blocks) if settings.affinity in ("enhanced", "literal") else None
         if self.fusion is not None and settings.affinity == "literal":
             self.fusion.requires_grad_(False)  # nothing teaches it
@@ -110,6 +103,3 @@ class SSEPA(ToCo):
 
     def heads(self) -> list[nn.Module]:
         return super().heads() if self.fusion is None else [*super().heads(), self.fusion]
-
-
-METHODS: dict[str, Any] = {"ss-epa": SSEPA}

@@ -20,65 +20,24 @@ class map at the first scale; the teacher shares the encoder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-import lightning.pytorch as lightning
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
 from tagseg.data.contrast_views import ContrastViews
 from tagseg.data.dataset import Sample
-from tagseg.labels import IGNORE
 from tagseg.errors import BadInput
+from tagseg.labels import IGNORE
 from tagseg.masks.dense_energy import dense_energy
 from tagseg.masks.two_thresholds import refined_labels
-from tagseg.methods.base import TrainSettings
-from tagseg.networks.optimisers import poly_optimiser
-from tagseg.networks.vit import Tokens, Transformer
-from tagseg.segmentation.deeplab import HeadName, TokenDecoder
-from tagseg.segmentation.training import halves_of_loss
-from tagseg.settings import ScaleRange, SidePixels
+from tagseg.methods.settings.toco import ToCoSettings
+from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, pooled_logits
+from tagseg.networks.vit import Tokens
 
 MOMENTUM = 0.9  # of the teacher's projection
-
-
-class SingleStageSettings(TrainSettings):
-    """Of a transformer that learns to segment while it learns from tags; a schedule for a few hundred to a few thousand
-    photographs."""
-
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 4
-    side: SidePixels = 224
-    scales: ScaleRange = (0.6, 1.6)  # long side of the photograph over `side`
-    map_scales: tuple[PositiveFloat, ...] = Field(default=(1.0, 0.5, 1.5), min_length=1)  # of the maps that teach
-    high: float = Field(default=0.7, ge=0, le=1)  # background scores: above the higher one a pixel is an object,
-    low: float = Field(default=0.25, ge=0, le=1)  # below the lower one it is background
-    segmentation_weight: NonNegativeFloat = 0.1
-    classes_first: float = Field(default=0.1, ge=0, le=1)  # share of the steps in which nothing is segmented
-    compat: Literal["paper", "official"] = "paper"
-    learning_rate: PositiveFloat = 6e-5
-    head_factor: PositiveFloat = 10.0
-    weight_decay: NonNegativeFloat = 0.01
-    rise: float = Field(default=0.075, ge=0, lt=1)  # share of the steps in which the rate rises
-
-
-class ToCoSettings(SingleStageSettings):
-    """Weights and thresholds as published for VOC. `voc/toco` and `coco/toco` hold the published schedules."""
-
-    auxiliary_block: int = -3  # whose patches are contrasted; counted from 0, or from the end
-    auxiliary_weight: NonNegativeFloat = 1.0
-    patch_weight: NonNegativeFloat = 0.2  # of patch token contrast
-    class_weight: NonNegativeFloat = 0.5  # of class token contrast
-    energy_weight: NonNegativeFloat = 0.05  # of the dense energy
-    crops: PositiveInt = 8
-    crop_share: float = Field(default=3 / 14, gt=0, le=1)  # side of a crop over `side`: 96 of 448
-    uncertain: float = Field(default=0.2, ge=0, le=2)  # a crop is positive if its mean region exceeds this
-    # share of the steps in which nothing is contrasted, and the maps of the auxiliary classifier teach; 0.15 on COCO
-    contrast_from: float = Field(default=0.0, ge=0, le=1)
-    temperature: PositiveFloat = 0.5  # 1 on COCO
 
 
 class Projection(nn.Module):
@@ -101,123 +60,8 @@ class Projection(nn.Module):
         return F.linear(inner, F.normalize(self.last.weight.float(), dim=-1))
 
 
-class SingleStage(lightning.LightningModule):
-    """A plain transformer, a classifier of its patches, and a decoder.
-
-    Args:
-        backbone: a plain vision transformer; see `tagseg.networks.vit.Transformer`.
-        weights: see `tagseg.networks.backbone.Backbone`.
-        num_classes: C.
-        settings: see `SingleStageSettings`.
-        steps: how many optimiser steps the whole training takes, for the schedule.
-        early: the block whose patches an auxiliary classifier sees.
-
-    Raises:
-        BadInput: the backbone is no plain transformer.
-    """
-
-    settings: Any
-    decoder_name: HeadName = "tokens"
-    phases = True  # at first the decoder learns nothing
-    power = 0.9  # of the rate's fall
-
-    def __init__(
-        self, backbone: str, weights: str, num_classes: int, settings: Any, steps: int, early: int = -1
-    ) -> None:
-        super().__init__()
-        self.settings, self.num_classes, self.steps = settings, num_classes, steps
-        self.backbone = Transformer(backbone, weights, early)
-        if hasattr(self.backbone.network, "pos_embed"):
-            self.backbone.network.pos_embed.requires_grad_(False)
-        self.side, _ = self.backbone.fit_size(settings.side, settings.side)
-        channels = self.backbone.channels
-        self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
-        self.decoder = TokenDecoder(channels, num_classes + 1, self.backbone.stride)
-
-    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of the patches, `(B, D, h, w)`."""
-        return self.backbone(images)
-
-    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class maps `(B, C, h, w)`, signed, and logits `(B, C)` of the features' maxima."""
-        return self.classifier(score_maps).float(), pooled_logits(self.classifier, score_maps)
-
-    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)`, signed."""
-        return self.maps_and_logits(self.score_maps(images))[0]
-
-    def segment(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first."""
-        return self.decoder(self.backbone(images))
-
-    def tokens(self, images: torch.Tensor) -> Tokens:
-        """`(B, 3, H, W)` -> what the transformer says of them."""
-        return self.backbone.tokens(images)
-
-    def scores_at(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The decoder's logits at the size of the images, `(B, C + 1, H, W)` float32."""
-        return F.interpolate(
-            self.decoder(features).float(), size=images.shape[-2:], mode="bilinear", align_corners=False
-        )
-
-    def over_scales(
-        self,
-        images: torch.Tensor,
-        maps_of: Callable[[Tokens], tuple[torch.Tensor, ...]],
-        known: Tokens,
-        tags: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """What `maps_of` makes of the tokens of several scales and their mirror images, as maps in [0, 1].
-
-        Args:
-            images: `(B, 3, H, W)`.
-            maps_of: gives signed maps `(B, C, h, w)`, of one kind or more.
-            known: tokens of the images as they are, which are not computed again.
-            tags: `(B, C)` multi-hot.
-
-        Returns:
-            of each kind `(B, C, H, W)`: the larger one of an image and its mirror image, rectified, summed over scales
-            and scaled; 0 for classes that none of the images has.
-        """
-        size = images.shape[-2:]
-        classes = tags.any(dim=0).nonzero()[:, 0]
-        if not len(classes):
-            classes = classes.new_zeros(1)
-        totals: list[torch.Tensor] = []
-        for scale in self.settings.map_scales:
-            at = self.backbone.fit_size(size[0] * scale, size[1] * scale)
-            same = at == tuple(size)
-            shown = images if same else F.interpolate(images, at, mode="bilinear", align_corners=False)
-            straight = maps_of(known if same else self.tokens(shown))
-            large = [
-                strongest_of_flips(a[:, classes], b[:, classes], size)
-                for a, b in zip(straight, maps_of(self.tokens(shown.flip(-1))), strict=True)
-            ]
-            totals = [a + b for a, b in zip(totals, large, strict=True)] if totals else large
-        full = images.new_zeros(len(images), self.num_classes, *size, dtype=torch.float32)
-        return tuple(full.index_copy(1, classes, scaled(total)) for total in totals)
-
-    def heads(self) -> list[nn.Module]:
-        """What learns `head_factor` times faster."""
-        return [self.classifier, self.decoder]
-
-    def configure_optimizers(self) -> Any:
-        s = self.settings
-        return poly_optimiser(
-            self.backbone,
-            nn.ModuleList(self.heads()),
-            kind="adamw",
-            learning_rate=s.learning_rate,
-            head_factor=s.head_factor,
-            weight_decay=s.weight_decay,
-            steps=self.steps,
-            warmup=round(s.rise * self.steps),
-            power=self.power,
-        )
-
-
 class ToCo(SingleStage):
-    """Arguments as for `SingleStage`; see `ToCoSettings`.
+    """A transformer whose tokens are contrasted; its arguments are those of `SingleStage`.
 
     Raises:
         BadInput: as there, or crops are larger than the image.
@@ -225,12 +69,12 @@ class ToCo(SingleStage):
 
     Settings: type[ToCoSettings] = ToCoSettings
 
-    def __init__(self, backbone: str, weights: str, num_classes: int, settings: Any, steps: int) -> None:
-        super().__init__(backbone, weights, num_classes, settings, steps, settings.auxiliary_block)
-        self.crop_side, _ = self.backbone.fit_size(*[settings.crop_share * self.side] * 2)
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps, settings.auxiliary_block)
+        self.crop_side, _ = self.backbone.grid.fit(*[settings.crop_share * self.side] * 2)
         if self.crop_side > self.side:
             raise BadInput(f"train.crop_share {settings.crop_share}: crops of {self.crop_side} pixels are too large.")
-        self.auxiliary = nn.Conv2d(self.backbone.channels, num_classes, kernel_size=1, bias=False)
+        self.auxiliary = nn.Conv2d(self.backbone.channels, self.num_classes, kernel_size=1, bias=False)
         self.projection = Projection(self.backbone.channels)
         self.teacher = copy.deepcopy(self.projection).requires_grad_(False)
 
@@ -342,37 +186,11 @@ class ToCo(SingleStage):
         return 255 * (images * std + mean)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> ContrastViews:
-        s = self.settings
-        return ContrastViews(
-            samples,
-            self.num_classes,
-            self.backbone,
-            side=self.side,
-            scales=s.scales,
-            seed=seed,
-            mirror_apart=s.compat == "official",
-        )
+        official = self.settings.compat == "official"
+        return ContrastViews(samples, self.num_classes, self.backbone, self.view_spec(seed), mirror_apart=official)
 
     def heads(self) -> list[nn.Module]:
         return [*super().heads(), self.auxiliary, self.projection]
-
-
-def pooled_logits(classifier: nn.Conv2d, features: torch.Tensor) -> torch.Tensor:
-    """Class scores of the maximum of every feature over the patches. `(B, D, h, w) -> (B, C)`."""
-    return classifier(F.adaptive_max_pool2d(features.float(), 1)).float()[:, :, 0, 0]
-
-
-def strongest_of_flips(straight: torch.Tensor, mirrored: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """The larger of a map and that of the mirrored image, at `size` (H, W), rectified."""
-    plain = (m.contiguous() for m in (straight, mirrored))  # in channels last, all that follows is slow
-    straight, mirrored = (F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in plain)
-    return torch.maximum(straight, mirrored.flip(-1)).relu()
-
-
-def scaled(maps: torch.Tensor) -> torch.Tensor:
-    """Every map less its minimum, divided by its maximum. `(B, C, H, W)` -> the same in [0, 1]."""
-    maps = maps - maps.amin(dim=(2, 3), keepdim=True)
-    return maps / (maps.amax(dim=(2, 3), keepdim=True) + 1e-5)
 
 
 def labels_of(
@@ -463,14 +281,6 @@ def class_contrast_loss(
     return (total.sum(dim=1) / len(globals_) / (positive[:, 0].sum(dim=1) + 1e-4)).mean()
 
 
-def balanced_cross_entropy(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Half of it from background pixels, half from the others, each a mean, 0 without any.
-
-    `(B, C + 1, H, W)`, `(B, H, W)` with 255 for ignore.
-    """
-    return sum(halves_of_loss(scores, labels), scores.new_zeros(())) / 2
-
-
 def draw_crops(found: torch.Tensor, side: int, count: int) -> torch.Tensor:
     """Where crops are cut: centred on random pixels that are not surely an object, none twice; if there are too few of
     these, on any. `(B, H, W)` regions -> `(B, count, 2)`, y and x of the upper left corners, pixels."""
@@ -499,6 +309,3 @@ def cut_crops(
         shares = [regions_of_one[y : y + side, x : x + side].float().mean() for y, x in places]
         flags.append(torch.stack(shares) > uncertain)
     return torch.stack(crops, dim=1), torch.stack(flags).long()
-
-
-METHOD: Any = ToCo

@@ -10,7 +10,6 @@ from typing import Any
 import timm
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from tagseg.errors import BadInput, nearest
 from tagseg.grid import Grid

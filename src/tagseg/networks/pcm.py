@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tagseg.networks.backbone import resize_maps
+from tagseg.grid import Grid
 
 EPSILON = 1e-5
 WIDTHS = (64, 128)  # of what is left of two stages; the embedding has their sum
@@ -22,12 +22,12 @@ class PCM(nn.Module):
 
     Args:
         widths: channels of the two stages, the shallower one first.
-        corners: geometry of the grids (see `tagseg.networks.backbone.Backbone`).
+        grid: the geometry of the maps and of the stages.
     """
 
-    def __init__(self, widths: tuple[int, int], corners: bool) -> None:
+    def __init__(self, widths: tuple[int, int], grid: Grid) -> None:
         super().__init__()
-        self.corners = corners
+        self.grid = grid
         # VGG's two stages are equally wide, and so is what is left of them (published layers)
         outputs = (WIDTHS[0], WIDTHS[0] if widths[0] == widths[1] else WIDTHS[1])
         self.stages = nn.ModuleList(nn.Conv2d(w, o, 1, bias=False) for w, o in zip(widths, outputs, strict=True))
@@ -43,7 +43,7 @@ class PCM(nn.Module):
         """
         size = maps.shape[-2:]
         inputs = [images, *(stage(f.detach()) for stage, f in zip(self.stages, stages, strict=True))]
-        joined = torch.cat([resize_maps(i, size, self.corners).to(inputs[-1].dtype) for i in inputs], dim=1)
+        joined = torch.cat([self.grid.resize(i, size).to(inputs[-1].dtype) for i in inputs], dim=1)
         return pixel_correlation(maps, self.embedding(joined))
 
 

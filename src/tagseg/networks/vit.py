@@ -157,7 +157,7 @@ class Transformer(Backbone):
             raise BadInput(f"early block {early}: '{name}' has {self.blocks} blocks.")
 
     def tokens(self, images: torch.Tensor, *, attention: bool = False) -> Tokens:
-        """`(B, 3, H, W)`, H and W multiples of the patch (see `fit_size`), -> `Tokens`.
+        """`(B, 3, H, W)`, H and W multiples of the patch (see `Grid.fit`), -> `Tokens`.
 
         Raises:
             BadInput: a side is not a multiple.
@@ -173,7 +173,7 @@ class Transformer(Backbone):
         finally:
             for hook in hooks:
                 hook.remove()
-        prefix, grid = getattr(self.network, "num_prefix_tokens", 0), self.grid(height, width)
+        prefix, grid = getattr(self.network, "num_prefix_tokens", 0), self.grid.cells(height, width)
         patches = last[:, prefix:].transpose(1, 2).unflatten(2, grid)
         summary = last[:, 0] if prefix else patches.mean(dim=(2, 3))
         found = Attention(*_queries_and_keys(modules, seen), prefix, grid) if attention else None

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,33 +18,45 @@ from tagseg.data.loading import normalise, prefetch
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.data.reading import FileFacts
 from tagseg.data.views import resize, whole
-from tagseg.methods.base import maps_and_logits, score_maps
-from tagseg.networks.backbone import Backbone, on_canvas, resize_maps
+from tagseg.grid import PIXELS, Grid
+from tagseg.masks.rescaling import over_maximum
+from tagseg.methods.base import Method
+from tagseg.networks.backbone import on_canvas
 from tagseg.networks.precision import default_device, inference_autocast
-from tagseg.progress import Advance
 from tagseg.pipeline.settings import MineSettings
+from tagseg.progress import Advance
 
 BATCH, SHARD = 8, 64
 PRESENT = 0.5  # a classifier that says more than this says "it is there"
 
 
 class Miner:
-    """Class maps of photographs, averaged over scales and flips."""
+    """What makes class maps of photographs, averaged over scales and flips.
 
-    def __init__(self, method: Any, settings: MineSettings) -> None:
+    Args:
+        method: the network whose maps are mined.
+        settings: scales, flips, and how they are joined.
+    """
+
+    def __init__(self, method: Method, settings: MineSettings) -> None:
         self.device = default_device()
         self.method = method.eval().to(self.device, memory_format=torch.channels_last)
         self.settings = settings
 
+    @property
+    def grid(self) -> Grid:
+        """Where the cells of the maps lie."""
+        return PIXELS if self.settings.fusion == "photograph" else self.method.backbone.grid
+
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Network input size at each scale for a photograph of `height` x `width`."""
+        """Returns the network's input size at each scale for a photograph of `height` x `width` pixels."""
         factor = self.settings.side / max(height, width)
-        fit = self.method.backbone.fit_size
+        fit = self.method.backbone.grid.fit
         return [fit(height * factor * s, width * factor * s) for s in self.settings.scales]
 
     @torch.inference_mode()
     def __call__(self, photos: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Signed maps and tag probabilities of photographs that share their network sizes.
+        """Returns signed maps and tag probabilities of photographs that share their network sizes.
 
         Args:
             photos: B arrays `(H, W, 3)` uint8 whose `sizes` are equal.
@@ -63,7 +74,7 @@ class Miner:
             for flipped in (False, True)[: 1 + self.settings.flip]:
                 with inference_autocast(self.device):
                     scores = self._scores(pixels.flip(-1) if flipped else pixels)
-                raw, tags = maps_and_logits(self.method, scores)
+                raw, tags = self.method.maps_and_logits(scores)
                 logits.append(tags)
                 maps.append(raw.flip(-1) if flipped else raw)
         probabilities = torch.stack(logits).mean(dim=0).sigmoid()
@@ -71,29 +82,26 @@ class Miner:
 
     def _scores(self, images: torch.Tensor) -> torch.Tensor:
         s, backbone = self.settings, self.method.backbone
-        network = partial(
-            on_canvas, partial(score_maps, self.method), stride=backbone.stride, batch=BATCH, local=backbone.local
-        )
+        network = partial(on_canvas, self.method.score_maps, stride=backbone.stride, batch=BATCH, local=backbone.local)
         if s.window is None:
             return network(images).float()
-        side, _ = backbone.fit_size(s.window, s.window)
+        side, _ = backbone.grid.fit(s.window, s.window)
         cells = min(round(s.window_stride / backbone.stride), side // backbone.stride)  # windows must not leave gaps
         step = max(1, cells) * backbone.stride
-        return through_windows(network, images, side, step, backbone)
+        return through_windows(network, images, side, step, backbone.grid)
 
     def _fused(self, maps: list[torch.Tensor], sizes: list[tuple[int, ...]]) -> list[np.ndarray]:
         rectify = self.settings.rectify
         if self.settings.fusion == "photograph":
             fused = [fused_bicubic([m[i : i + 1] for m in maps], s, rectify) for i, s in enumerate(sizes)]
             return [maps_of_one[0].cpu().numpy() for maps_of_one in fused]
-        corners = self.method.backbone.corners
-        grid = max((m.shape[-2], m.shape[-1]) for m in maps)
-        scales = torch.stack([resize_maps(m, grid, corners) for m in maps])
+        finest = max((m.shape[-2], m.shape[-1]) for m in maps)
+        scales = torch.stack([self.grid.resize(m, finest) for m in maps])
         return list((scales.relu() if rectify else scales).mean(dim=0).cpu().numpy())
 
 
 def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, ...], rectify: bool = False) -> torch.Tensor:
-    """The mean of maps of several scales, each brought to `size` (H, W) as L2G's published code does it.
+    """Returns the mean of maps of several scales, each brought to `size` (H, W) as L2G's published code does it.
 
     Bicubic, as if the maps' cells tiled the photograph, whatever the geometry of their grid. `(B, C, h_i, w_i)` each
     -> `(B, C, H, W)`.
@@ -106,29 +114,29 @@ def fused_bicubic(maps: list[torch.Tensor], size: tuple[int, ...], rectify: bool
 
 
 def through_windows(
-    network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, side: int, step: int, backbone: Backbone
+    network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, side: int, step: int, grid: Grid
 ) -> torch.Tensor:
-    """`network(images)`, looked at through a square window that slides; where windows overlap, their mean.
+    """Returns `network(images)` as seen through a square window that slides; where windows overlap, their mean.
 
     Args:
         network: `(B, 3, H, W) -> (B, K, h, w)`, of any size.
-        images: `(B, 3, H, W)`, of a size that `fit_size` gives.
-        side: of the window, pixels, a size that `fit_size` gives; smaller images are seen whole.
+        images: `(B, 3, H, W)`, of a size that `grid.fit` gives.
+        side: of the window, pixels, a size that `grid.fit` gives; smaller images are seen whole.
         step: pixels that the window slides, whole cells.
-        backbone: whose grid it is.
+        grid: where the network's cells lie.
 
     Returns:
         `(B, K, h, w)` float32.
     """
     height, width = images.shape[-2:]
-    grid = backbone.grid(height, width)
+    cells = grid.cells(height, width)
     total = torch.zeros(0)
-    seen = torch.zeros(grid, device=images.device)
+    seen = torch.zeros(cells, device=images.device)
     for y, x in product(_starts(height, side, step), _starts(width, side, step)):
         maps = network(images[:, :, y : y + side, x : x + side]).float()
         if not total.numel():
-            total = maps.new_zeros(*maps.shape[:2], *grid)
-        row, column = y // backbone.stride, x // backbone.stride
+            total = maps.new_zeros(*maps.shape[:2], *cells)
+        row, column = y // grid.stride, x // grid.stride
         total[:, :, row : row + maps.shape[-2], column : column + maps.shape[-1]] += maps
         seen[row : row + maps.shape[-2], column : column + maps.shape[-1]] += 1
     return total / seen
@@ -140,11 +148,11 @@ def _starts(length: int, side: int, step: int) -> list[int]:
     return [*range(0, room, step), room]
 
 
-def to_class_maps(signed: np.ndarray, classes: tuple[int, ...], tag_probabilities: np.ndarray) -> StoredMaps:
-    """Keep `classes` of `(C, h, w)`, rectify, and divide each by its maximum (0 where nothing is positive)."""
-    maps = np.maximum(signed[list(classes)], 0)
-    peak = maps.max(axis=(1, 2), keepdims=True, initial=0)
-    return StoredMaps(classes, maps / np.maximum(peak, 1e-8), tag_probabilities)
+def to_class_maps(
+    signed: np.ndarray, classes: tuple[int, ...], tag_probabilities: np.ndarray, grid: Grid
+) -> StoredMaps:
+    """Keeps `classes` of `(C, h, w)`, rectifies them, and divides each by its maximum; 0 where nothing is positive."""
+    return StoredMaps(classes, over_maximum(np.maximum(signed[list(classes)], 0)), tag_probabilities, grid)
 
 
 def mine(
@@ -156,7 +164,7 @@ def mine(
     *,
     with_predicted: bool = False,
 ) -> MapStore:
-    """Store the maps of every photograph's tags, and with `with_predicted` those of the tags the classifier finds.
+    """Stores the maps of every photograph's tags, and with `with_predicted` those of the tags the classifier finds.
 
     Photographs of like size go through the network together. Which ones do depends on the list alone, so that an
     interrupted run that goes on computes the same bits.
@@ -173,7 +181,7 @@ def mine(
                 classes = set(sample.tags)
                 if with_predicted:
                     classes |= set(np.flatnonzero(probabilities > PRESENT).tolist())
-                entries[sample.name] = to_class_maps(signed, tuple(sorted(classes)), probabilities)
+                entries[sample.name] = to_class_maps(signed, tuple(sorted(classes)), probabilities, miner.grid)
             done += len(batch)
             advance(done, "")
         store.write(entries)
@@ -184,7 +192,7 @@ def _shards(miner: Miner, samples: tuple[Sample, ...], facts: FileFacts) -> Iter
     """Batches of photographs with equal network sizes, gathered into shards of about `SHARD` photographs."""
     groups: dict[tuple, list[Sample]] = defaultdict(list)
     for sample in samples:
-        groups[tuple(miner.sizes(*facts[sample.name]["size"]))].append(sample)
+        groups[tuple(miner.sizes(*facts[sample.name].size))].append(sample)
     shard: list[list[Sample]] = []
     for _, group in sorted(groups.items()):
         for start in range(0, len(group), BATCH):
@@ -194,15 +202,3 @@ def _shards(miner: Miner, samples: tuple[Sample, ...], facts: FileFacts) -> Iter
                 shard = []
     if shard:
         yield shard
-
-
-def maps_at(stored: StoredMaps, size: tuple[int, int], corners: bool) -> np.ndarray:
-    """Stored maps interpolated to a photograph's `size` (H, W): `(K, H, W)`."""
-    return upsampled(stored.maps, size, corners)
-
-
-def upsampled(maps: np.ndarray, size: tuple[int, int], corners: bool) -> np.ndarray:
-    """`(K, h, w)` float32 interpolated to a photograph's `size` (H, W); K may be 0."""
-    if not len(maps):
-        return np.zeros((0, *size), dtype=np.float32)
-    return resize_maps(torch.from_numpy(maps)[None], size, corners)[0].numpy()

@@ -12,34 +12,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.data.accumulator import Accumulator
-from tagseg.data.dataset import Dataset, Sample, read_mask, read_saliency
-from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.cores import cpu_count
+from tagseg.data.accumulator import Accumulator
+from tagseg.data.dataset import Dataset, MaskFolder, Sample, read_mask, read_saliency
+from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.map_store import MapStore
-from tagseg.methods.base import load_method, uses_saliency
 from tagseg.networks.precision import default_device, trainer_precision
-from tagseg.pipeline.masking import MaskFolder
-from tagseg.pipeline.mining import PRESENT, maps_at, upsampled
-from tagseg.pipeline.settings import FitSettings
-from tagseg.report.html import GalleryRow, Report
+from tagseg.pipeline.mining import PRESENT
+from tagseg.pipeline.records import EpochRecord, MasksRecord, Metrics, MineRecord, TrainingRecord
+from tagseg.pipeline.run import Run
+from tagseg.pipeline.run_folder import Finished
+from tagseg.report.html import Chart, GalleryRow, Report, StageLine, Tile
 from tagseg.report.pictures import colour_mask, overlay_map, overlay_mask, thumbnail
 from tagseg.segmentation.model import load
 
 GALLERY, MAPS_SHOWN = 12, 2  # photographs a split, maps a photograph
 
 
-def gather(
-    data: Dataset,
-    settings: FitSettings,
-    stages: dict[str, dict[str, Any]],
-    metrics: dict[str, Any],
-    run: Path,
-    corners: bool,
-    accumulated: Accumulator | None = None,
-) -> Report:
-    """The report of the run in folder `run`; `stages` are the records of its finished stages, `accumulated` the
-    cumulative maps of its training photographs."""
+def gather(run: Run, folder: Path, metrics: Metrics, cut: MasksRecord) -> Report:
+    """Returns what the report of a run shows.
+
+    Args:
+        run: with everything but the report finished.
+        folder: of the report, with the `predictions` and `maps` of the evaluation photographs.
+        metrics: what was measured.
+        cut: the background scores that cut the maps.
+    """
+    data, settings = run.data, run.settings
     counts = Counter(tag for sample in data.train for tag in sample.tags)
     return Report(
         title=f"{settings.method} on {data.root.resolve().name}",
@@ -51,14 +50,119 @@ def gather(
             ("weights:", Path(settings.weights).name),
             ("seed:", str(settings.seed)),
         ],
+        tiles=_tiles(metrics),
+        remarks=_remarks(run, metrics, cut),
+        charts=[*_losses(run), *_curves(metrics)],
+        gallery=_gallery(run, folder),
+        stages=[_line(name, result) for name, result in run.finished.items()],
         classes=[(name, counts[number]) for number, name in enumerate(data.classes)],
-        metrics=metrics,
-        stages=stages,
         settings=settings.model_dump(mode="json"),
         versions=_versions(),
-        gallery=_gallery(data, settings, run, corners, accumulated),
         skipped=[problem.text for problem in data.problems],
     )
+
+
+def _tiles(metrics: Metrics) -> list[Tile]:
+    train, val = metrics.train, metrics.val
+    parts = [
+        ("Attention seeds", "training photographs, with their tags", train.seeds if train else None),
+        ("Pseudo-masks", "training photographs", train.pseudo_masks if train else None),
+        ("Attention maps", "evaluation photographs, no tags given", val.attention if val else None),
+        ("Segmentation", "evaluation photographs, no tags given", val.segmentation if val else None),
+    ]
+    return [
+        Tile(
+            name,
+            where,
+            table.miou,
+            table.precision,
+            table.recall,
+            {label: scores.iou for label, scores in table.classes.items()},
+        )
+        for name, where, table in parts
+        if table is not None
+    ]
+
+
+def _remarks(run: Run, metrics: Metrics, cut: MasksRecord) -> list[str]:
+    remarks = [_background(run, metrics, cut)]
+    train, val = metrics.train, metrics.val
+    if train is not None and train.coverage.noise is not None:
+        remarks.append(
+            "Cut at half their maximum, the class maps of the training photographs cover "
+            f"{train.coverage.recall:.1f} % of their objects (recall), and {train.coverage.noise:.1f} % of what they "
+            "cover is something else (noise)."
+        )
+    if val is not None:
+        remarks.append(
+            "The attention network finds the tags of the evaluation photographs with a mean average precision of "
+            f"{val.tags_map:.1f}."
+        )
+    return remarks
+
+
+def _background(run: Run, metrics: Metrics, cut: MasksRecord) -> str:
+    masks = run.settings.masks
+    text = f"Background score {cut.background:.3f}, "
+    if masks.background == "auto":
+        text += "split from the maps alone: Otsu's rule over the strongest map value of every training pixel."
+    else:
+        text += "as set."
+    if metrics.train is not None and metrics.train.seeds.miou is not None:
+        seeds, oracle = metrics.train.seeds.miou, metrics.train.oracle
+        text += (
+            f" With it the seeds reach {seeds:.1f} mIoU. The oracle score {oracle.background:.2f}, picked with the "
+            f"masks, would reach {oracle.miou:.1f}: {oracle.miou - seeds:.1f} points more."
+        )
+    text += f" Refinement of the pseudo-masks: {masks.refine}"
+    if cut.background_of_masks != cut.background:
+        text += f", after which the background score is {cut.background_of_masks:.3f}"
+    return text + ("; saliency takes the place of the score." if masks.saliency else ".")
+
+
+def _losses(run: Run) -> list[Chart]:
+    charts = []
+    for stage, title in (
+        ("train", "Loss of the attention network"),
+        ("integral", "Loss of the integral attention network"),
+        ("affinity", "Loss of the affinity network"),
+        ("segment", "Loss of the segmentation network"),
+    ):
+        epochs = _epochs(run.finished[stage]) if stage in run.finished else []
+        if epochs:
+            numbers = list(range(1, len(epochs) + 1))
+            charts.append(Chart(title, {"loss": (numbers, [e.loss for e in epochs])}, x="epoch", y="loss"))
+    return charts
+
+
+def _curves(metrics: Metrics) -> list[Chart]:
+    train = metrics.train
+    if train is None:
+        return []
+    lines = {"seeds": (train.curve.background, [v or 0 for v in train.curve.miou])}
+    marks = {"chosen without masks": train.background, "oracle": train.oracle.background}
+    charts = [Chart("Seeds over the background score", lines, x="background score", y="mIoU", marks=marks)]
+    if train.accumulated:
+        rounds = [r.round for r in train.accumulated]
+        grown = {
+            "recall": (rounds, [r.recall or 0 for r in train.accumulated]),
+            "noise": (rounds, [r.noise or 0 for r in train.accumulated]),
+        }
+        charts.append(Chart("Cumulative maps at half their maximum", grown, x="epochs", y="%"))
+    return charts
+
+
+def _epochs(result: Finished[Any]) -> list[EpochRecord]:
+    return result.record.epochs if isinstance(result.record, TrainingRecord) else []
+
+
+def _line(name: str, result: Finished[Any]) -> StageLine:
+    epochs = _epochs(result)
+    waiting = sum(e.waiting for e in epochs) / len(epochs) if epochs else None
+    remarks = ["since it went on after an interruption"] if result.resumed else []
+    if isinstance(result.record, MineRecord):
+        remarks.append(f"{result.record.bytes / 1e6:.1f} MB of class maps")
+    return StageLine(name, result.seconds, waiting, "; ".join(remarks))
 
 
 def _versions() -> list[tuple[str, str]]:
@@ -86,15 +190,11 @@ def _versions() -> list[tuple[str, str]]:
     ]
 
 
-def _gallery(
-    data: Dataset, settings: FitSettings, run: Path, corners: bool, accumulated: Accumulator | None
-) -> dict[str, list[GalleryRow]]:
-    model = load(run)
-    kept = run / "report"
-    training, maps = MapStore(run / "mine"), MapStore(kept / "maps")
-    walked = MapStore(run / "affinity" / "maps" if settings.masks.learnt else run / "none")
-    salient = settings.masks.saliency or uses_saliency(load_method(settings.method), settings.train)
-    grown = _grown(data, accumulated)
+def _gallery(run: Run, kept: Path) -> dict[str, list[GalleryRow]]:
+    data, model = run.data, load(run.path)
+    training, maps, walked = run.class_maps(), MapStore(kept / "maps"), run.walked_maps()
+    predictions, pseudo_masks = MaskFolder(kept / "predictions"), run.pseudo_masks()
+    grown = _grown(data, run.accumulated())
 
     def rows(samples: tuple[Sample, ...], store: MapStore, pseudo: bool) -> list[GalleryRow]:
         steps = np.linspace(0, len(samples) - 1, min(GALLERY, len(samples))).round().astype(int)
@@ -109,17 +209,17 @@ def _gallery(
         pictures = [("photograph", photo)]
         if pseudo and sample.tags:
             pictures += [(caption, overlay_map(photo, values)) for caption, values in grown(sample, size)]
-        for number, values in zip(stored.classes[:MAPS_SHOWN], maps_at(stored, size, corners), strict=False):
+        for number, values in zip(stored.classes[:MAPS_SHOWN], stored.at(size), strict=False):
             pictures.append((f"map: {data.classes[number]}", overlay_map(photo, values)))
-        if pseudo and sample.name in walked and stored.classes:
-            values = maps_at(walked.read(sample.name).only(shown[:1]), size, corners)[0]
+        if pseudo and walked is not None and stored.classes:
+            values = walked.read(sample.name).only(shown[:1]).at(size)[0]
             pictures.append((f"after the walk: {data.classes[shown[0]]}", overlay_map(photo, values)))
-        if pseudo and salient:
+        if pseudo and run.uses_saliency:
             pictures.append(("saliency", overlay_map(photo, read_saliency(sample, size) / np.float32(255))))
         if pseudo:
-            mask = read_index_png(MaskFolder(run / "masks")(sample))
+            mask = read_index_png(pseudo_masks(sample))
             pictures.append(("pseudo-mask", overlay_mask(photo, mask, voc_palette())))
-        kept_mask = MaskFolder(kept / "predictions")(sample)
+        kept_mask = predictions(sample)
         predicted = read_index_png(kept_mask) if kept_mask.exists() else model.predict(photo)
         pictures.append(("prediction", overlay_mask(photo, predicted, voc_palette())))
         if sample.mask is not None:
@@ -128,7 +228,7 @@ def _gallery(
         return GalleryRow(sample.name, tags, [(caption, thumbnail(p)) for caption, p in pictures])
 
     return {
-        "Training photographs": rows(data.train, training, pseudo=True),
+        "Training photographs": rows(run.training, training, pseudo=True),
         "Evaluation photographs": rows(data.val, maps, pseudo=False) if data.val else [],
     }
 
@@ -136,7 +236,7 @@ def _gallery(
 def _grown(
     data: Dataset, accumulated: Accumulator | None
 ) -> Callable[[Sample, tuple[int, int]], list[tuple[str, np.ndarray]]]:
-    """The first tag's cumulative map of a photograph, early and half through the training."""
+    """Returns what gives the first tag's cumulative map of a photograph, early and half through the training."""
     if accumulated is None:
         return lambda sample, size: []  # noqa: ARG005
     rounds = [r for r in accumulated.rounds() if any(accumulated.maps(i, r).any() for i in range(len(data.train)))]
@@ -148,7 +248,7 @@ def _grown(
         return [
             (
                 f"{name} after {r} epochs",
-                upsampled(accumulated.maps(index[sample.name], r)[:1], size, accumulated.corners)[0],
+                accumulated.grid.resize(accumulated.maps(index[sample.name], r)[:1], size)[0],
             )
             for r in shown
         ]

@@ -1,4 +1,4 @@
-"""The folder of a run: what is done, from which inputs, and what must be done again."""
+"""The folder of a run: what is done, from which inputs, whether it is still whole, and what must be done again."""
 
 from __future__ import annotations
 
@@ -7,27 +7,55 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Generic, TextIO, TypeVar
 
-from tagseg.files import PARTIAL, read_json, remove_partial, write_json
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from tagseg.errors import BadInput, explain_full_disk
+from tagseg.files import PARTIAL, read_json, remove_partial, write_json
+from tagseg.pipeline.records import Record
 
-FORMAT = 1
+FORMAT = 2
 MARKER = "run.json"  # what makes a folder a run
-# saliency where something uses it, integral where a second network learns cumulative maps, affinity where a refinement
-# learns
-STAGES = ("saliency", "train", "integral", "mine", "affinity", "masks", "segment", "report")
+STAGE = "stage.json"  # the record of a stage, in its folder
+CHECKPOINT = "last.ckpt"  # for going on within a stage; nobody needs it afterwards
+DAMAGED = ".damaged"  # ends the name of a file that was put aside because it is not as it was written
+AFTER = "after "  # before the name of a stage, among the inputs of one that depends on it
+
+_BLOCK = 1 << 20
+
+R = TypeVar("R", bound=Record)
+
+
+class StageFile(BaseModel):
+    """What `stage.json` holds. `files` has, for every file that the finished stage left, its path below the run's folder
+    and a digest of its content; `values` is the stage's own record."""
+
+    model_config = ConfigDict(frozen=True)
+
+    inputs: dict[str, Any]
+    finished: bool
+    values: dict[str, Any] | None = None
+    seconds: float = 0.0
+    resumed: bool = False
+    files: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """What a finished stage left: `key` names its inputs, `values` is its own small JSON, `seconds` its time."""
+class Finished(Generic[R]):
+    """A finished stage.
 
+    record: what it left as numbers.
+    key: names its inputs; whoever depends on the stage depends on this.
+    seconds: how long it took, since it last went on.
+    resumed: whether it was interrupted or mended in between.
+    """
+
+    record: R
     key: str
-    values: dict[str, Any]
     seconds: float
     resumed: bool
 
@@ -40,6 +68,7 @@ class RunFolder:
         data: the data set's folder.
         digest: digest of its training photographs and tags.
         needed_mb: how much room a run from the beginning takes, megabytes.
+        say: shows a sentence to the person who waits.
 
     Raises:
         BadInput: the folder holds something else, a run on other data, or a run that is going on right now; or the disk
@@ -50,13 +79,7 @@ class RunFolder:
         self.path, self.say = path, say
         marker = path / MARKER
         if marker.exists():
-            before = read_json(marker)
-            if before["format"] != FORMAT:
-                raise BadInput(f"{path}: this run was made by another version of tagseg; choose another --out.")
-            if before["data"] != str(data.resolve()) and before["digest"] != digest:
-                raise BadInput(
-                    f"{path}: this folder holds a run on {before['data']}; choose another --out (nothing was changed)."
-                )
+            _check_marker(marker, data, digest, say)
         elif path.exists() and not path.is_dir():
             raise BadInput(f"{path}: this is a file; choose another --out (nothing was changed).")
         elif path.exists() and any(not p.name.endswith(PARTIAL) for p in path.iterdir()):
@@ -70,42 +93,105 @@ class RunFolder:
         self._lock = _lock(path)
         remove_partial(path)
 
-    def stage(self, name: str, inputs: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> StageResult:
-        """Do `work(folder)` unless it was done before with the same inputs; go on where it was interrupted.
+    def complete(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        kind: type[R],
+        work: Callable[[Path], R],
+        outputs: tuple[str, ...] = (),
+    ) -> Finished[R]:
+        """Does `work(folder)` unless it was done before with the same inputs and everything it left is still whole.
 
-        A stage begun with other inputs is cleared first, and the reason is said.
+        Work goes on where it was interrupted, and makes only what is not there: so it mends a stage of which files are
+        missing, or damaged, which are put aside first. A stage begun with other inputs is cleared. What is done, and
+        why, is said.
+
+        Args:
+            name: of the stage, and of its folder.
+            inputs: what its result depends on, as JSON.
+            kind: the class of the stage's record.
+            work: makes what is not in the folder yet.
+            outputs: files that it leaves in the run's folder itself, beside those in its own.
         """
         folder = self.path / name
-        record_path = folder / "stage.json"
         inputs = json.loads(json.dumps(inputs))  # as they will be read back
         key = hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
+        before = _read_stage(folder / STAGE)
         resumed = False
-        if record_path.exists():
-            record = read_json(record_path)
-            if record["inputs"] == inputs:
-                if record["finished"]:
-                    self.say(f"{name}: already done, kept")
-                    return StageResult(key, record["values"], record["seconds"], record["resumed"])
-                resumed = True
-                self.say(f"{name}: goes on where it was interrupted")
-            else:
-                self.say(f"{name}: done again, because {_difference(record['inputs'], inputs)}")
+        if before is None:
+            if (folder / STAGE).exists():
+                self.say(f"{name}: done again, because its record {name}/{STAGE} is damaged")
+        elif before.inputs != inputs:
+            self.say(f"{name}: done again, because {_difference(before.inputs, inputs)}")
+        elif not before.finished:
+            resumed = True
+            self.say(f"{name}: goes on where it was interrupted")
+        else:
+            record, broken = _parsed(kind, before.values), self._broken(before.files)
+            if record is not None and not broken:
+                self.say(f"{name}: already done, kept")
+                return Finished(record, key, before.seconds, before.resumed)
+            resumed = True
+            self._put_aside(name, broken)
         with explain_full_disk(self.path):
             if not resumed:
                 _clear(folder)
-                write_json(record_path, {"inputs": inputs, "finished": False})
+            write_json(folder / STAGE, StageFile(inputs=inputs, finished=False).model_dump(mode="json"))
             begun = time.perf_counter()
-            values = work(folder)
+            record = work(folder)
             seconds = round(time.perf_counter() - begun, 1)
-            record = {
-                "inputs": inputs,
-                "finished": True,
-                "values": values,
-                "seconds": seconds,
-                "resumed": resumed,
-            }
-            write_json(record_path, record)
-        return StageResult(key, values, seconds, resumed)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            done = StageFile(
+                inputs=inputs,
+                finished=True,
+                values=record.present(),
+                seconds=seconds,
+                resumed=resumed,
+                files={path.relative_to(self.path).as_posix(): _digest(path) for path in self._left(folder, outputs)},
+            )
+            write_json(folder / STAGE, done.model_dump(mode="json"))
+        return Finished(record, key, seconds, resumed)
+
+    def _left(self, folder: Path, outputs: tuple[str, ...]) -> Iterator[Path]:
+        """The files that a stage left."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.name != STAGE and not path.name.endswith((PARTIAL, DAMAGED)):
+                yield path
+        yield from (self.path / name for name in outputs)
+
+    def _broken(self, files: dict[str, str]) -> list[Path]:
+        """Those of the files that are missing, or are not as they were written."""
+        return [path for name, digest in files.items() if _digest(path := self.path / name) != digest]
+
+    def _put_aside(self, name: str, broken: list[Path]) -> None:
+        if not broken:
+            self.say(f"{name}: done again, because its record {name}/{STAGE} is damaged")
+            return
+        first, more = broken[0], len(broken) - 1
+        what = f"is not as it was written (kept as {first.name}{DAMAGED})" if first.exists() else "is missing"
+        also = f" ({more} more)" if more else ""
+        self.say(f"{name}: made again, because {first.relative_to(self.path)} {what}{also}")
+        for path in broken:
+            if path.exists():
+                os.replace(path, path.with_name(path.name + DAMAGED))
+
+
+def _check_marker(marker: Path, data: Path, digest: str, say: Callable[[str], None]) -> None:
+    path = marker.parent
+    try:
+        before = read_json(marker)
+        made, root, seen = before["format"], before["data"], before["digest"]
+    except (ValueError, KeyError, TypeError):
+        say(f"{marker}: this file was damaged, and is written again")
+        return
+    if made != FORMAT:
+        raise BadInput(
+            f"{path}: this run was made by {'an older' if made < FORMAT else 'a newer'} version of tagseg, and must be "
+            "trained again: choose another --out (nothing was changed; 'tagseg predict' still reads its model)."
+        )
+    if root != str(data.resolve()) and seen != digest:
+        raise BadInput(f"{path}: this folder holds a run on {root}; choose another --out (nothing was changed).")
 
 
 def _check_room(path: Path, needed_mb: float) -> None:
@@ -119,8 +205,36 @@ def _check_room(path: Path, needed_mb: float) -> None:
         )
 
 
+def _read_stage(path: Path) -> StageFile | None:
+    """The record of a stage; None where there is none, or none that can be read."""
+    try:
+        found = StageFile.model_validate(read_json(path))
+    except (OSError, ValueError):  # pydantic's and JSON's errors are ValueErrors
+        return None
+    inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in found.files)
+    return found if inside else None
+
+
+def _parsed(kind: type[R], values: dict[str, Any] | None) -> R | None:
+    try:
+        return kind.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content; empty where there is no file."""
+    if not path.is_file():
+        return ""
+    content = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            content.update(block)
+    return content.hexdigest()
+
+
 def _clear(folder: Path) -> None:
-    (folder / "stage.json").unlink(missing_ok=True)  # first: from here on nothing in the folder counts as done
+    (folder / STAGE).unlink(missing_ok=True)  # first: from here on nothing in the folder counts as done
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -131,8 +245,8 @@ def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             return _difference(old, new, f"{prefix}{key}.")
-        if key in STAGES:
-            return f"the stage '{key}' before it changed"
+        if key.startswith(AFTER):
+            return f"the stage '{key.removeprefix(AFTER)}' before it changed"
         if key == "photographs":
             return "the photographs or their tags changed"
         return f"{prefix}{key} was {old!r} and is now {new!r}"

@@ -4,41 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tagseg.data.dataset import Sample
 from tagseg.data.loading import TrainingViews
+from tagseg.data.views import ViewSpec
 from tagseg.errors import BadInput
-from tagseg.methods.base import load_method
+from tagseg.methods.base import Method
+from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone
-from tagseg.progress import Reporter
+from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.settings import FitSettings
 from tagseg.pipeline.training import Schedule, train
+from tagseg.progress import Reporter
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.model import SegmentationModel
-from tagseg.segmentation.training import SegmentationTraining, SegmentSettings
+from tagseg.segmentation.settings import SegmentSettings
+from tagseg.segmentation.training import SegmentationTraining
 
 PREDICTION_MARGIN = 1.25  # photographs are segmented at this times the training window, whose mean scale it is
 
 
 def segments_itself(settings: FitSettings) -> bool:
-    """Whether the method's own segmentation network is the one to keep.
+    """Returns whether the method's own segmentation network is the one to keep.
 
     Raises:
         BadInput: it is asked for, and there is none.
     """
-    has = hasattr(load_method(settings.method), "segment")
+    has = load_method(settings.method).segments
     if settings.segment.source == "method" and not has:
         raise BadInput(f"segment.source=method: '{settings.method}' does not segment; set segment.source=masks.")
     return has and settings.segment.source != "masks"
 
 
-def own_model(method: Any, classes: tuple[str, ...]) -> SegmentationModel:
-    """The network that a method has trained beside its classifier, to take home.
+def segmentation_backbone(settings: FitSettings) -> tuple[str, str]:
+    """Returns the name and the weights of the segmentation network's backbone."""
+    own = settings.segment
+    name = own.backbone or settings.backbone
+    return name, own.weights or (settings.weights if name == settings.backbone else "pretrained")
 
-    Args:
-        method: with `backbone`, `decoder`, the head's name as `decoder_name`, and the `side` of its training window.
-    """
+
+def own_model(method: Method, classes: tuple[str, ...]) -> SegmentationModel:
+    """Returns the network that a method which `segments` has trained beside its classifier, to take home."""
     backbone = Backbone(method.backbone.name, "random", method.backbone.output_stride)
     backbone.load_state_dict(method.backbone.state_dict())
     network = DeepLab(backbone, method.decoder_name, len(classes))
@@ -59,8 +65,8 @@ def teach(
     name: str,
     reporter: Reporter,
     processes: int = 1,
-) -> tuple[SegmentationModel, list[dict[str, float]]]:
-    """Put a DeepLab head on `backbone` and train both with the mask of every sample.
+) -> tuple[SegmentationModel, list[EpochRecord]]:
+    """Puts a DeepLab head on `backbone` and trains both with the mask of every sample.
 
     Args:
         backbone: with its weights loaded and its frozen parts frozen.
@@ -72,10 +78,9 @@ def teach(
         the model, and the record of its epochs.
     """
     network = DeepLab(backbone, settings.head, len(classes))
-    side, _ = backbone.fit_size(settings.side, settings.side)
-    views = TrainingViews(
-        samples, len(classes), backbone, side=side, scales=settings.scales, seed=views_seed, masks=masks
-    )
+    side, _ = backbone.grid.fit(settings.side, settings.side)
+    spec = ViewSpec(side=side, scales=settings.scales, seed=views_seed, masks=masks)
+    views = TrainingViews(samples, len(classes), backbone, spec)
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
     module = SegmentationTraining(network, settings, schedule.steps(len(samples)))
     epochs = train(module, views, schedule, folder, name, reporter, processes)

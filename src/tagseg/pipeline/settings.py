@@ -1,28 +1,25 @@
-"""All settings of a run: defaults, then a recipe, then what the command line sets."""
+"""All settings of a run: defaults, then a recipe, then what the command line sets. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny, create_model
 
 from tagseg.errors import BadInput, nearest
-from tagseg.masks.crf import CRFS
-from tagseg.masks.superpixels import SuperpixelKind
-from tagseg.methods.base import TrainSettings, load_method, method_names
-from tagseg.methods.refinements.irn import IRNSettings
-from tagseg.methods.refinements.psa import PSASettings
-from tagseg.segmentation.training import SegmentSettings
-from tagseg.settings import Settings, SidePixels, parse
+from tagseg.masks.refinements import Refinement, check_chain, learnt_names, refinements, steps_of
+from tagseg.methods.table import find_method, method_names, method_settings
+from tagseg.segmentation.settings import SegmentSettings
+from tagseg.settings import Settings, SidePixels, TrainSettings, parse
 
 _RECIPES = importlib.resources.files("tagseg") / "recipes"
 
 
 class DataSettings(Settings):
-    """Of reading the data set."""
+    """Settings for reading the data set."""
 
     tags: Literal["xml", "masks"] = "xml"  # where VOC tags come from
     # where saliency maps come from, if anything uses them: "folder" (that of the data set), "built-in" (made without
@@ -31,7 +28,7 @@ class DataSettings(Settings):
 
 
 class MineSettings(Settings):
-    """Of turning the trained classifier into class maps."""
+    """Settings for mining class maps with the trained classifier."""
 
     side: int = Field(default=321, ge=32)  # long side of the photograph at scale 1, pixels
     scales: tuple[PositiveFloat, ...] = Field(default=(0.75, 1.0, 1.5), min_length=1)
@@ -40,62 +37,45 @@ class MineSettings(Settings):
     # "photograph", its every pixel, bicubic without regard to geometry (L2G's published code; 40 times the disk space)
     fusion: Literal["grid", "photograph"] = "grid"
     rectify: bool = False  # every scale's maps before they are averaged, as PSA, IRN and KTSE do; else only the mean
-    window: SidePixels | None = None  # look through a sliding window of this side, pixels; None: at all of it at once
+    window: SidePixels | None = None  # see through a sliding window of this side, pixels; None: all of it at once
     window_stride: PositiveInt = 64  # pixels, rounded to whole cells; at most the window
 
 
-LEARNT = ("psa", "irn")  # refinements that are trained, and come first in a chain
-_REFINEMENTS = (*LEARNT, "par", "pamr", "crf", "superpixels")
-
-
-def _chain(refine: str) -> str:
-    for number, name in enumerate(refine.split("+")):
-        if refine == "none":
-            break
-        if name not in _REFINEMENTS:
-            hint = nearest(name, list(_REFINEMENTS)) or "."
-            raise ValueError(f"there is no refinement '{name}'{hint} Known: none, {', '.join(_REFINEMENTS)}")
-        if name in LEARNT and number > 0:
-            raise ValueError(f"'{name}' must come first in a chain, for it works on class maps")
-    return refine
-
-
-def _known_crf(name: str) -> str:
-    if name not in CRFS:
-        raise ValueError(f"there is no such CRF{nearest(name, list(CRFS)) or '.'} Known: {', '.join(CRFS)}")
-    return name
-
-
-class SuperpixelSettings(Settings):
-    """Of superpixels as a refinement."""
-
-    kind: SuperpixelKind = "slic"
-    count: int = Field(default=200, ge=2)
-
-
-class MaskSettings(Settings):
-    """Of turning class maps into pseudo-masks."""
+class MaskChain(Settings):
+    """Settings for making pseudo-masks of class maps, without those of single refinements."""
 
     background: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = (
         "auto"  # the score in 0..1 that a map must exceed
     )
     saliency: bool = False  # score the background by what is not salient, and ignore where maps and saliency conflict
-    refine: Annotated[str, AfterValidator(_chain)] = "par"  # one refinement, or several with + between them, or none
-    crf: Annotated[str, AfterValidator(_known_crf)] = "deeplab"  # which published parameters
-    superpixels: SuperpixelSettings = SuperpixelSettings()
-    psa: PSASettings = PSASettings()
-    irn: IRNSettings = IRNSettings()
+    refine: Annotated[str, AfterValidator(check_chain)] = "par"  # one refinement, or several with + between, or none
 
     @property
     def learnt(self) -> str | None:
-        """The trained refinement that the chain begins with, if it does."""
+        """The name of the trained refinement that the chain begins with, if it does."""
         first = self.refine.split("+")[0]
-        return first if first in LEARNT else None
+        return first if first in learnt_names() else None
 
     @property
-    def steps(self) -> tuple[str, ...]:
+    def steps(self) -> tuple[Refinement, ...]:
         """The refinements that work on a photograph and its scores, in order."""
-        return tuple(name for name in self.refine.split("+") if name != "none" and name not in LEARNT)
+        found = (refinements()[name] for name in steps_of(self.refine))
+        return tuple(r for r in found if isinstance(r, Refinement))
+
+    def of(self, name: str) -> Any:
+        """Returns the settings of one refinement, None if it has none."""
+        return getattr(self, name, None)
+
+
+if TYPE_CHECKING:
+    MaskSettings = MaskChain
+else:  # every refinement that has settings adds them under its name
+    MaskSettings = create_model(
+        "MaskSettings",
+        __base__=MaskChain,
+        __doc__="Settings for making pseudo-masks of class maps.",
+        **{n: (r.settings, r.default) for n, r in refinements().items() if r.settings is not None},
+    )
 
 
 class FitSettings(Settings):
@@ -113,17 +93,24 @@ class FitSettings(Settings):
     segment: SegmentSettings = SegmentSettings()
 
 
-def resolve(recipe: str = "cam", overrides: dict[str, Any] | None = None) -> FitSettings:
-    """Settings of a recipe with overrides.
+def resolve(
+    recipe: str = "cam", overrides: dict[str, Any] | None = None, *, saliency: str | None = None
+) -> FitSettings:
+    """Returns the settings of a recipe with overrides.
 
     Args:
-        recipe: `METHOD` (its defaults), `DATASET/METHOD` (what was published for that data set), or a YAML file.
+        recipe: `METHOD` (its defaults), `DATASET/METHOD` (what was published for that data set), a YAML file, or the
+            Python file of a method of your own.
         overrides: dotted keys to values, e.g. `{"train.epochs": 4}`.
+        saliency: the source of saliency maps, as `data.saliency`, for the method to learn from if it can, and else to
+            score the background; None: saliency is used as the recipe and the overrides say.
 
     Raises:
         BadInput: there is no such recipe, or it names an unknown setting.
     """
     values = _read_recipe(recipe)
+    if saliency is not None:
+        overrides = {**(overrides or {}), **saliency_settings(str(values.get("method", "cam")), saliency)}
     for key, value in (overrides or {}).items():
         place = values
         *parents, last = key.split(".")
@@ -132,30 +119,25 @@ def resolve(recipe: str = "cam", overrides: dict[str, Any] | None = None) -> Fit
             if not isinstance(place, dict):
                 raise BadInput(f"setting '{key}': '{parent}' is a single value and has no parts.")
         place[last] = value
-    method = load_method(str(values.get("method", "cam")))
-    train = parse(method.Settings, values.pop("train", None) or {}, f"recipe '{recipe}'", "train.")
-    # the rest is checked with a stand-in for the method's own settings, which are done
-    rest = parse(_WithoutTrain, values, f"recipe '{recipe}'")
-    return FitSettings.model_construct(**{**dict(rest), "train": train})
+    values["method"] = find_method(str(values.get("method", "cam")))
+    where = f"recipe '{recipe}'"
+    values["train"] = parse(method_settings(values["method"]), values.get("train") or {}, where, "train.")
+    return parse(FitSettings, values, where)
 
 
-class _WithoutTrain(FitSettings):
-    train: Any = None
-
-
-def saliency_settings(recipe: str, source: str) -> dict[str, Any]:
-    """The settings by which the recipe's method uses saliency from `source` (as `data.saliency`)."""
-    method = load_method(str(_read_recipe(recipe).get("method", "cam")))
-    if "saliency" in method.Settings.model_fields:
+def saliency_settings(method: str, source: str) -> dict[str, Any]:
+    """Returns the settings by which a method uses saliency from `source` (as `data.saliency`)."""
+    kind = method_settings(method)
+    if "saliency" in kind.model_fields:
         return {"data.saliency": source, "train.saliency": True}
-    if getattr(method, "uses_saliency", False):
+    if kind().learns_saliency:  # type: ignore[call-arg]  # settings of a method all have defaults
         return {"data.saliency": source}
     return {"data.saliency": source, "masks.saliency": True}
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
-    if recipe in method_names():
-        return {"method": recipe}
+    if recipe in method_names() or recipe.endswith(".py"):
+        return {"method": find_method(recipe)}
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -179,7 +161,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
 
 
 def recipe_names() -> list[str]:
-    """Methods, then the recipes that come with tagseg."""
+    """Returns the names of all methods, then those of the recipes that come with tagseg."""
     files = (
         f"{folder.name}/{f.name[:-5]}"
         for folder in _RECIPES.iterdir()
@@ -191,7 +173,7 @@ def recipe_names() -> list[str]:
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:
-    """`["train.epochs=4"]` -> `{"train.epochs": 4}`; values are YAML."""
+    """Turns `["train.epochs=4"]` into `{"train.epochs": 4}`; values are YAML."""
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -20,11 +20,12 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from tagseg.files import write_aside
-from tagseg.data.loading import TrainingLoader
 from tagseg.cores import cpu_count
+from tagseg.data.loading import TrainingLoader
 from tagseg.errors import BadInput
+from tagseg.files import write_aside
 from tagseg.networks.precision import default_device, trainer_precision
+from tagseg.pipeline.records import EpochRecord
 from tagseg.progress import Reporter
 
 _SEED_STRIDE = 1_000_003  # epochs of different seeds do not share random numbers
@@ -58,15 +59,15 @@ def train(
     name: str,
     reporter: Reporter,
     processes: int = 1,
-) -> list[dict[str, float]]:
-    """Train `module` on `views`, from the last finished epoch in `folder` if there is one.
+) -> list[EpochRecord]:
+    """Trains `module` on `views`, from the last finished epoch in `folder` if there is one.
 
     Everything random in an epoch depends on seed and epoch only, and the epoch's end is on the disk before the next
     begins, so the weights do not depend on whether and where the process was killed. Several processes share every
     batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding.
 
     Returns:
-        per epoch: mean loss, seconds, and the share of that time spent waiting for data.
+        a record of every epoch.
 
     Raises:
         BadInput: the processes cannot share the batch or the GPUs.
@@ -112,7 +113,7 @@ def train(
 def _strategy(module: lightning.LightningModule, processes: int) -> str:
     if processes == 1:
         return "auto"
-    return "ddp_spawn_find_unused_parameters_true" if getattr(module, "phases", False) else "ddp_spawn"
+    return "ddp_spawn_find_unused_parameters_true" if getattr(module, "rests", False) else "ddp_spawn"
 
 
 def check_processes(processes: int, *batch_sizes: int) -> None:
@@ -153,7 +154,7 @@ class Loaders(lightning.LightningDataModule):
 
 
 def save_network(module: torch.nn.Module, path: Path) -> None:
-    """Weights alone, as `.safetensors`, whole or not at all."""
+    """Writes the weights alone, as `.safetensors`, whole or not at all."""
     with write_aside(path) as aside:
         save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, aside)
 
@@ -184,14 +185,14 @@ class EpochLog(Callback):
 
     def __init__(self, name: str, schedule: Schedule, steps: int, reporter: Reporter) -> None:
         self.name, self.schedule, self.steps, self.reporter = name, schedule, steps, reporter
-        self.epochs: list[dict[str, float]] = []
+        self.epochs: list[EpochRecord] = []
         self._bar = ExitStack()  # empty where training never started, as in the process that starts others
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": list(self.epochs)}
+        return {"epochs": [epoch.present() for epoch in self.epochs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs = list(state_dict["epochs"])
+        self.epochs = [EpochRecord(**epoch) for epoch in state_dict["epochs"]]
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
         reporter = self.reporter if trainer.is_global_zero else Reporter(quiet=True)
@@ -222,11 +223,7 @@ class EpochLog(Callback):
         own = torch.tensor(self._loss / max(1, self._steps), device=module.device)
         loss = float(trainer.strategy.reduce(own, reduce_op="mean"))
         self.epochs.append(
-            {
-                "loss": round(loss, 6),
-                "seconds": round(seconds, 2),
-                "waiting": round(self._waited / seconds, 4),
-            }
+            EpochRecord(loss=round(loss, 6), seconds=round(seconds, 2), waiting=round(self._waited / seconds, 4))
         )
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: one file that needs no other, with everything a person wants to look at afterwards."""
+"""The report of a run: one file that needs no other, with everything a person wants to see afterwards."""
 
 from __future__ import annotations
 
@@ -16,6 +16,39 @@ from tagseg.report.pictures import data_uri
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One result: what was measured and where, its means, and the IoU of every class; percent, None if undefined."""
+
+    name: str
+    where: str
+    miou: float | None
+    precision: float | None
+    recall: float | None
+    classes: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines `name -> (xs, ys)` on one pair of axes; `marks` are vertical lines `name -> x`."""
+
+    title: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x: str
+    y: str
+    marks: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """One stage in the table of times: its seconds, the share of them spent waiting for data, and a remark."""
+
+    name: str
+    seconds: float
+    waiting: float | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class GalleryRow:
     """One photograph: its name, its tags with their colours, and its pictures `(caption, (H, W, 3) uint8)`."""
 
@@ -28,23 +61,34 @@ class GalleryRow:
 class Report:
     """What a report shows.
 
-    metrics: as `tagseg.pipeline.measure.measure` returns them; parts that are not there are left out.
-    stages: stage -> its values, with `seconds` and `resumed`; `epochs` in them become loss curves.
+    title: of the page.
+    facts: names and values for the first line.
+    tiles: what was measured; none where there are no masks to measure with.
+    remarks: sentences below the tiles.
+    charts: curves.
+    gallery: rows of pictures, by heading.
+    stages: what took how long.
+    classes: names, and how many training photographs have each.
+    settings: everything that decided what was computed.
+    versions: of what computed it.
+    skipped: sentences about photographs that were left out.
     """
 
     title: str
     facts: Sequence[tuple[str, str]]
-    classes: Sequence[tuple[str, int]]  # name, how many training photographs have it
-    metrics: dict[str, Any]
-    stages: dict[str, dict[str, Any]]
-    settings: dict[str, Any]
-    versions: Sequence[tuple[str, str]]
+    tiles: Sequence[Tile]
+    remarks: Sequence[str]
+    charts: Sequence[Chart]
     gallery: Mapping[str, Sequence[GalleryRow]]
+    stages: Sequence[StageLine]
+    classes: Sequence[tuple[str, int]]
+    settings: Mapping[str, Any]
+    versions: Sequence[tuple[str, str]]
     skipped: Sequence[str] = field(default=())
 
 
 def render(report: Report) -> str:
-    """The page as HTML text."""
+    """Returns the page as HTML text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tagseg", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -52,100 +96,25 @@ def render(report: Report) -> str:
     environment.filters["duration"] = _duration
     return environment.get_template("report.html.j2").render(
         report=report,
-        tiles=_tiles(report.metrics),
-        background=_background(report),
-        charts=_charts(report),
-        table=_table(report.metrics),
-        settings=yaml.safe_dump(report.settings, sort_keys=False, default_flow_style=None, width=100),
+        charts=[(c.title, line_chart(c.lines, x=c.x, y=c.y, marks=c.marks)) for c in report.charts],
+        table=_table(report.tiles),
+        settings=yaml.safe_dump(dict(report.settings), sort_keys=False, default_flow_style=None, width=100),
     )
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write the page; the caller renames it into place."""
+    """Writes the page; the caller renames it into place."""
     path.write_text(render(report), encoding="utf-8")
 
 
-_PARTS = (
-    ("train", "seeds", "Attention seeds", "training photographs, with their tags"),
-    ("train", "pseudo_masks", "Pseudo-masks", "training photographs"),
-    ("val", "attention", "Attention maps", "evaluation photographs, no tags given"),
-    ("val", "segmentation", "Segmentation", "evaluation photographs, no tags given"),
-)
-
-
-def _tiles(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "where": where, **metrics[split][part]}
-        for split, part, name, where in _PARTS
-        if part in metrics.get(split, {})
-    ]
-
-
-def _background(report: Report) -> str:
-    values = report.stages.get("masks", {})
-    if "background" not in values:
-        return ""
-    chosen = values["background"]
-    text = f"Background score {chosen:.3f}, "
-    if report.settings["masks"]["background"] == "auto":
-        text += "split from the maps alone: Otsu's rule over the strongest map value of every training pixel."
-    else:
-        text += "as set."
-    oracle = report.metrics.get("train", {}).get("oracle")
-    if oracle:
-        seeds = report.metrics["train"]["seeds"]["miou"]
-        text += (
-            f" With it the seeds reach {seeds:.1f} mIoU. The oracle score {oracle['background']:.2f}, picked with the "
-            f"masks, would reach {oracle['miou']:.1f}: {oracle['miou'] - seeds:.1f} points more."
-        )
-    masks = report.settings["masks"]
-    text += f" Refinement of the pseudo-masks: {masks['refine']}"
-    if values.get("background_of_masks", chosen) != chosen:
-        text += f", after which the background score is {values['background_of_masks']:.3f}"
-    return text + ("; saliency takes the place of the score." if masks.get("saliency") else ".")
-
-
-def _charts(report: Report) -> list[tuple[str, str]]:
-    charts = []
-    for stage, title in (
-        ("train", "Loss of the attention network"),
-        ("integral", "Loss of the integral attention network"),
-        ("affinity", "Loss of the affinity network"),
-        ("segment", "Loss of the segmentation network"),
-    ):
-        epochs = report.stages.get(stage, {}).get("epochs")
-        if epochs:
-            numbers = list(range(1, len(epochs) + 1))
-            lines = {"loss": (numbers, [e["loss"] for e in epochs])}
-            charts.append((title, line_chart(lines, x="epoch", y="loss")))
-    train = report.metrics.get("train")
-    if train:
-        curve = {"seeds": (train["curve"]["background"], [v or 0 for v in train["curve"]["miou"]])}
-        marks = {"chosen without masks": train["background"], "oracle": train["oracle"]["background"]}
-        charts.append(
-            (
-                "Seeds over the background score",
-                line_chart(curve, x="background score", y="mIoU", marks=marks),
-            )
-        )
-        rounds = train.get("accumulated")
-        if rounds:
-            epochs = [r["round"] for r in rounds]
-            lines = {name: (epochs, [r[name] or 0 for r in rounds]) for name in ("recall", "noise")}
-            charts.append(("Cumulative maps at half their maximum", line_chart(lines, x="epochs", y="%")))
-    return charts
-
-
-def _table(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Per-class IoU of every part that was measured, as a chart and as rows."""
-    tiles = _tiles(metrics)
+def _table(tiles: Sequence[Tile]) -> dict[str, Any]:
+    """The IoU of every class in every tile, as a chart and as rows."""
     if not tiles:
         return {}
-    names = list(tiles[0]["classes"])
-    columns = [tile["name"] for tile in tiles]
-    rows = [(name, [tile["classes"][name]["iou"] for tile in tiles]) for name in names]
-    groups = {tile["name"]: [tile["classes"][n]["iou"] for n in names] for tile in tiles}
-    return {"columns": columns, "rows": rows, "chart": bar_chart(groups, names, x="IoU (%)")}
+    names = list(tiles[0].classes)
+    rows = [(name, [tile.classes[name] for tile in tiles]) for name in names]
+    groups = {tile.name: [tile.classes[name] for name in names] for tile in tiles}
+    return {"columns": list(groups), "rows": rows, "chart": bar_chart(groups, names, x="IoU (%)")}
 
 
 def _duration(seconds: float) -> str:

@@ -9,8 +9,8 @@ import cv2
 import matplotlib
 import numpy as np
 from PIL import Image
-from tagseg.labels import IGNORE
 
+from tagseg.labels import IGNORE
 
 
 def colour_mask(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:

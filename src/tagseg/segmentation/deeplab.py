@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import nn
 
-from tagseg.networks.backbone import Backbone, resize_maps
-
-HeadName = Literal["aspp", "largefov", "tokens"]
+from tagseg.networks.backbone import Backbone
+from tagseg.segmentation.settings import HeadName
 
 
 class LargeFOV(nn.Sequential):
@@ -78,7 +75,7 @@ class DeepLab(nn.Module):
 
     def logits_at(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Logits interpolated to `size`: `(B, C + 1, *size)`."""
-        return resize_maps(self(images), size, self.backbone.corners)
+        return self.backbone.grid.resize(self(images), size)
 
 
 def _at_stride(dilation: int, stride: int) -> int:

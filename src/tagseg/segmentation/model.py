@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from tagseg.files import read_json, write_aside, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
 from tagseg.errors import BadInput
+from tagseg.files import read_json, write_aside, write_json
 from tagseg.networks.backbone import Backbone, on_canvas
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.segmentation.deeplab import DeepLab
@@ -67,7 +67,7 @@ class SegmentationModel:
         total: torch.Tensor | None = None
         for scale in scales:
             factor = self.side * scale / max(height, width)
-            size = backbone.fit_size(height * factor, width * factor)
+            size = backbone.grid.fit(height * factor, width * factor)
             pixels = normalise(resize(whole(photo), size).image, backbone)[None].to(self.device)
             if flip:
                 pixels = torch.cat([pixels, pixels.flip(-1)])
@@ -79,7 +79,7 @@ class SegmentationModel:
                 probabilities = (probabilities[:1] + probabilities[1:].flip(-1)) / 2
             if total is None:
                 total = torch.zeros(probabilities.shape[1], height, width, device=self.device)
-            total += F.interpolate(probabilities, (height, width), mode="bilinear", align_corners=backbone.corners)[0]
+            total += backbone.grid.resize(probabilities, (height, width))[0]
         assert total is not None
         return total / len(scales)
 

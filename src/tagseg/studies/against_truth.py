@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from tagseg.data.dataset import Sample, read_mask
-from tagseg.labels import IGNORE
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.localisation import BestThresholdIoU, BoxAccuracy, Localisation, PixelPrecision, pointing_hit
-from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut
-from tagseg.masks.superpixels import superpixel_mask, superpixels
 from tagseg.explaining.classifiers import square
 from tagseg.explaining.explainer import Explainer
+from tagseg.labels import IGNORE
+from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut
+from tagseg.masks.superpixels import superpixel_mask, superpixels
 from tagseg.studies.walk import Case, Table, Variant, variants
 
 SUPERPIXEL_THRESHOLD = 0.3
@@ -147,8 +147,8 @@ def superpixel_masks(cases: Iterable[Case], classes: tuple[str, ...], threshold:
     )
     for way in ways:
         scores = confusions[way.label].scores()
-        means = scores.as_dict(classes)
-        table.rows.append((way.method, way.layers, means["miou"], means["precision"], means["recall"]))
+        means = scores.table(classes)
+        table.rows.append((way.method, way.layers, means.miou, means.precision, means.recall))
     return [table]
 
 

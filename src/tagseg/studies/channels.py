@@ -11,11 +11,11 @@ from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.data.dataset import Sample
 from tagseg.explaining.classifiers import Classifier
 from tagseg.progress import Advance
+from tagseg.report.curves import line_figure
+from tagseg.report.sheets import rendered
 from tagseg.studies import altered, decomposed
 from tagseg.studies.decomposed import Example, Findings, examples
 from tagseg.studies.walk import Table
-from tagseg.report.curves import line_figure
-from tagseg.report.sheets import rendered
 
 STUDIES = (
     "agreement",

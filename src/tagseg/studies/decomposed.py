@@ -20,10 +20,10 @@ from tagseg.attribution.gap import Decision, Parts, Recording
 from tagseg.attribution.hierarchy import Hierarchy, Tree, cells_of, strongest
 from tagseg.data.dataset import Sample, read_mask
 from tagseg.data.images import read_image
-from tagseg.labels import IGNORE
 from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
+from tagseg.labels import IGNORE
 from tagseg.progress import Advance
 from tagseg.studies.walk import Table
 

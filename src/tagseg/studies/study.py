@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 import tagseg
-from tagseg.data.dataset import Dataset, Sample, read_mask
-from tagseg.labels import IGNORE
 from tagseg.cores import cpu_count
+from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput, explain_full_disk, nearest
-from tagseg.masks.boxes import ILSVRC_THRESHOLD
 from tagseg.explaining.classifiers import Classifier, load_classifier
 from tagseg.explaining.explainer import Explainer
+from tagseg.labels import IGNORE
+from tagseg.masks.boxes import ILSVRC_THRESHOLD
 from tagseg.progress import Reporter
-from tagseg.studies import against_model, against_truth, channels
-from tagseg.studies.walk import Case, Table, variants, walk, write_tables
 from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, write_picture
+from tagseg.studies import against_model, against_truth, channels
+from tagseg.studies.walk import Case, Table, variants, walk, write_tables
 
 STUDIES = ("boxes", "segmentation", "defects", "superpixels", "occlusion", "curves", *channels.STUDIES)
 METHODS = ("gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad")

@@ -12,11 +12,11 @@ import torch
 
 from tagseg.attribution.fusion import SCALINGS, Scaling, fuse
 from tagseg.data.dataset import Sample
-from tagseg.files import write_aside, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import prefetch
 from tagseg.explaining.classifiers import Classifier
 from tagseg.explaining.explainer import Explainer, MethodMaps
+from tagseg.files import write_aside, write_json
 from tagseg.progress import Advance
 
 BATCH = 8

@@ -1,2 +1,2 @@
-"""Refinements that learn: networks that are taught by the confident parts of the class maps which neighbours belong
-together, so that the maps can walk along them. One file a paper; `masks.refine: NAME` finds `NAME.py` here."""
+"""The networks of refinements that learn (see `tagseg.masks.refinements`): they are taught by the confident parts of the
+class maps which neighbours belong together, so that the maps can walk along them. One file a paper."""

@@ -1,49 +1,29 @@
-"""What a trained refinement is, and what PSA and IRN share: confident labels, pairs of cells, and the walk."""
+"""What networks of refinements that learn are, and what PSA and IRN share: confident labels, pairs, and the walk."""
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import cv2
+import lightning.pytorch as lightning
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
 
 from tagseg.data.dataset import Sample
-from tagseg.labels import IGNORE
 from tagseg.data.loading import TrainingViews, normalise
-from tagseg.data.views import resize, whole
+from tagseg.data.views import ViewSpec, resize, whole
+from tagseg.labels import IGNORE
 from tagseg.masks.random_walk import directions, shifted, sources
+from tagseg.masks.refinements.learnt import LearntSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.precision import inference_autocast
-from tagseg.settings import ScaleRange, Settings, SidePixels
 
 
-class RefinementSettings(Settings):
-    """What PSA and IRN have in common. Thresholds are map values; "auto" lays them around the score that cuts the
-    maps (see `tagseg.pipeline.affinity.choose_thresholds`), because maps of different networks do not compare."""
-
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    side: SidePixels = 257  # of the square training window, pixels
-    scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
-    optimiser: Literal["adamw", "sgd"]
-    learning_rate: PositiveFloat
-    head_factor: PositiveFloat = 10.0
-    weight_decay: float = Field(ge=0)
-    walk_side: SidePixels = (
-        385  # long side at which photographs are looked at for the walk; larger ones are brought down
-    )
-    beta: PositiveFloat
-    low: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"  # what is below is background
-    high: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"  # what is above is the object
-    log_steps: int = Field(default=8, ge=0, le=16)  # the walk has 2 ** log_steps steps
-
-
-class Thresholds(Protocol):
+@dataclass(frozen=True)
+class Thresholds:
     """Map values: below `low` surely background, above `high` surely the object; `middle` cuts masks."""
 
     low: float
@@ -51,48 +31,64 @@ class Thresholds(Protocol):
     high: float
 
 
-class Refinement(Protocol):
-    """The contract: labels to learn from, a Lightning module that learns, and the walk.
+class AffinityNetwork(lightning.LightningModule):
+    """The base of networks that learn from the confident parts of class maps, along which the maps then walk.
 
-    `stride` is that of the grid it walks on; `decision` is the background score of maps that have walked, or None if it
-    must be chosen as for any maps.
+    Args:
+        backbone, weights: see `tagseg.networks.backbone.Backbone`; the network as it comes, not the classifier.
+        settings: an object of the class `Settings`.
+        steps: how many optimiser steps the whole training takes, for the schedule.
     """
 
-    Settings: type[RefinementSettings]
-    backbone: Backbone
-    stride: int
-    decision: float | None
+    Settings: type[LearntSettings]
+    stride: ClassVar[int]
+    """Of the grid on which maps walk, pixels."""
+    decision: ClassVar[float | None] = None
+    """The background score of maps that have walked; None if it must be chosen as for any maps."""
 
-    def __init__(self, backbone: str, weights: str, settings: Any, steps: int) -> None: ...
-    def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray: ...
+    def __init__(self, backbone: str, weights: str, settings: Any, steps: int) -> None:
+        super().__init__()
+        self.settings, self.steps = settings, steps
+        self.backbone = Backbone(backbone, weights, settings.output_stride)
 
+    @staticmethod
+    def label(
+        photo: np.ndarray, maps: np.ndarray, classes: tuple[int, ...], thresholds: Thresholds, threads: int | None
+    ) -> np.ndarray:
+        """Returns the labels that the network learns from: `(H, W)` uint8, class c at c + 1, 255 where not sure.
 
-def load_refinement(name: str) -> Any:
-    """The class in `methods/refinements/NAME.py`."""
-    return importlib.import_module(f"tagseg.methods.refinements.{name}").REFINEMENT
+        Args:
+            photo: `(H, W, 3)` uint8.
+            maps: `(K, H, W)` in [0, 1] of `classes`.
+            thresholds: between which nothing is sure.
+            threads: on the CPU, 1 or None for as many as torch uses.
+        """
+        raise NotImplementedError
 
+    def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+        """Returns the maps after they have walked. `(H, W, 3)`, `(K, H, W)` -> `(K, h, w)` in [0, 1], at `stride`."""
+        raise NotImplementedError
 
-def check_window(backbone: Backbone, settings: Any, stride: int) -> None:
-    """Refuse windows in which no cell has all its neighbours.
+    def check_window(self) -> None:
+        """Refuses training windows in which no cell has all its neighbours.
 
-    Raises:
-        BadInput: with the remedy.
-    """
-    side, _ = backbone.fit_size(settings.side, settings.side)
-    sources(-(-side // stride), -(-side // stride), settings.radius)
+        Raises:
+            BadInput: with the remedy.
+        """
+        side, _ = self.backbone.grid.fit(self.settings.side, self.settings.side)
+        sources(*self.backbone.grid.with_stride(self.stride).cells(side, side), self.settings.radius)
 
-
-def label_views(
-    samples: tuple[Sample, ...], backbone: Backbone, settings: RefinementSettings, seed: int, labels: Any
-) -> TrainingViews:
-    """Random windows of the photographs and of their confident labels."""
-    side, _ = backbone.fit_size(settings.side, settings.side)
-    count = 1 + max((tag for sample in samples for tag in sample.tags), default=0)
-    return TrainingViews(samples, count, backbone, side=side, scales=settings.scales, seed=seed, masks=labels)
+    def label_views(self, samples: tuple[Sample, ...], seed: int, labels: Callable[[Sample], Any]) -> TrainingViews:
+        """Returns random windows of the photographs and of their confident labels, which lie where `labels` says."""
+        s = self.settings
+        side, _ = self.backbone.grid.fit(s.side, s.side)
+        count = 1 + max((tag for sample in samples for tag in sample.tags), default=0)
+        spec = ViewSpec(side=side, scales=s.scales, seed=seed, masks=labels)
+        return TrainingViews(samples, count, self.backbone, spec)
 
 
 def confident(sure: np.ndarray, possible: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """Channel numbers `(H, W)` of two refined score sets -> labels `(H, W)` uint8.
+    """Turns the strongest channels `(H, W)` under two background scores into labels `(H, W)` uint8.
 
     Args:
         sure: from a high background score: what is an object here is one.
@@ -107,7 +103,7 @@ def confident(sure: np.ndarray, possible: np.ndarray, classes: tuple[int, ...]) 
 
 
 def pairs(labels: torch.Tensor, radius: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Which neighbours should belong together.
+    """Says which neighbours should belong together.
 
     Args:
         labels: `(B, h, w)` int64, 0 background, 255 unknown.
@@ -125,14 +121,14 @@ def pairs(labels: torch.Tensor, radius: float) -> tuple[torch.Tensor, torch.Tens
 
 
 def mean_over(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Mean of the chosen values; 0, with zero gradient, when there are none."""
+    """Returns the mean of the chosen values; 0, with zero gradient, when there are none."""
     return torch.where(chosen, values, 0).sum() / (chosen.sum() + 1e-5)
 
 
 def affinity_losses(
     affinity: torch.Tensor, labelled: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropy of affinities in [0, 1] over background pairs, object pairs, and pairs across a border (PSA,
+    """Returns the cross-entropy of affinities in [0, 1] over background pairs, object pairs, and pairs across a border (PSA,
     equations 3 to 5; IRN, equation 6). All tensors `(B, D, S)`."""
     background, objects, different = labelled
     together = -(affinity + 1e-5).log()
@@ -140,28 +136,28 @@ def affinity_losses(
     return mean_over(together, background), mean_over(together, objects), mean_over(apart, different)
 
 
-def look(backbone: Backbone, photo: np.ndarray, long_side: int) -> torch.Tensor:
-    """`(1, 3, h, w)`: the photograph as the network wants it, with its long side brought down to `long_side`."""
+def network_image(backbone: Backbone, photo: np.ndarray, long_side: int) -> torch.Tensor:
+    """Returns the photograph `(1, 3, h, w)` as the network wants it, with its long side brought down to `long_side`."""
     height, width = photo.shape[:2]
     factor = min(1.0, long_side / max(height, width))
-    size = backbone.fit_size(height * factor, width * factor)
+    size = backbone.grid.fit(height * factor, width * factor)
     return normalise(resize(whole(photo), size).image, backbone)[None]
 
 
 def run_network(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-    """`network(images)` in this machine's number format, as float32."""
+    """Returns `network(images)` in this machine's number format, as float32."""
     with inference_autocast(images.device):
         return network(images.contiguous(memory_format=torch.channels_last)).float()
 
 
 def shrink(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`(K, H, W)` averaged to `(K, h, w)`, or enlarged bilinearly."""
+    """Returns maps `(K, H, W)` averaged to `(K, h, w)`, or enlarged bilinearly."""
     smaller = size[0] < maps.shape[1]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return np.stack([cv2.resize(plane, size[::-1], interpolation=how) for plane in maps])
 
 
 def alpha_at(threshold: float) -> float:
-    """The alpha of PSA's background score `(1 - map) ** alpha` with which a map wins from `threshold` on."""
+    """Returns the alpha of PSA's background score `(1 - map) ** alpha` with which a map wins from `threshold` on."""
     threshold = min(max(threshold, 1e-3), 1 - 1e-3)
     return math.log(threshold) / math.log(1 - threshold)

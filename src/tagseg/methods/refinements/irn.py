@@ -11,54 +11,36 @@ The published code brings every photograph onto a canvas of 512 pixels and there
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import lightning.pytorch as lightning
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
+from tagseg.grid import Grid
 from tagseg.masks.background import with_background
 from tagseg.masks.crf import crf_from_labels
 from tagseg.masks.random_walk import directions, edge_affinity, edge_links, random_walk, shifted, sources
+from tagseg.masks.refinements.irn import IRNSettings
 from tagseg.methods.refinements.base import (
-    RefinementSettings,
+    AffinityNetwork,
     Thresholds,
     affinity_losses,
     confident,
-    look,
     mean_over,
+    network_image,
     pairs,
     run_network,
     shrink,
 )
-from tagseg.networks.backbone import Backbone, resize_maps, sample_masks
 from tagseg.networks.optimisers import poly_optimiser
 
 STRIDE = 4  # of the grid of boundaries, pixels
 WALK_RADIUS = 5  # cells
 
 
-class IRNSettings(RefinementSettings):
-    """The paper has 3 epochs of 10,582 photographs, 32 to a batch, in windows of 512 pixels, and 0.05 and 0.30 as
-    thresholds (`voc/irn`); these values suit a few hundred to a few thousand photographs."""
-
-    epochs: PositiveInt = 6
-    batch_size: PositiveInt = 16
-    optimiser: Literal["adamw", "sgd"] = "adamw"  # learns faster; published: SGD at 0.1 without momentum
-    learning_rate: PositiveFloat = 1e-3
-    head_factor: PositiveFloat = 1.0  # of the displacement branch
-    weight_decay: NonNegativeFloat = 1e-4
-    output_stride: int | None = 16
-    # of the pairs learnt from, cells; published: 10, in photographs of 125 cells, of which these windows hold half
-    radius: float = Field(default=6, ge=2)
-    displacement: bool = False
-    beta: PositiveFloat = 10.0
-
-
-class IRN(lightning.LightningModule):
+class IRN(AffinityNetwork):
     """Boundaries and displacements on frozen features.
 
     Args:
@@ -72,17 +54,15 @@ class IRN(lightning.LightningModule):
     decision = None  # published: 0.25
 
     def __init__(self, backbone: str, weights: str, settings: IRNSettings, steps: int) -> None:
-        super().__init__()
-        self.settings, self.steps = settings, steps
-        self.backbone = Backbone(backbone, weights, settings.output_stride)
+        super().__init__(backbone, weights, settings, steps)
         self.backbone.requires_grad_(False)
         self.backbone.freeze(early=False, norms=True)
         widths, strides = self.backbone.stage_shapes()
         self.used = used_stages(strides)
         widths, strides = [widths[n] for n, _ in self.used], [max(STRIDE, strides[n]) for n, _ in self.used]
-        self.heads = nn.ModuleDict({"edge": EdgeHead(widths, self.backbone.corners)})
+        self.heads = nn.ModuleDict({"edge": EdgeHead(widths, self.backbone.grid)})
         if settings.displacement:
-            self.heads["displacement"] = DisplacementHead(widths, strides, self.backbone.corners)
+            self.heads["displacement"] = DisplacementHead(widths, strides, self.backbone.grid)
 
     @staticmethod
     def label(
@@ -100,7 +80,7 @@ class IRN(lightning.LightningModule):
         """The frozen features, the finest at stride 4. What is finer is pooled, as ResNet does between its stages."""
         with torch.no_grad():
             stages = self.backbone.stages(images)
-        kernel, padding = (3, 1) if self.backbone.corners else (2, 0)
+        kernel, padding = (3, 1) if self.backbone.grid.corners else (2, 0)
         kept = []
         for number, pools in self.used:
             feature = stages[number]
@@ -122,7 +102,7 @@ class IRN(lightning.LightningModule):
         features, radius = self.features(batch["image"]), self.settings.radius
         edges = self.heads["edge"](features).float().sigmoid()
         step = batch["image"].shape[-1] // edges.shape[-1]
-        labels = sample_masks(batch["mask"], step, self.backbone.corners)[:, : edges.shape[-2], : edges.shape[-1]]
+        labels = self.backbone.grid.with_stride(step).sample(batch["mask"])[:, : edges.shape[-2], : edges.shape[-1]]
         labelled = pairs(labels, radius)
         background, objects, different = affinity_losses(edge_affinity(edges, radius), labelled)
         loss = (background + objects) / 4 + different / 2
@@ -151,7 +131,7 @@ class IRN(lightning.LightningModule):
         Boundaries are those of the photograph and of its mirror image, averaged before the sigmoid; the walk starts
         from the maps off the boundaries; in the end all maps are divided by the largest value among them.
         """
-        images = look(self.backbone, photo, self.settings.walk_side).to(self.device)
+        images = network_image(self.backbone, photo, self.settings.walk_side).to(self.device)
         logits = run_network(self.edges, torch.cat([images, images.flip(-1)]))
         edge = ((logits[0] + logits[1].flip(-1)) / 2).sigmoid()[0].cpu().numpy()
         start = shrink(maps, (edge.shape[0], edge.shape[1])) * (1 - edge)
@@ -195,23 +175,23 @@ def displacement_losses(
 class EdgeHead(nn.Module):
     """Every stage to 32 channels, all at the finest grid, to one boundary score (published layers)."""
 
-    def __init__(self, widths: list[int], corners: bool) -> None:
+    def __init__(self, widths: list[int], grid: Grid) -> None:
         super().__init__()
-        self.corners = corners
+        self.grid = grid
         self.stages = nn.ModuleList(_unit(width, 32, groups=4) for width in widths)
         self.score = nn.Conv2d(32 * len(widths), 1, kernel_size=1)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         size, units = features[0].shape[-2:], [unit(f) for unit, f in zip(self.stages, features, strict=True)]
-        return self.score(torch.cat([F.relu(resize_maps(u, size, self.corners)) for u in units], dim=1))
+        return self.score(torch.cat([F.relu(self.grid.resize(u, size)) for u in units], dim=1))
 
 
 class DisplacementHead(nn.Module):
     """Coarse stages joined at stride 8, then with the fine ones at stride 4, to (dy, dx) (published layers)."""
 
-    def __init__(self, widths: list[int], strides: list[int], corners: bool) -> None:
+    def __init__(self, widths: list[int], strides: list[int], grid: Grid) -> None:
         super().__init__()
-        self.corners = corners
+        self.grid = grid
         self.fine = sum(1 for stride in strides if stride <= STRIDE)
         outputs = [64 * (i + 1) if i < self.fine else 256 for i in range(len(widths))]
         groups = [8 * (i + 1) if i < self.fine else 16 for i in range(len(widths))]
@@ -223,13 +203,10 @@ class DisplacementHead(nn.Module):
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         units = [F.relu(unit(f)) for unit, f in zip(self.stages, features, strict=True)]
         fine, coarse = units[: self.fine], units[self.fine :]
-        middle = torch.cat([resize_maps(u, coarse[0].shape[-2:], self.corners) for u in coarse], dim=1)
-        middle = resize_maps(F.relu(self.coarse(middle)), features[0].shape[-2:], self.corners)
+        middle = torch.cat([self.grid.resize(u, coarse[0].shape[-2:]) for u in coarse], dim=1)
+        middle = self.grid.resize(F.relu(self.coarse(middle)), features[0].shape[-2:])
         return self.score(F.relu(self.joint(torch.cat([*fine, middle], dim=1))))
 
 
 def _unit(inputs: int, outputs: int, groups: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), nn.GroupNorm(groups, outputs))
-
-
-REFINEMENT = IRN

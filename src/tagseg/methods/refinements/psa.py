@@ -11,51 +11,34 @@ of its central pixel.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import lightning.pytorch as lightning
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn import functional as F
 
+from tagseg.grid import Grid
 from tagseg.masks.crf import dense_crf
 from tagseg.masks.random_walk import directions, feature_links, random_walk, shifted, sources
+from tagseg.masks.refinements.psa import PSASettings
 from tagseg.methods.refinements.base import (
-    RefinementSettings,
+    AffinityNetwork,
     Thresholds,
     affinity_losses,
     alpha_at,
     confident,
-    look,
+    network_image,
     pairs,
     run_network,
     shrink,
 )
-from tagseg.networks.backbone import Backbone, resize_maps, sample_masks
 from tagseg.networks.optimisers import poly_optimiser
 
 STRIDE = 8  # of the grid of features, pixels
 
 
-class PSASettings(RefinementSettings):
-    """The paper has 8 epochs of 10,582 photographs, 8 to a batch, in windows of 448 pixels, and an alpha of 32 and 4
-    for the labels, which are thresholds of 0.075 and 0.276 (`voc/psa`); these values suit a few hundred to a few
-    thousand photographs."""
-
-    epochs: PositiveInt = 8
-    batch_size: PositiveInt = 16
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: PositiveFloat = 1e-4
-    weight_decay: NonNegativeFloat = 0.01
-    output_stride: int | None = 16  # of the network; published: 8
-    radius: float = Field(default=5, ge=2)  # of the pairs learnt from and walked along, cells
-    background_alpha: Literal["auto"] | PositiveFloat = "auto"  # of the score that walks along; published: 16
-    beta: PositiveFloat = 8.0
-
-
-class PSA(lightning.LightningModule):
+class PSA(AffinityNetwork):
     """AffinityNet.
 
     Args:
@@ -69,12 +52,10 @@ class PSA(lightning.LightningModule):
     decision = 0.5
 
     def __init__(self, backbone: str, weights: str, settings: PSASettings, steps: int) -> None:
-        super().__init__()
-        self.settings, self.steps = settings, steps
-        self.backbone = Backbone(backbone, weights, settings.output_stride)
+        super().__init__(backbone, weights, settings, steps)
         self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
         widths, _ = self.backbone.stage_shapes()
-        self.head = FeatureHead(widths[-3:], self.backbone.corners)
+        self.head = FeatureHead(widths[-3:], self.backbone.grid)
 
     @staticmethod
     def label(
@@ -95,7 +76,7 @@ class PSA(lightning.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         features, radius = self.features(batch["image"]).float(), self.settings.radius
         step = batch["image"].shape[-1] // features.shape[-1]
-        labels = sample_masks(batch["mask"], step, self.backbone.corners)
+        labels = self.backbone.grid.with_stride(step).sample(batch["mask"])
         labelled = pairs(labels[:, : features.shape[-2], : features.shape[-1]], radius)
         background, objects, different = affinity_losses(feature_affinity(features, radius), labelled)
         loss = background / 4 + objects / 4 + different / 2
@@ -121,7 +102,7 @@ class PSA(lightning.LightningModule):
         The background walks along as a score of its own. What is returned is each map's share of the two, so that a
         map wins from 0.5 on.
         """
-        images = look(self.backbone, photo, self.settings.walk_side).to(self.device)
+        images = network_image(self.backbone, photo, self.settings.walk_side).to(self.device)
         features = run_network(self.features, images)[0].cpu().numpy()
         s = self.settings
         alpha = alpha_at(thresholds.middle) if s.background_alpha == "auto" else s.background_alpha
@@ -172,9 +153,9 @@ class _FeatureAffinity(torch.autograd.Function):
 class FeatureHead(nn.Module):
     """Three stages to 64, 128 and 256 channels at the finest grid among them, joined to 448 (published layers)."""
 
-    def __init__(self, widths: list[int], corners: bool) -> None:
+    def __init__(self, widths: list[int], grid: Grid) -> None:
         super().__init__()
-        self.corners = corners
+        self.grid = grid
         outputs = (64, 128, 256)[-len(widths) :]
         self.stages = nn.ModuleList(
             nn.Conv2d(w, o, kernel_size=1, bias=False) for w, o in zip(widths, outputs, strict=True)
@@ -185,7 +166,4 @@ class FeatureHead(nn.Module):
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         units = [F.elu(stage(f)) for stage, f in zip(self.stages, features, strict=True)]
-        return F.elu(self.joint(torch.cat([resize_maps(u, units[0].shape[-2:], self.corners) for u in units], dim=1)))
-
-
-REFINEMENT = PSA
+        return F.elu(self.joint(torch.cat([self.grid.resize(u, units[0].shape[-2:]) for u in units], dim=1)))

@@ -1,0 +1,81 @@
+"""The table of refinements: what sharpens the scores of a photograph, one file each.
+
+A file of this folder declares `REFINEMENT`: a `Refinement`, which is a function of a photograph and its scores, or a
+`LearntRefinement`, a network that learns from class maps first. The chain `masks.refine`, its settings, the help of the
+command line, the list in README and the tests over all of them derive from this table. The files import nothing that
+computes until they are called, so that names, help and bad input are answered without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tagseg.errors import nearest
+from tagseg.masks.refinements.learnt import LearntRefinement
+
+NONE = "none"  # the chain that refines nothing
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A refinement that needs a photograph and its scores only.
+
+    name: as the chain `masks.refine` has it.
+    about: what it does, in half a sentence.
+    source: the paper.
+    refine: `(photo (H, W, 3) uint8, scores (K + 1, H, W), settings) -> scores` of the same shape, not negative. One core
+        does it, where it is not a GPU, so that photographs may go side by side.
+    settings: the type of the setting `masks.NAME`, as pydantic takes it; None if it has none.
+    default: the value of that setting.
+    from_labels: takes hard labels, `(photo, labels (H, W) of 0..n-1 with 255 for unknown, n, settings) -> scores
+        (n, H, W)`, where they are not simply scores of 0 and 1.
+    """
+
+    name: str
+    about: str
+    source: str
+    refine: Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
+    settings: Any = None
+    default: Any = None
+    from_labels: Callable[[np.ndarray, np.ndarray, int, Any], np.ndarray] | None = None
+
+
+@cache
+def refinements() -> dict[str, Refinement | LearntRefinement]:
+    """Returns all refinements by name: those that learn, which come first in a chain, then the others."""
+    files = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
+    found = [file.REFINEMENT for file in files if hasattr(file, "REFINEMENT")]
+    return {r.name: r for r in sorted(found, key=lambda r: (isinstance(r, Refinement), r.name))}
+
+
+def learnt_names() -> list[str]:
+    """Returns the names of the refinements that learn from class maps."""
+    return [name for name, found in refinements().items() if isinstance(found, LearntRefinement)]
+
+
+def steps_of(chain: str) -> tuple[str, ...]:
+    """Returns the names of a chain such as `"irn+crf"`, none for `"none"`."""
+    return () if chain == NONE else tuple(chain.split("+"))
+
+
+def check_chain(chain: str) -> str:
+    """Returns the chain as it is.
+
+    Raises:
+        ValueError: it names what does not exist, or a refinement that learns anywhere but first.
+    """
+    known = refinements()
+    for number, name in enumerate(steps_of(chain)):
+        if name not in known:
+            hint = nearest(name, list(known)) or "."
+            raise ValueError(f"there is no refinement '{name}'{hint} Known: {NONE}, {', '.join(known)}")
+        if number > 0 and isinstance(known[name], LearntRefinement):
+            raise ValueError(f"'{name}' must come first in a chain, for it works on class maps")
+    return chain

@@ -1,0 +1,50 @@
+"""What refinements that learn declare, and the settings that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from tagseg.settings import ScaleRange, Settings, SidePixels
+
+
+class LearntSettings(Settings):
+    """Settings that PSA and IRN share. Thresholds are map values; "auto" lays them around the score that cuts the maps
+    (see `tagseg.pipeline.stages.affinity`), because maps of different networks do not compare."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    side: SidePixels = 257  # of the square training window, pixels
+    scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
+    optimiser: Literal["adamw", "sgd"]
+    learning_rate: PositiveFloat
+    head_factor: PositiveFloat = 10.0
+    weight_decay: float = Field(ge=0)
+    walk_side: SidePixels = 385  # long side at which photographs are seen for the walk; larger ones are brought down
+    beta: PositiveFloat
+    low: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"  # what is below is background
+    high: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"  # what is above is the object
+    log_steps: int = Field(default=8, ge=0, le=16)  # the walk has 2 ** log_steps steps
+
+
+@dataclass(frozen=True)
+class LearntRefinement:
+    """A refinement whose network learns from class maps first, and along which they then walk.
+
+    name: as the chain `masks.refine` has it; it stands first there.
+    about: what it does, in half a sentence.
+    source: the paper.
+    settings: the class of the setting `masks.NAME`.
+    default: the value of that setting.
+    load: returns the class of its network (see `tagseg.methods.refinements.base.AffinityNetwork`).
+    """
+
+    name: str
+    about: str
+    source: str
+    settings: type[LearntSettings]
+    default: LearntSettings
+    load: Callable[[], Any]

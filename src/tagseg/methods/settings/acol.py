@@ -1,0 +1,18 @@
+"""Settings of ACoL (see `tagseg.methods.acol`)."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from tagseg.methods.settings.cam import CAMSettings
+
+
+class ACoLSettings(CAMSettings):
+    """As for CAM; erasing as published."""
+
+    batch_size: PositiveInt = 8
+    convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier
+    erase_threshold: float = Field(default=0.6, ge=0, le=1)  # of the first classifier's normalised map
+
+
+METHODS = {"acol": ACoLSettings}

@@ -1,0 +1,26 @@
+"""Settings of CAM (see `tagseg.methods.cam`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from tagseg.settings import ScaleRange, SidePixels, TrainSettings
+
+
+class CAMSettings(TrainSettings):
+    """The paper fine-tunes an ImageNet classifier; these values suit a few hundred to a few thousand photographs."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 16
+    side: SidePixels = 257  # of the square training window, pixels
+    scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
+    output_stride: int | None = 16
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat = 1e-4
+    head_factor: PositiveFloat = 10.0
+    weight_decay: NonNegativeFloat = 0.01
+
+
+METHODS = {"cam": CAMSettings}

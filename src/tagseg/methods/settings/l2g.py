@@ -1,0 +1,54 @@
+"""Settings of L2G (see `tagseg.methods.l2g`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from tagseg.settings import ScaleRange, SidePixels, TrainSettings
+
+
+class LocalSettings(TrainSettings):
+    """Of the local network alone. Views, losses and thresholds are as published; the schedule suits a few hundred to a
+    few thousand photographs. `voc/l2g` and `coco/l2g` hold the published one."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 4  # a global network learns slowly: it takes steps rather than photographs
+    side: SidePixels = 321  # of the global view, pixels
+    scales: ScaleRange = (8 / 7, 8 / 7)  # short side of the photograph over `side`: 512 of 448
+    views: PositiveInt = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
+    view_side: SidePixels | None = None  # of a local view, pixels; None: 5/7 of `side`, 320 of 448
+    placement: Literal["random", "uniform", "corners"] = (
+        "random"  # of local views; "uniform": a grid; "corners": the corners first
+    )
+    mirror: bool = True
+    colour_jitter: bool = False
+    saliency: bool = False  # shape transfer
+    attention_threshold: float = Field(default=0.1, ge=0, lt=1)  # of B in shape transfer
+    transfer_weight: PositiveFloat = 10.0  # lambda
+    pixel_correlation: bool = False  # PCM; the code has it, the paper's text does not
+    compat: Literal["paper", "official"] = "paper"
+    output_stride: int | None = 16
+    optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
+    learning_rate: PositiveFloat = 1e-4
+    head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate
+    weight_decay: NonNegativeFloat = 0.01
+    drop_at: float = Field(default=0.5, gt=0, le=1)  # share of the steps after which "sgd-steps" falls to a tenth
+    slow_steps: NonNegativeInt = 0  # first steps of "sgd-poly", at a hundredth of the rate
+
+    @property
+    def learns_saliency(self) -> bool:
+        return self.saliency
+
+
+class L2GSettings(LocalSettings):
+    """The same, and of the global network."""
+
+    global_factor: PositiveFloat = 4.0  # of AdamW: how much faster it learns
+    background: bool = False  # without saliency: a background channel that learns what no class claims
+    shared_backbone: bool = False  # with the local network
+    global_classification: bool = False  # for the ablation: it learns the tags too
+
+
+METHODS = {"l2g": L2GSettings, "l2g-local": LocalSettings}

@@ -1,0 +1,85 @@
+"""Settings of OAA and its heirs (see `tagseg.methods.oaa`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt
+
+from tagseg.methods.settings.cam import CAMSettings
+from tagseg.settings import ScaleRange, SidePixels
+
+
+class NetworkSettings(CAMSettings):
+    """The network and its training. `voc/oaa` holds the published ones: VGG-16, three convolutions, SGD by steps.
+
+    Photographs are shown whole, as published: of a crop, what is strongest need not be the object.
+    """
+
+    side: SidePixels = 321
+    scales: ScaleRange = (1.0, 1.0)
+    convolutions: NonNegativeInt = 0  # extra ones, 3x3 and 512 wide, before the class convolution
+    freeze_early: bool = True  # keep pretrained layers before stride 4 as they are
+    optimiser: Literal["adamw", "sgd", "sgd-steps"] = "adamw"  # type: ignore[assignment]
+
+
+class IntegralSettings(NetworkSettings):
+    """Of integral attention learning."""
+
+    loss: Literal["hybrid", "enhancement", "cross-entropy"] = "hybrid"  # the others are for the ablation
+    threshold: float = Field(default=0.0, ge=0, lt=1)  # a cell whose cumulative value exceeds it is in N+, else in N-
+    compat: Literal["paper", "official"] = "paper"  # see `hybrid_loss`
+
+
+class AccumulationSettings(NetworkSettings):
+    """As for CAM; of accumulation as published."""
+
+    fusion: Literal["max", "average"] = "max"
+    accumulate_from: NonNegativeInt = 1  # the first epoch, counted from 0, whose maps are kept
+    drop: Literal["none", "image", "features"] = "none"
+    drop_rate: float = Field(default=0.5, ge=0, le=1)  # beta: how often a view loses what was found before
+    drop_threshold: float = Field(default=0.6, ge=0, le=1)  # delta: the cumulative value that counts as found
+
+
+class OAALocalisationSettings(AccumulationSettings):
+    """Of the two branches; see `IntegralSettings` for the last two."""
+
+    threshold: float = Field(default=0.0, ge=0, lt=1)
+    compat: Literal["paper", "official"] = "paper"
+
+
+class OAASettings(AccumulationSettings):
+    """OAA, and what comes after it, if anything does."""
+
+    integral: IntegralSettings | None = None
+
+    @property
+    def successor(self) -> IntegralSettings | None:
+        return self.integral
+
+
+class OAAPlusPlusSettings(OAASettings):
+    """OAA with the attention drop layer."""
+
+    drop: Literal["none", "image", "features"] = "image"
+
+
+class OAAPlusSettings(OAASettings):
+    """OAA with integral attention learning."""
+
+    integral: IntegralSettings | None = IntegralSettings()
+
+
+class OAAPlusPlusPlusSettings(OAAPlusPlusSettings):
+    """Both."""
+
+    integral: IntegralSettings | None = IntegralSettings()
+
+
+METHODS = {
+    "oaa": OAASettings,
+    "oaa++": OAAPlusPlusSettings,
+    "oaa+": OAAPlusSettings,
+    "oaa+++": OAAPlusPlusPlusSettings,
+    "oaa-localisation": OAALocalisationSettings,
+}

@@ -1,0 +1,34 @@
+"""Settings that classifiers with gated pyramid pooling share (see `tagseg.methods.pyramid`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from tagseg.methods.settings.cam import CAMSettings
+
+Compat = Literal["paper", "official"]
+
+
+class PyramidSettings(CAMSettings):
+    """Of a classifier with gated pyramid pooling that learns more after a warm-up; thresholds as published, and a
+    schedule for a few hundred to a few thousand photographs, with a longer warm-up, for in few steps classes are hardly
+    learnt. `voc/aeft` and `voc/ktse` hold the published one."""
+
+    batch_size: PositiveInt = 8
+    warmup: float = Field(default=0.6, ge=0, le=1)  # share of the epochs in which only the tags are learnt
+    warmup_batch_size: PositiveInt | None = None  # photographs a step during these; None: as many as later
+    width: PositiveInt = 256  # channels between features and class maps
+    dropout: float | None = Field(default=None, ge=0, lt=1)  # of the backbone's dropout layers; None: as they are
+    erase_threshold: float = Field(default=0.6, ge=0, le=1)  # a class map's value from which a pixel is erased
+    compat: Compat = "paper"
+
+    @property
+    def warmup_epochs(self) -> int:
+        """How many epochs teach only the tags."""
+        return round(self.warmup * self.epochs)
+
+    def batch_size_at(self, epoch: int) -> int:
+        first = self.warmup_batch_size or self.batch_size
+        return first if epoch < self.warmup_epochs else self.batch_size

@@ -1,0 +1,29 @@
+"""Settings that single-stage methods share (see `tagseg.methods.single_stage`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from tagseg.settings import ScaleRange, SidePixels, TrainSettings
+
+
+class SingleStageSettings(TrainSettings):
+    """Of a transformer that learns to segment while it learns from tags; a schedule for a few hundred to a few thousand
+    photographs."""
+
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 4
+    side: SidePixels = 224
+    scales: ScaleRange = (0.6, 1.6)  # long side of the photograph over `side`
+    map_scales: tuple[PositiveFloat, ...] = Field(default=(1.0, 0.5, 1.5), min_length=1)  # of the maps that teach
+    high: float = Field(default=0.7, ge=0, le=1)  # background scores: above the higher one a pixel is an object,
+    low: float = Field(default=0.25, ge=0, le=1)  # below the lower one it is background
+    segmentation_weight: NonNegativeFloat = 0.1
+    classes_first: float = Field(default=0.1, ge=0, le=1)  # share of the steps in which nothing is segmented
+    compat: Literal["paper", "official"] = "paper"
+    learning_rate: PositiveFloat = 6e-5
+    head_factor: PositiveFloat = 10.0
+    weight_decay: NonNegativeFloat = 0.01
+    rise: float = Field(default=0.075, ge=0, lt=1)  # share of the steps in which the rate rises

@@ -1,0 +1,20 @@
+"""Settings of SS-EPA (see `tagseg.methods.ss_epa`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat
+
+from tagseg.methods.settings.toco import ToCoSettings
+
+
+class SSEPASettings(ToCoSettings):
+    """As for ToCo."""
+
+    # what maps are spread along: nothing, the plain mean of all blocks, the weighted one, or that of the paper's letter
+    affinity: Literal["none", "mean", "enhanced", "literal"] = "enhanced"
+    fusion_weight: NonNegativeFloat = 1.0  # of the loss by which the weights of blocks are learnt ("enhanced")
+
+
+METHODS = {"ss-epa": SSEPASettings}

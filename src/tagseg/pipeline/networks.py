@@ -1,0 +1,45 @@
+"""The networks of a run, tried before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tagseg.errors import BadInput
+from tagseg.masks.refinements import LearntRefinement, refinements
+from tagseg.methods.table import load_method
+from tagseg.networks.backbone import Backbone, stand_in
+from tagseg.pipeline.segmenting import segmentation_backbone, segments_itself
+from tagseg.pipeline.settings import FitSettings
+from tagseg.pipeline.training import check_processes
+
+
+def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
+    """Refuses a backbone, weights or a stride that do not exist or do not fit.
+
+    Returns:
+        how many megabytes the two networks will take, with the optimiser's state, twice while it is replaced.
+
+    Raises:
+        BadInput: what does not fit, and how to mend it.
+    """
+    s = settings
+    method: Any = load_method(s.method)
+    classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
+    if not segments_itself(s):
+        _check_segmentation(s)
+    batches = [part.batch_size for part in (s.train, s.train.successor, s.segment) if part is not None]
+    check_processes(s.processes, *batches, s.train.batch_size_at(0))
+    learnt = refinements().get(str(s.masks.learnt))
+    if isinstance(learnt, LearntRefinement):
+        learnt.load()(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()
+    return 8 * sum(p.numel() * p.element_size() for p in classifier.parameters()) / 1e6
+
+
+def _check_segmentation(settings: FitSettings) -> None:
+    name, weights = segmentation_backbone(settings)
+    if settings.segment.start == "attention" and (settings.segment.backbone or settings.backbone) != settings.backbone:
+        raise BadInput(
+            f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
+        )
+    Backbone(name, stand_in(name, weights), settings.segment.output_stride)

@@ -1,0 +1,152 @@
+"""What the stages of a run leave behind as numbers: typed records, written into each stage's `stage.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tagseg.evaluation.coverage import CoverageTable
+from tagseg.evaluation.iou import ScoreTable
+
+
+class Record(BaseModel):
+    """The base of all records: typed, frozen, and JSON on the disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def present(self) -> dict[str, Any]:
+        """Returns the record as plain values for JSON, without the parts that were not measured."""
+        parts = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {name: _plain(part) for name, part in parts if part is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.present()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+class EpochRecord(Record):
+    """One epoch of training: the mean loss, its seconds, and the share of them spent waiting for data."""
+
+    loss: float
+    seconds: float
+    waiting: float
+
+
+class SaliencyRecord(Record):
+    """How many saliency maps the run made itself."""
+
+    made: int
+
+
+class TrainingRecord(Record):
+    """The epochs of a network's training; none where nothing was trained."""
+
+    epochs: list[EpochRecord]
+
+
+class MineRecord(Record):
+    """How many bytes the class maps take."""
+
+    bytes: int
+
+
+class AffinityRecord(TrainingRecord):
+    """The map values between which nothing was sure, and the epochs of the affinity network."""
+
+    thresholds: dict[str, float]
+
+
+class MasksRecord(Record):
+    """The background score that cuts class maps, and that which cut the pseudo-masks, in 0..1."""
+
+    background: float
+    background_of_masks: float
+
+
+class Oracle(Record):
+    """The background score that masks would have chosen, in 0..1, and its mIoU in percent."""
+
+    background: float
+    miou: float
+
+
+class Curve(Record):
+    """The mIoU, in percent, at background scores from 0 to 1."""
+
+    background: list[float]
+    miou: list[float | None]
+
+
+class RoundCoverage(CoverageTable):
+    """Recall and noise of cumulative maps after `round` rounds."""
+
+    round: int
+
+
+class TrainMetrics(Record):
+    """What the masks of the training photographs say of seeds and pseudo-masks.
+
+    photographs: how many have a mask.
+    background: the score that cut the seeds, chosen without masks, in 0..1.
+    seeds: of the class maps cut there, the tags given.
+    oracle: the score that masks would have chosen.
+    coverage: of class maps cut at half their maximum.
+    curve: of seeds, over the background score.
+    pseudo_masks: of the pseudo-masks.
+    accumulated: of cumulative maps, after every round, where the method makes some.
+    """
+
+    photographs: int
+    background: float
+    seeds: ScoreTable
+    oracle: Oracle
+    coverage: CoverageTable
+    curve: Curve
+    pseudo_masks: ScoreTable
+    accumulated: list[RoundCoverage] | None = None
+
+
+class ValMetrics(Record):
+    """What is known of the evaluation photographs; all but the first needs masks.
+
+    tags_map: the mean average precision of the tags that the classifier finds, percent.
+    photographs: how many have a mask.
+    attention: of class maps of the tags that the classifier finds.
+    attention_with_tags: of class maps of the true tags.
+    segmentation: of the segmentation network.
+    """
+
+    tags_map: float
+    photographs: int | None = None
+    attention: ScoreTable | None = None
+    attention_with_tags: ScoreTable | None = None
+    segmentation: ScoreTable | None = None
+
+
+class Metrics(Record):
+    """Everything that was measured; a split without masks or without photographs is None."""
+
+    train: TrainMetrics | None = None
+    val: ValMetrics | None = None
+
+    def score_tables(self) -> dict[str, ScoreTable]:
+        """Returns the four tables that a summary shows, those that were measured, by name."""
+        train, val = self.train, self.val
+        tables = {
+            "seeds": train.seeds if train else None,
+            "pseudo-masks": train.pseudo_masks if train else None,
+            "attention": val.attention if val else None,
+            "segmentation": val.segmentation if val else None,
+        }
+        return {name: table for name, table in tables.items() if table is not None}
+
+
+class ReportRecord(Record):
+    """What the report shows."""
+
+    metrics: Metrics

@@ -1,0 +1,140 @@
+"""A run as a value: what goes in, and what its finished stages left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from tagseg.data.accumulator import Accumulator
+from tagseg.data.dataset import Dataset, MaskFolder, Sample
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import FileFacts
+from tagseg.methods.base import Method
+from tagseg.methods.saved import load_saved
+from tagseg.methods.table import load_method
+from tagseg.pipeline.mining import Miner
+from tagseg.pipeline.records import Record
+from tagseg.pipeline.run_folder import AFTER, Finished, RunFolder
+from tagseg.pipeline.saliency import from_folder, with_saliency
+from tagseg.pipeline.settings import FitSettings
+from tagseg.progress import Reporter
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of `fit`.
+
+    data: the photographs and their tags.
+    facts: what is known of their files.
+    settings: everything that decides what is computed.
+    folder: where everything lies.
+    reporter: shows a person how far it is.
+    finished: what every stage that is done has left, by its name.
+    """
+
+    data: Dataset
+    facts: FileFacts
+    settings: FitSettings
+    folder: RunFolder
+    reporter: Reporter
+    finished: Mapping[str, Finished[Any]] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self.folder.path
+
+    @property
+    def method(self) -> type[Method]:
+        """The class of the run's method."""
+        return load_method(self.settings.method)
+
+    @property
+    def uses_saliency(self) -> bool:
+        """Whether anything in the run needs saliency maps of the training photographs."""
+        return self.settings.masks.saliency or self.settings.train.learns_saliency
+
+    @property
+    def training(self) -> tuple[Sample, ...]:
+        """The training photographs; where the run uses saliency, each with the path of its saliency map.
+
+        Raises:
+            BadInput: the folder of saliency maps that the settings name lacks one.
+        """
+        if not self.uses_saliency:
+            return self.data.train
+        source = self.settings.data.saliency
+        return with_saliency(from_folder(self.data, source).train, source, self.path / "saliency")
+
+    def keys(self, *names: str) -> dict[str, str]:
+        """Returns the keys of the stages of these names that the run has, as inputs of a stage that depends on them."""
+        return {AFTER + name: self.finished[name].key for name in names if name in self.finished}
+
+    def result(self, stage: Stage[R]) -> Finished[R]:
+        """Returns what a stage left that is done."""
+        return self.finished[stage.name]
+
+    def classifier(self) -> Method:
+        """Returns the network whose class maps count: the second one, where the method has one."""
+        return load_saved(self.path / ("integral" if "integral" in self.finished else "train"))
+
+    def miner(self) -> Miner:
+        """Returns what turns photographs into class maps by the run's classifier and settings."""
+        return Miner(self.classifier(), self.settings.mine)
+
+    def accumulated(self) -> Accumulator | None:
+        """Returns the cumulative maps of the training photographs; None where the method makes none."""
+        if not self.method.accumulates:
+            return None
+        return self.accumulated_by(load_saved(self.path / "train"))
+
+    def accumulated_by(self, network: Method) -> Accumulator:
+        """Returns the cumulative maps that a network of the run's method made, or is to make."""
+        sizes = [self.facts[sample.name].size for sample in self.data.train]
+        return network.accumulator(self.path / "train" / "accumulated", self.data.train, sizes)
+
+    def class_maps(self) -> MapStore:
+        """Returns the class maps of the training photographs."""
+        return MapStore(self.path / "mine")
+
+    def walked_maps(self) -> MapStore | None:
+        """Returns the class maps after the walk of a refinement that learnt; None where none did."""
+        return MapStore(self.path / "affinity" / "maps") if "affinity" in self.finished else None
+
+    def pseudo_masks(self) -> MaskFolder:
+        """Returns where the pseudo-masks of the training photographs lie."""
+        return MaskFolder(self.path / "masks")
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One stage of `fit`.
+
+    name: of the stage, and of its folder.
+    record: the class of what it leaves as numbers.
+    inputs: what its result depends on, as JSON; other inputs later mean that it is done again.
+    work: makes what is not yet in the stage's folder, and returns the record. Whatever it leaves must not depend on
+        whether it was interrupted.
+    wanted: whether a run has this stage at all.
+    outputs: files that it leaves in the run's folder itself.
+    """
+
+    name: str
+    record: type[R]
+    inputs: Callable[[Run], dict[str, Any]]
+    work: Callable[[Run, Path], R]
+    wanted: Callable[[Run], bool] = lambda run: True  # noqa: ARG005
+    outputs: tuple[str, ...] = ()
+
+    def done(self, run: Run) -> Run:
+        """Returns the run with this stage finished, now or before; a run that does not want it stays as it is."""
+        if not self.wanted(run):
+            return run
+        inputs = self.inputs(run)
+        work: Callable[[Path], R] = lambda folder: self.work(run, folder)  # noqa: E731
+        result = run.folder.complete(self.name, inputs, self.record, work, self.outputs)
+        return replace(run, finished={**run.finished, self.name: result})

@@ -1,0 +1,148 @@
+"""Affinity: where the refinement begins with one that learns, confident labels, a network that learns from them, and
+class maps that have walked along what it learnt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tagseg.cores import cpu_count
+from tagseg.data.dataset import MaskFolder, Sample
+from tagseg.data.images import read_image, write_mask
+from tagseg.data.loading import prefetch
+from tagseg.data.map_store import MapStore, StoredMaps
+from tagseg.files import read_json, write_json
+from tagseg.masks.refinements import LearntRefinement, refinements
+from tagseg.masks.refinements.learnt import LearntSettings
+from tagseg.methods.refinements.base import AffinityNetwork, Thresholds
+from tagseg.networks.precision import default_device
+from tagseg.pipeline.masking import choose_background
+from tagseg.pipeline.mining import SHARD
+from tagseg.pipeline.records import AffinityRecord, EpochRecord
+from tagseg.pipeline.run import Run, Stage
+from tagseg.pipeline.training import Schedule, save_network, train
+
+NETWORK, EPOCHS, LABELS, MAPS = "affinity.safetensors", "epochs.json", "labels", "maps"
+
+
+def choose_thresholds(background: float, settings: LearntSettings) -> Thresholds:
+    """Returns the thresholds as set, or IRN's published 0.05 and 0.30 around 0.15, moved to the score that cuts these
+    maps."""
+    return Thresholds(
+        low=max(0.01, background - 0.10) if settings.low == "auto" else settings.low,
+        middle=background,
+        high=min(0.99, background + 0.15) if settings.high == "auto" else settings.high,
+    )
+
+
+def _refinement(run: Run) -> LearntRefinement:
+    found = refinements()[str(run.settings.masks.learnt)]
+    assert isinstance(found, LearntRefinement)
+    return found
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    masks, name = run.settings.masks, _refinement(run).name
+    return {
+        **run.keys("mine"),
+        "refinement": name,
+        "background": masks.background,
+        "settings": masks.of(name).model_dump(mode="json"),
+    }
+
+
+def _work(run: Run, folder: Path) -> AffinityRecord:
+    masks = run.settings.masks
+    refinement = _refinement(run)
+    background = choose_background(run.class_maps(), run.training, masks)
+    thresholds = choose_thresholds(background, masks.of(refinement.name))
+    work = _Affinity(run, folder, refinement.load(), masks.of(refinement.name), thresholds)
+    tagged = tuple(sample for sample in run.training if sample.tags)
+    work.label(tagged)
+    network, epochs = work.train(tagged)
+    work.walk(network, run.training)
+    return AffinityRecord(thresholds={k: round(v, 4) for k, v in asdict(thresholds).items()}, epochs=epochs)
+
+
+@dataclass(frozen=True)
+class _Affinity:
+    """The three pieces of work, each of which goes on where it was interrupted.
+
+    kind: the class of the network.
+    settings: of the refinement.
+    thresholds: between which map values nothing is sure.
+    """
+
+    run: Run
+    folder: Path
+    kind: type[AffinityNetwork]
+    settings: Any
+    thresholds: Thresholds
+
+    @property
+    def labels(self) -> MaskFolder:
+        """Where the confident labels lie."""
+        return MaskFolder(self.folder / LABELS)
+
+    def label(self, samples: tuple[Sample, ...]) -> None:
+        """Writes the confident labels of every photograph that has none yet."""
+        store, reporter = self.run.class_maps(), self.run.reporter
+        missing = [s for s in samples if not self.labels(s).exists()]
+
+        def work(sample: Sample) -> None:
+            photo = read_image(sample.image)
+            maps = store.read(sample.name).at(photo.shape[:2])
+            write_mask(self.labels(sample), self.kind.label(photo, maps, sample.tags, self.thresholds, threads=1))
+
+        with reporter.bar("labels", len(samples), "photographs") as advance:
+            for done, _ in enumerate(prefetch(work, missing, threads=cpu_count()), len(samples) - len(missing) + 1):
+                advance(done, "")
+
+    def train(self, samples: tuple[Sample, ...]) -> tuple[AffinityNetwork, list[EpochRecord]]:
+        """Returns the trained network, and the record of its epochs."""
+        s, reporter = self.run.settings, self.run.reporter
+        schedule = Schedule(self.settings.epochs, self.settings.batch_size, s.seed)
+        torch.manual_seed(s.seed + 2)  # other random numbers than those of the classifier
+        network = self.kind(s.backbone, s.weights, self.settings, schedule.steps(len(samples)))
+        path = self.folder / NETWORK
+        if path.exists() and (self.folder / EPOCHS).exists():
+            network.load_state_dict(load_file(path))
+            return network, [EpochRecord(**epoch) for epoch in read_json(self.folder / EPOCHS)]
+        views = network.label_views(samples, s.seed + 2, self.labels)
+        epochs = train(network, views, schedule, self.folder, "affinity", reporter)
+        write_json(self.folder / EPOCHS, [epoch.present() for epoch in epochs])
+        save_network(network, path)
+        return network, epochs
+
+    def walk(self, network: AffinityNetwork, samples: tuple[Sample, ...]) -> None:
+        """Stores the maps that have walked, of every photograph of which there are none yet."""
+        network.eval().to(default_device(), memory_format=torch.channels_last)
+        before, walked = self.run.class_maps(), MapStore(self.folder / MAPS)
+        grid = network.backbone.grid.with_stride(self.kind.stride)
+        missing = [s for s in samples if s.name not in walked]
+        entries: dict[str, StoredMaps] = {}
+        with self.run.reporter.bar("walk", len(samples), "photographs") as advance:
+            for sample, photo in prefetch(lambda s: (s, read_image(s.image)), missing):
+                stored = before.read(sample.name)
+                if stored.classes:
+                    maps = network.walk(photo, stored.at(photo.shape[:2]), self.thresholds)
+                    stored = StoredMaps(stored.classes, maps, stored.tag_probabilities, grid)
+                entries[sample.name] = stored
+                if len(entries) == SHARD:
+                    walked.write(entries)
+                    entries = {}
+                advance(len(walked) + len(entries), "")
+            walked.write(entries)
+
+
+STAGE = Stage(
+    name="affinity",
+    record=AffinityRecord,
+    inputs=_inputs,
+    work=_work,
+    wanted=lambda run: run.settings.masks.learnt is not None,
+)

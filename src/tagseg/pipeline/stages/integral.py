@@ -1,0 +1,43 @@
+"""Integral attention: where the method has one, a second network learns the cumulative maps of the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagseg.methods.saved import save_classifier
+from tagseg.pipeline.records import TrainingRecord
+from tagseg.pipeline.run import Run, Stage
+from tagseg.pipeline.training import Schedule, train
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    own = run.settings.train.successor
+    assert own is not None
+    return {**run.keys("train"), "settings": own.model_dump(mode="json")}
+
+
+def _work(run: Run, folder: Path) -> TrainingRecord:
+    s, own, kind = run.settings, run.settings.train.successor, run.method.successor
+    assert own is not None
+    assert kind is not None
+    schedule = Schedule(own.epochs, own.batch_size, s.seed)
+    torch.manual_seed(s.seed + 2)  # other random numbers than those of the first network
+    network: Any = kind
+    network = network(s.backbone, s.weights, run.data.classes, own, schedule.steps(len(run.training)))
+    network.accumulated = run.accumulated()
+    views = network.training_views(run.training, s.seed + 2)
+    epochs = train(network, views, schedule, folder, "integral", run.reporter, s.processes)
+    save_classifier(network, folder, method=s.method, role="successor")
+    return TrainingRecord(epochs=epochs)
+
+
+STAGE = Stage(
+    name="integral",
+    record=TrainingRecord,
+    inputs=_inputs,
+    work=_work,
+    wanted=lambda run: run.settings.train.successor is not None,
+)

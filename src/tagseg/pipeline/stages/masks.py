@@ -1,0 +1,36 @@
+"""Masks: a background score is chosen without masks, class maps are refined, and the strongest label of every pixel is
+the pseudo-mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tagseg.masks.refinements import LearntRefinement, learnt_names, refinements
+from tagseg.pipeline.masking import choose_background, make_masks
+from tagseg.pipeline.records import MasksRecord
+from tagseg.pipeline.run import Run, Stage
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    s = run.settings.masks
+    inputs = {**run.keys("mine", "affinity"), "settings": s.model_dump(mode="json", exclude=set(learnt_names()))}
+    return inputs | (run.keys("saliency") if s.saliency else {})
+
+
+def _work(run: Run, folder: Path) -> MasksRecord:
+    s, samples = run.settings.masks, run.training
+    store = run.class_maps()
+    background = of_masks = choose_background(store, samples, s)
+    walked = run.walked_maps()
+    if walked is not None:
+        store, learnt = walked, refinements()[str(s.learnt)]
+        assert isinstance(learnt, LearntRefinement)
+        decision = learnt.load().decision
+        of_masks = choose_background(store, samples, s) if decision is None else decision
+    with run.reporter.bar("masks", len(samples), "photographs") as advance:
+        make_masks(store, samples, of_masks, s, folder, advance)
+    return MasksRecord(background=round(background, 4), background_of_masks=round(of_masks, 4))
+
+
+STAGE = Stage(name="masks", record=MasksRecord, inputs=_inputs, work=_work)

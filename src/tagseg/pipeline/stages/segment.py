@@ -1,0 +1,56 @@
+"""Segmentation: the network that people take home, taught by the pseudo-masks, or the method's own as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagseg.networks.backbone import Backbone
+from tagseg.networks.weights import weights_digest
+from tagseg.pipeline.records import TrainingRecord
+from tagseg.pipeline.run import Run, Stage
+from tagseg.pipeline.segmenting import own_model, segmentation_backbone, segments_itself, teach
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    s = run.settings.segment
+    if segments_itself(run.settings):
+        return {**run.keys("train"), "source": "method"}
+    inputs: dict[str, Any] = {**run.keys("masks"), "settings": s.model_dump(mode="json")}
+    if s.weights:
+        inputs["weights"] = weights_digest(s.weights)
+    return inputs
+
+
+def _work(run: Run, folder: Path) -> TrainingRecord:
+    s = run.settings.segment
+    if segments_itself(run.settings):
+        own_model(run.classifier(), run.data.classes).save(folder)
+        return TrainingRecord(epochs=[])
+    torch.manual_seed(run.settings.seed + 1)
+    name, weights = segmentation_backbone(run.settings)
+    backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)
+    if s.start == "attention":
+        backbone.load_state_dict(run.classifier().backbone.state_dict())
+    pretrained = weights != "random"
+    backbone.freeze(early=pretrained, norms=pretrained)
+    model, epochs = teach(
+        backbone,
+        run.training,
+        run.pseudo_masks(),
+        run.data.classes,
+        s,
+        seed=run.settings.seed,
+        views_seed=run.settings.seed + 1,
+        folder=folder,
+        name="segment",
+        reporter=run.reporter,
+        processes=run.settings.processes,
+    )
+    model.save(folder)
+    return TrainingRecord(epochs=epochs)
+
+
+STAGE = Stage(name="segment", record=TrainingRecord, inputs=_inputs, work=_work)

@@ -1,0 +1,53 @@
+"""Training: a classifier learns from the tags, and with some methods class maps accumulate while it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagseg.methods.saved import save_classifier
+from tagseg.methods.table import method_digest
+from tagseg.networks.weights import weights_digest
+from tagseg.pipeline.records import TrainingRecord
+from tagseg.pipeline.run import Run, Stage
+from tagseg.pipeline.training import Schedule, train
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    s = run.settings
+    inputs: dict[str, Any] = {
+        "photographs": run.facts.digest(run.data.train),
+        "classes": list(run.data.classes),
+        "method": run.method.trained_as or s.method,
+        "backbone": s.backbone,
+        "weights": weights_digest(s.weights),
+        "seed": s.seed,
+        "settings": s.train.model_dump(mode="json", exclude={"integral"}),
+    }
+    program = method_digest(s.method)
+    if program is not None:  # a method of somebody's own, which they may rewrite
+        inputs["program"] = program
+    if s.train.learns_saliency:
+        inputs |= run.keys("saliency")
+    return inputs
+
+
+def _work(run: Run, folder: Path) -> TrainingRecord:
+    s, samples = run.settings, run.training
+    schedule = Schedule(s.train.epochs, s.train.batch_size, s.seed, s.train.batch_size_at)
+    torch.manual_seed(s.seed)
+    network: Any = run.method
+    network = network(s.backbone, s.weights, run.data.classes, s.train, schedule.steps(len(samples)))
+    if network.accumulates:
+        network.accumulated = run.accumulated_by(network)
+    views = network.training_views(samples, s.seed)
+    epochs = train(network, views, schedule, folder, "train", run.reporter, s.processes)
+    save_classifier(network, folder, method=s.method, role="first")
+    if network.accumulates:
+        network.accumulated.close()
+    return TrainingRecord(epochs=epochs)
+
+
+STAGE = Stage(name="train", record=TrainingRecord, inputs=_inputs, work=_work)

@@ -1,0 +1,35 @@
+"""Cross-entropies with masks that are partly unknown."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from tagseg.labels import IGNORE
+
+
+def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over labelled pixels; zero, with zero gradient, when there is none.
+
+    Args:
+        logits: `(B, C + 1, h, w)`; masks: `(B, h, w)` int64, 255 = ignore.
+    """
+    total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="sum")
+    return total / (masks != IGNORE).sum().clamp(min=1)
+
+
+def halves_of_loss(
+    logits: torch.Tensor, masks: torch.Tensor, counted: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy over background pixels, and over the pixels of classes; zero for either where there are none.
+
+    Args:
+        logits: `(B, C + 1, h, w)`; masks: `(B, h, w)`, 255 = ignore.
+        counted: `(B,)` bool, the images whose pixels of classes count; None: all.
+    """
+    entropy = F.cross_entropy(logits.float(), masks.long(), ignore_index=IGNORE, reduction="none")
+    classes = (masks > 0) & (masks != IGNORE)
+    if counted is not None:
+        classes = classes & counted[:, None, None]
+    background, objects = ((entropy * m).sum() / m.sum().clamp(min=1) for m in (masks == 0, classes))
+    return background, objects

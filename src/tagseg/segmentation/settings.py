@@ -1,0 +1,32 @@
+"""Settings of the segmentation network and of its training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from tagseg.settings import ScaleRange, Settings, SidePixels
+
+HeadName = Literal["aspp", "largefov", "tokens"]
+
+
+class SegmentSettings(Settings):
+    """Settings of the segmentation network and its training; the recipes hold the published ones."""
+
+    # "masks": trained on the pseudo-masks; "method": the method's own, where it learns to segment while it learns from
+    # tags (ToCo and its heirs), and what follows does not matter; "auto": the method's own if it has one
+    source: Literal["auto", "masks", "method"] = "auto"
+    backbone: str | None = None  # None: that of the classifier
+    weights: str | None = None  # None: those the classifier began with, or "pretrained" for another backbone
+    head: HeadName = "aspp"
+    start: Literal["attention", "weights"] = "attention"  # backbone from the tag-trained network, or as it came
+    output_stride: int | None = 16
+    epochs: PositiveInt = 16
+    batch_size: PositiveInt = 16
+    side: SidePixels = 321  # of the square training window; photographs are predicted at this long side times 1.25
+    scales: ScaleRange = (0.8, 1.6)
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat = 1e-4
+    head_factor: PositiveFloat = 10.0
+    weight_decay: NonNegativeFloat = 0.01
