@@ -21,6 +21,11 @@ TINY: dict[str, Any] = {
 }
 
 
+def names(count: int) -> tuple[str, ...]:
+    """So many class names."""
+    return tuple(f"class {number}" for number in range(count))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     torch.manual_seed(0)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 import tagseg
+from tagseg.commands import demo as module
 from tagseg.data import synthetic
-from tagseg.pipeline import demo as module
 
 
 @pytest.fixture

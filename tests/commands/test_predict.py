@@ -52,18 +52,18 @@ def test_evaluation_counts_and_writes(tmp_path: Path):
     mask(tmp_path / "truth/a.png", [0, 1, 1, 255], (1, 4))
     mask(tmp_path / "truth/b.png", [0], (1, 4))
     result = tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=["cat"], out=tmp_path / "e.json")
-    assert result["classes"]["cat"] == {"iou": 50.0, "precision": 100.0, "recall": 50.0}
-    assert result["classes"]["background"]["iou"] == 50.0
-    assert (result["masks"], result["truths_without_prediction"]) == (1, 1)
-    assert json.loads((tmp_path / "e.json").read_text()) == result
+    assert result.classes["cat"].model_dump() == {"iou": 50.0, "precision": 100.0, "recall": 50.0}
+    assert result.classes["background"].iou == 50.0
+    assert (result.masks, result.truths_without_prediction) == (1, 1)
+    assert json.loads((tmp_path / "e.json").read_text()) == result.model_dump()
 
 
 def test_evaluation_without_class_names_takes_numbers(tmp_path: Path):
     mask(tmp_path / "pred/a.png", [0, 3])
     mask(tmp_path / "truth/a.png", [0, 3])
     result = tagseg.evaluate(tmp_path / "pred", tmp_path / "truth")
-    assert result["miou"] == 100
-    assert list(result["classes"]) == ["background", "class 1", "class 2", "class 3"]
+    assert result.miou == 100
+    assert list(result.classes) == ["background", "class 1", "class 2", "class 3"]
 
 
 @pytest.mark.parametrize(

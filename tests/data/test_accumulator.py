@@ -7,6 +7,7 @@ import pytest
 from tagseg.data.accumulator import Accumulator, synchronised
 from tagseg.data.geometry import Window
 from tagseg.errors import BadInput
+from tagseg.grid import Grid
 
 CLASSES, GRIDS = [(0, 2), (), (1,)], [(4, 5), (4, 4), (3, 6)]
 
@@ -16,7 +17,7 @@ def whole(grid: tuple[int, int]) -> Window:
 
 
 def opened(folder: Path, fusion: str = "max") -> Accumulator:
-    return Accumulator(folder, CLASSES, GRIDS, corners=False, fusion=fusion)  # type: ignore[arg-type]
+    return Accumulator(folder, CLASSES, GRIDS, Grid(16, corners=False), fusion=fusion)  # type: ignore[arg-type]
 
 
 def test_maximum_never_decreases(tmp_path: Path):
@@ -110,7 +111,7 @@ def test_one_byte_a_cell_and_another_process_opens_its_own(tmp_path: Path):
     assert opened(tmp_path, "average").bytes == 4 * (2 * 20 + 18)
     accumulated.begin()
     copy = pickle.loads(pickle.dumps(accumulated))
-    assert copy.grids == accumulated.grids
+    assert copy.cells == accumulated.cells
     assert copy._working is None
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tagseg.files import read_json, write_aside, write_json
 from tagseg.errors import BadInput, explain_full_disk
+from tagseg.files import read_json, write_aside, write_json
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path):

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_known_files_are_not_opened_again(tmp_path: Path):
     data = read_dataset(folder(tmp_path, GOOD))
     _, facts = inspect_files(data, FileFacts())
     (tmp_path / "images/b.jpg").write_bytes(b"broken since")
-    known = FileFacts({name: {**fact, "size": [1, 1]} for name, fact in facts.items()})
+    known = FileFacts({name: replace(fact, size=(1, 1)) for name, fact in facts.items()})
     checked, again = inspect_files(data, known)
-    assert [again[n]["size"] for n in "ac"] == [[1, 1], [1, 1]]
+    assert [again[n].size for n in "ac"] == [(1, 1), (1, 1)]
     assert [p.sample for p in checked.problems] == ["b"]

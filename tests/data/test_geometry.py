@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from tagseg.data.geometry import Window, look, paste
+from tagseg.data.geometry import Window, paste, view_of
 from tagseg.data.views import flip, random_crop, random_view, resize, whole
+from tagseg.grid import Grid
 
 CORNERS = [True, False]
 
@@ -23,10 +24,12 @@ def pattern(grid: tuple[int, int], size: tuple[int, int], corners: bool) -> np.n
 def test_the_whole_photograph_comes_back_as_it_was(corners: bool, flipped: bool):
     maps = np.random.default_rng(0).random((3, 7, 9)).astype(np.float32)
     window = Window((97, 129), (0, 0, 129, 97), flipped)
-    back, inside = paste(maps[..., ::-1] if flipped else maps, window, (7, 9), corners)
+    back, inside = paste(maps[..., ::-1] if flipped else maps, window, (7, 9), Grid(16, corners))
     np.testing.assert_allclose(back, maps, atol=1e-5)
     assert inside.all()
-    np.testing.assert_allclose(look(back, window, (7, 9), corners), maps[..., ::-1] if flipped else maps, atol=1e-5)
+    np.testing.assert_allclose(
+        view_of(back, window, (7, 9), Grid(16, corners)), maps[..., ::-1] if flipped else maps, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -34,7 +37,7 @@ def test_a_crop_on_the_grid_comes_back_exactly(flipped: bool):
     maps = np.random.default_rng(0).random((2, 9, 9)).astype(np.float32)  # of a photograph of 129 pixels, stride 16
     seen = maps[:, 2:7, 3:8]
     window = Window((129, 129), (48, 32, 48 + 65, 32 + 65), flipped)
-    back, inside = paste(seen[..., ::-1] if flipped else seen, window, (9, 9), corners=True)
+    back, inside = paste(seen[..., ::-1] if flipped else seen, window, (9, 9), Grid(16, corners=True))
     expected = np.zeros((9, 9), dtype=bool)
     expected[2:7, 3:8] = True
     np.testing.assert_array_equal(inside, expected)
@@ -51,10 +54,10 @@ def test_any_view_of_a_pattern_returns_it(corners: bool, seed: int):
     view = random_view(whole(photo), 97 if corners else 96, (0.8, 1.6), rng, np.zeros(3, np.uint8))
     fine = pattern((400, 400), view.size, corners)
     grid = (25, 25)
-    seen = look(fine, view.window, grid, corners)
-    known = look(np.ones_like(fine), view.window, grid, corners)[0] > 0
-    back, inside = paste(seen, view.window, (20, 24), corners)
-    sure, _ = paste(known[None].astype(np.float32), view.window, (20, 24), corners)
+    seen = view_of(fine, view.window, grid, Grid(16, corners))
+    known = view_of(np.ones_like(fine), view.window, grid, Grid(16, corners))[0] > 0
+    back, inside = paste(seen, view.window, (20, 24), Grid(16, corners))
+    sure, _ = paste(known[None].astype(np.float32), view.window, (20, 24), Grid(16, corners))
     sure = inside & (sure[0] > 0.999)  # bilinear weights reach over the rim of the photograph
     assert sure.sum() > 100
     expected = pattern((20, 24), view.size, corners)
@@ -67,7 +70,7 @@ def test_pixels_of_a_view():
     columns = np.arange(64, dtype=np.float32)[None, None].repeat(48, axis=1)
     image = np.repeat(columns[0, ..., None], 3, axis=2).astype(np.uint8)
     view = flip(random_crop(whole(image), (32, 32), np.random.default_rng(1), np.zeros(3, np.uint8)))
-    seen = look(columns, view.window, (32, 32), corners=True, pixels=True)[0]
+    seen = view_of(columns, view.window, (32, 32), Grid(16, corners=True), pixels=True)[0]
     np.testing.assert_allclose(seen, view.image[..., 0], atol=1e-4)
 
 
@@ -75,7 +78,7 @@ def test_padding_has_no_map():
     view = random_crop(
         whole(np.zeros((20, 30, 3), np.uint8)), (40, 40), np.random.default_rng(0), np.zeros(3, np.uint8)
     )
-    seen = look(np.ones((1, 2, 3), np.float32), view.window, (40, 40), corners=True, pixels=True)[0]
+    seen = view_of(np.ones((1, 2, 3), np.float32), view.window, (40, 40), Grid(16, corners=True), pixels=True)[0]
     assert (seen > 0.5).sum() == 20 * 30
 
 
@@ -86,6 +89,6 @@ def test_windows_as_rows():
 
 def test_one_cell():
     window = Window((16, 16), (0, 0, 16, 16), flipped=False)
-    back, inside = paste(np.full((1, 1, 1), 4.0), window, (1, 1), corners=True)
+    back, inside = paste(np.full((1, 1, 1), 4.0), window, (1, 1), Grid(16, corners=True))
     assert back.item() == 4
     assert inside.all()

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tagseg.data.images import image_size, read_image, read_index_png, voc_palette, write_mask
-from tagseg.labels import IGNORE
 from tagseg.errors import BadInput
+from tagseg.labels import IGNORE
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

@@ -9,6 +9,7 @@ import torch
 
 from tagseg.data.loading import EpochSampler, TrainingLoader, TrainingViews, normalise, prefetch
 from tagseg.data.reading import read_dataset
+from tagseg.data.views import ViewSpec
 
 STATISTICS = SimpleNamespace(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
 
@@ -60,7 +61,8 @@ def test_normalise():
 
 def test_batches_are_the_same_whoever_makes_them(tiny_set: Path):
     data = read_dataset(tiny_set)
-    views = TrainingViews(data.train, 6, STATISTICS, side=33, scales=(0.8, 1.6), seed=5, masks=lambda s: s.mask)
+    spec = ViewSpec(side=33, scales=(0.8, 1.6), seed=5, masks=lambda s: s.mask)
+    views = TrainingViews(data.train, 6, STATISTICS, spec)
     slow, fast = (list(TrainingLoader(views, 4, seed=5, threads=t)) for t in (1, 4))
     assert [tuple(b["image"].shape) for b in slow] == [(4, 3, 33, 33)] * 3
     for one, other in zip(slow, fast, strict=True):

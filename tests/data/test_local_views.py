@@ -10,6 +10,7 @@ from tagseg.data.local_views import LocalViews, is_square, place_boxes
 from tagseg.data.photometry import jitter_colours
 from tagseg.data.views import whole
 from tagseg.methods.l2g import L2G, L2GSettings
+from tests.conftest import names
 
 
 @pytest.mark.parametrize("placement", ["random", "uniform", "corners"])
@@ -51,7 +52,7 @@ def photograph(tmp_path: Path) -> Sample:
 
 
 def views_of(sample: Sample, **settings: Any) -> LocalViews:
-    network = L2G("test_resnet", "random", 3, L2GSettings(side=49, **settings), 10)
+    network = L2G("test_resnet", "random", names(3), L2GSettings(side=49, **settings), 10)
     return network.training_views((sample,), 0)
 
 

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from tagseg.data.dataset import Sample
-from tagseg.data.paired_views import PairedViews, inside, partner, photographs_of
+from tagseg.data.paired_views import PairedViews, partner, photographs_of
 from tagseg.data.views import flip, random_crop, whole
 from tagseg.methods.ktse import KTSE, KTSESettings
+from tests.conftest import names
 
 TAGS = ((0, 1), (0,), (1,), (0,), (2,), ())
 
@@ -43,7 +44,7 @@ def test_what_of_a_view_is_photograph(side: int):
     for _ in range(20):
         view = random_crop(whole(np.full((30, 44, 3), 255, np.uint8)), (side, side), rng, fill)
         for shown in (view, flip(view)):
-            y0, y1, x0, x1 = inside(shown)
+            y0, y1, x0, x1 = shown.inside
             assert (shown.image[y0:y1, x0:x1] == 255).all()
             assert (shown.image == 255).all(axis=2).sum() == (y1 - y0) * (x1 - x0)
 
@@ -54,7 +55,7 @@ def test_pairs_begin_with_their_epoch_and_are_the_same_again(tmp_path: Path):
     for number, tags in enumerate(TAGS):
         Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
         samples.append(Sample(str(number), tmp_path / f"{number}.png", tags))
-    network = KTSE("test_resnet", "random", 3, KTSESettings(side=49, epochs=4, warmup=0.5), 10)
+    network = KTSE("test_resnet", "random", names(3), KTSESettings(side=49, epochs=4, warmup=0.5), 10)
     views = network.training_views(tuple(samples), 3)
     assert isinstance(views, PairedViews)
     early, late, again = views[1, 0], views[2, 0], views[2, 0]
@@ -68,5 +69,5 @@ def test_pairs_begin_with_their_epoch_and_are_the_same_again(tmp_path: Path):
 
 
 def test_without_erasing_there_are_no_partners():
-    network = KTSE("test_resnet", "random", 3, KTSESettings(side=49, erasing="none", warmup=0), 10)
-    assert network.training_views((), 0).pairs_from == network.settings.epochs
+    network = KTSE("test_resnet", "random", names(3), KTSESettings(side=49, erasing="none", warmup=0), 10)
+    assert network.training_views((), 0).pairs_from is None

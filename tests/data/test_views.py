@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tagseg.labels import IGNORE
 from tagseg.data.views import flip, random_crop, random_view, resize, whole
+from tagseg.labels import IGNORE
 
 FILL = np.array([1, 2, 3], dtype=np.uint8)
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tagseg.data.reading import read_dataset
 from tagseg.data.readers.voc import VOC_CLASSES
+from tagseg.data.reading import read_dataset
 from tests.data.trees import mask, photo
 
 

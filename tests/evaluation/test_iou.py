@@ -20,7 +20,7 @@ def test_scores_by_counting():
         assert scores.recall[c] == pytest.approx(hit / (truth == c).sum())
     assert np.isnan(scores.iou[[2, 4]]).all()
     assert scores.miou == pytest.approx(np.mean(scores.iou[[0, 1, 3]]))
-    table = scores.as_dict(("a", "b", "c", "d"))
+    table = scores.table(("a", "b", "c", "d")).model_dump()
     assert table["classes"]["b"] == {"iou": None, "precision": None, "recall": None}
     assert table["miou"] == pytest.approx(100 * scores.miou, abs=0.006)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tagseg.errors import BadInput
-from tagseg.masks.crf import CRF, CRFS, crf_from_labels, crf_mask, dense_crf, dense_crf_torch, refine_crf
+from tagseg.masks.crf import crf_from_labels, crf_mask, dense_crf, dense_crf_torch, refine_crf
+from tagseg.masks.crf_parameters import CRF, CRFS
 from tagseg.masks.permutohedral import bilateral_features
 
 

@@ -10,16 +10,10 @@ from torch.nn import functional as F
 
 import tagseg
 from tagseg.data.dataset import multi_hot
+from tagseg.grid import Grid
+from tagseg.masks.rescaling import foreground, normalised
 from tagseg.methods.acol import ACoL, ACoLSettings
-from tagseg.methods.aeft import (
-    AEFT,
-    AEFTSettings,
-    attract_loss,
-    foreground,
-    normalised,
-    repulse_loss,
-    schedule_end,
-)
+from tagseg.methods.aeft import AEFT, AEFTSettings, attract_loss, repulse_loss
 from tagseg.methods.ktse import (
     KTSE,
     SIDES,
@@ -35,19 +29,20 @@ from tagseg.methods.ktse import (
     rise_loss,
     with_box,
 )
+from tagseg.methods.pyramid import schedule_end
 from tagseg.pipeline.settings import resolve
 from tagseg.pipeline.training import Schedule
 from tagseg.segmentation.training import segmentation_loss
-from tests.conftest import TINY
+from tests.conftest import TINY, names
 
 
 def built(kind: Any = KTSE, backbone: str = "test_resnet", classes: int = 3, **settings: Any) -> Any:
     warm = {} if kind is ACoL else {"warmup": 0.0}
-    return kind(backbone, "random", classes, kind.Settings(**{"side": 49, **warm, **settings}), 10)
+    return kind(backbone, "random", names(classes), kind.Settings(**{"side": 49, **warm, **settings}), 10)
 
 
 def batch_of(network: Any, tags: list[list[float]]) -> dict[str, torch.Tensor]:
-    side, count = network.backbone.fit_size(49, 49)[0], len(tags)
+    side, count = network.backbone.grid.fit(49, 49)[0], len(tags)
     return {
         "image": torch.randn(count, 3, side, side),
         "tags": torch.tensor(tags),
@@ -96,7 +91,7 @@ def test_foreground_is_the_strongest_tag():
     expected = (normalised(maps) * tags[:, :, None, None]).amax(dim=1, keepdim=True)
     torch.testing.assert_close(foreground(maps, tags), expected)
     large = F.interpolate(maps, size=(9, 11), mode="bilinear", align_corners=True)
-    grown = foreground(maps, tags, size=(9, 11), corners=True)
+    grown = foreground(maps, tags, size=(9, 11), grid=Grid(1, corners=True))
     torch.testing.assert_close(grown, foreground(large, tags))
     assert foreground(maps, torch.zeros(3, 4), size=(9, 11)).shape == (3, 1, 9, 11)
 
@@ -178,15 +173,15 @@ def test_attraction_and_repulsion():
 def test_cells_of_joined_images_lie_where_they_lay(name: str, side: Side):
     """By the geometry that `Backbone` describes, whether a side is a multiple of the stride or not."""
     network = built(backbone=name, side=64, output_stride=None)
-    stride, length = network.backbone.stride, network.backbone.fit_size(64, 64)[0]
-    grid = network.backbone.grid(length, length)
+    stride, length = network.backbone.stride, network.backbone.grid.fit(64, 64)[0]
+    grid = network.backbone.grid.cells(length, length)
 
     def cells(image: torch.Tensor) -> torch.Tensor:
-        return image[:, :, ::stride, ::stride] if network.backbone.corners else F.avg_pool2d(image, stride)
+        return image[:, :, ::stride, ::stride] if network.backbone.grid.corners else F.avg_pool2d(image, stride)
 
     images, partners = torch.randn(2, 1, length, length), torch.randn(2, 1, length, length)
     both = joined(images, partners, side, stride)
-    assert both.shape[2:] == network.backbone.fit_size(*both.shape[2:])
+    assert both.shape[2:] == network.backbone.grid.fit(*both.shape[2:])
     torch.testing.assert_close(own_part(cells(both), side, grid), cells(images))
     opposite = {"above": "below", "below": "above", "left": "right", "right": "left"}[side]
     torch.testing.assert_close(own_part(cells(both), opposite, grid), cells(partners))
@@ -348,7 +343,7 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
     assert [train.batch_size_at(epoch) for epoch in (0, 9, 10, 39)] == [8, 8, 16, 16]
     steps = Schedule(train.epochs, train.batch_size, 0, train.batch_size_at).steps(10582)
     assert steps == 10 * 1323 + 30 * 662
-    network = KTSE(settings.backbone, "random", 20, train, steps)
+    network = KTSE(settings.backbone, "random", names(20), train, steps)
     assert schedule_end(train, steps) == pytest.approx(52880, rel=2e-3)
     found = network.configure_optimizers()
     assert {g["initial_lr"] for g in found["optimizer"].param_groups} == {1e-3}
@@ -384,7 +379,7 @@ def test_training_on_resnet38(tiny_set: Path, tmp_path: Path, monkeypatch: pytes
 def test_runs_to_its_end(tiny_set: Path, tmp_path: Path, name: str):
     settings = {**TINY, **({} if name == "acol" else {"train.warmup": 0.5}), "mine.rectify": True}
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe=name, settings=settings, quiet=True)
-    assert 0 <= result.metrics["val"]["segmentation"]["miou"] <= 100
+    assert 0 <= result.metrics.val.segmentation.miou <= 100
     assert tagseg.locate([tiny_set / "images"], tmp_path / "run", tmp_path / "boxes", method="own", quiet=True)
     photograph = tiny_set / "images" / "train_00000.png"
     assert tagseg.explain([photograph], tmp_path / "run", tmp_path / "maps", top=1, quiet=True)
@@ -394,7 +389,7 @@ def test_with_irn(tiny_set: Path, tmp_path: Path):
     irn = {"masks.refine": "irn", "masks.irn.epochs": 1, "masks.irn.batch_size": 4, "masks.irn.side": 65}
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe="ktse", settings=TINY | irn, quiet=True)
     assert (tmp_path / "run" / "masks").is_dir()
-    assert result.metrics
+    assert result.metrics.val is not None
 
 
 def test_settings_of_a_long_run():

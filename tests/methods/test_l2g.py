@@ -8,7 +8,6 @@ import tagseg
 from tagseg.errors import BadInput
 from tagseg.methods.l2g import (
     L2G,
-    METHODS,
     L2GSettings,
     LocalNetwork,
     classification_loss,
@@ -22,12 +21,13 @@ from tagseg.methods.l2g import (
     winners,
     with_images,
 )
+from tagseg.methods.settings.l2g import METHODS
 from tagseg.pipeline.settings import resolve
-from tests.conftest import TINY
+from tests.conftest import TINY, names
 
 
 def built(kind: Any = L2G, backbone: str = "test_resnet", **settings: Any) -> Any:
-    return kind(backbone, "random", 3, kind.Settings(**{"side": 49, **settings}), 10)
+    return kind(backbone, "random", names(3), kind.Settings(**{"side": 49, **settings}), 10)
 
 
 def batch_of(network: Any, saliency: bool = False) -> dict[str, torch.Tensor]:
@@ -125,7 +125,7 @@ def test_a_network_agrees_with_its_regions(name: str):
     """Cells of a view and of the whole lie where `regions` says: a map of positions, seen through both."""
     network = built(backbone=name, side=160, output_stride=None)
     side, view, stride = network.side, network.view_side, network.backbone.stride
-    corners = network.backbone.corners
+    corners = network.backbone.grid.corners
     positions = torch.arange(side, dtype=torch.float32).expand(1, 1, side, side)
 
     def cells(image: torch.Tensor) -> torch.Tensor:
@@ -135,15 +135,15 @@ def test_a_network_agrees_with_its_regions(name: str):
         return torch.nn.functional.avg_pool2d(image, stride)
 
     boxes = torch.tensor([[0, 5, 11, 5 + view, 11 + view], [0, side - view, 0, side, view]])
-    found = regions(cells(positions), boxes, network.grid, stride)
+    found = regions(cells(positions), boxes, network.view_cells, stride)
     torch.testing.assert_close(found, cells(crops(positions, boxes)), atol=1e-3, rtol=0)
 
 
 def test_regions_reach_the_border_and_have_gradients():
     network = built()
-    maps = torch.randn(1, 4, *network.backbone.grid(49, 49), requires_grad=True)
+    maps = torch.randn(1, 4, *network.backbone.grid.cells(49, 49), requires_grad=True)
     end = network.side - network.view_side
-    regions(maps, torch.tensor([[0, end, end, 49, 49]]), network.grid, 16).sum().backward()
+    regions(maps, torch.tensor([[0, end, end, 49, 49]]), network.view_cells, 16).sum().backward()
     assert maps.grad[0, 0, -1, -1] == 1
 
 
@@ -242,7 +242,7 @@ def test_what_the_softmax_does_not_see_is_not_in_the_maps():
 
 
 def test_one_class_learns_against_the_background():
-    network = L2G("test_resnet", "random", 1, L2GSettings(side=49, background=True), 10)
+    network = L2G("test_resnet", "random", names(1), L2GSettings(side=49, background=True), 10)
     batch = batch_of(network)
     step(network, {**batch, "tags": torch.tensor([[1.0], [0.0]])}).backward()
     assert network.head.classifier.weight.grad.abs().sum() > 0
@@ -276,8 +276,8 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resnet38, "WIDTH", 4)
     settings = resolve("voc/l2g")
     assert settings.segment.backbone == "resnet101"
-    network = L2G(settings.backbone, "random", 20, settings.train, 1000)
-    assert (network.side, network.view_side, network.grid) == (449, 321, (41, 41))
+    network = L2G(settings.backbone, "random", names(20), settings.train, 1000)
+    assert (network.side, network.view_side, network.view_cells) == (449, 321, (41, 41))
     assert network.head.classifier.out_channels == network.local_head.classifier.out_channels == 21
     found = network.configure_optimizers()
     groups = found["optimizer"].param_groups
@@ -288,7 +288,7 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
     rate = found["lr_scheduler"]["scheduler"].lr_lambdas[0]
     assert [rate(step) for step in (0, 499, 500, 999)] == [1, 1, 0.1, 0.1]
     settings = resolve("coco/l2g")
-    network = L2G(settings.backbone, "random", 80, settings.train, 10000)
+    network = L2G(settings.backbone, "random", names(80), settings.train, 10000)
     rate = network.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
     assert rate(0) == pytest.approx(0.01)
     assert rate(499) == pytest.approx(0.01, rel=0.1)
@@ -299,7 +299,7 @@ def test_views_that_cannot_be():
     with pytest.raises(BadInput, match="view_side 300: a local view lies within `side` 49"):
         built(view_side=300)
     with pytest.raises(BadInput, match=r"one class alone has nothing to be told from: set train\.background=true"):
-        L2G("test_resnet", "random", 1, L2GSettings(side=49), 10)
+        L2G("test_resnet", "random", names(1), L2GSettings(side=49), 10)
     with pytest.raises(BadInput, match="the published code has no such channel"):
         built(background=True, compat="official")
     with pytest.raises(BadInput, match="views 6: uniform views form a square; give 1, 4, 9 or 16"):
@@ -320,7 +320,7 @@ def test_weights_that_nobody_gives_are_asked_for_before_anything_is_written(tiny
 def test_runs_to_its_end(tiny_set: Path, tmp_path: Path, name: str, saliency: bool):
     settings = {**TINY, "train.saliency": saliency, "data.saliency": "built-in"}
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe=name, settings=settings, quiet=True)
-    assert 0 <= result.metrics["val"]["segmentation"]["miou"] <= 100
+    assert 0 <= result.metrics.val.segmentation.miou <= 100
     assert (tmp_path / "run" / "saliency").exists() == saliency
     assert tagseg.locate([tiny_set / "images"], tmp_path / "run", tmp_path / "boxes", method="own", quiet=True)
 
@@ -334,7 +334,7 @@ def test_on_resnet38(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     segment = {"segment.backbone": "test_resnet", "segment.weights": "random", "segment.side": 49, "segment.epochs": 1}
     more = {"segment.output_stride": 16, "data.saliency": "built-in", "mine.scales": [0.5, 1.0]}
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe="voc/l2g", settings={**small, **segment, **more}, quiet=True)
-    assert result.metrics
+    assert result.metrics.val is not None
     assert tagseg.load(tmp_path / "run").network.backbone.name == "test_resnet"
     written = tagseg.explain(
         [tiny_set / "images" / "train_00000.png"],

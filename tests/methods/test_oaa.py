@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from tagseg.data.accumulated_views import AccumulatedViews, Drop
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Sample
 from tagseg.errors import BadInput
+from tagseg.grid import Grid
 from tagseg.methods.oaa import (
-    METHODS,
     IntegralAttention,
     IntegralSettings,
     constraint_loss,
@@ -23,14 +24,16 @@ from tagseg.methods.oaa import (
     hybrid_loss,
     trusted,
 )
-from tests.conftest import TINY
+from tagseg.methods.settings.oaa import METHODS
+from tagseg.methods.table import load_method
+from tests.conftest import TINY, names
 
 VARIANTS = sorted(METHODS)
 
 
 def built(name: str, **settings: Any) -> Any:
-    kind = METHODS[name]
-    return kind("test_resnet", "random", 3, kind.Settings(side=49, **settings), 10)
+    kind: Any = load_method(name)
+    return kind("test_resnet", "random", names(3), kind.Settings(side=49, **settings), 10)
 
 
 # losses
@@ -102,7 +105,7 @@ def one_photograph(tmp_path: Path) -> Sample:
 def views_of(sample: Sample, tmp_path: Path, method: str = "oaa++", **settings: Any) -> AccumulatedViews:
     network = built(method, scales=(1, 1.6), drop_rate=1.0, **settings)
     network.accumulated = network.accumulator(tmp_path / "accumulated", [sample], [(49, 65)])
-    grid = network.accumulated.grids[0]
+    grid = network.accumulated.cells[0]
     network.accumulated.begin()
     raw = np.zeros(grid)
     raw[:, : grid[1] // 2] = 1  # the left half of the photograph was found
@@ -114,13 +117,19 @@ def views_of(sample: Sample, tmp_path: Path, method: str = "oaa++", **settings: 
     return network.training_views((sample,), 0)
 
 
+def seen_by(views: Any, seed: int) -> Any:
+    """The views with another seed."""
+    views.spec = replace(views.spec, seed=seed)
+    return views
+
+
 def test_what_was_found_is_hidden(one_photograph: Sample, tmp_path: Path):
     views = views_of(one_photograph, tmp_path)
     plain = views_of(one_photograph, tmp_path, "oaa")
     np.testing.assert_array_equal(views[0, 0]["image"], plain[0, 0]["image"])  # nothing is known in the first round
     seen = 0
     for seed in range(12):
-        views.seed = plain.seed = seed
+        views, plain = seen_by(views, seed), seen_by(plain, seed)
         view, item = plain.view(1, 0), views[1, 0]
         hidden = (item["image"] == 0).all(dim=0).numpy()
         kept = ~hidden
@@ -140,8 +149,8 @@ def test_what_was_found_is_hidden(one_photograph: Sample, tmp_path: Path):
 def test_features_are_dropped_where_pixels_would_be(one_photograph: Sample, tmp_path: Path):
     views = views_of(one_photograph, tmp_path, drop="features")
     assert views[0, 0]["keep"].all()
-    kept = torch.stack([views[1, 0]["keep"] for views.seed in range(20)])
-    assert kept.shape[1:] == views.grid
+    kept = torch.stack([seen_by(views, seed)[1, 0]["keep"] for seed in range(20)])
+    assert kept.shape[1:] == views.cells
     assert 0.2 < kept.mean() < 0.9
 
 
@@ -152,20 +161,20 @@ def test_the_rate_says_how_often(one_photograph: Sample, tmp_path: Path):
     plain = views_of(one_photograph, tmp_path, "oaa")
     changed = []
     for seed in range(60):
-        views.seed = plain.seed = seed
+        views, plain = seen_by(views, seed), seen_by(plain, seed)
         changed.append(not torch.equal(views[1, 0]["image"], plain[1, 0]["image"]))
     assert 0.25 < np.mean(changed) < 0.65
 
 
 def test_targets_follow_the_view(one_photograph: Sample, tmp_path: Path):
     plain = views_of(one_photograph, tmp_path, "oaa")
-    network = IntegralAttention("test_resnet", "random", 3, IntegralSettings(side=49, scales=(1, 1.6)), 10)
+    network = IntegralAttention("test_resnet", "random", names(3), IntegralSettings(side=49, scales=(1, 1.6)), 10)
     network.accumulated = plain.accumulated
     views = network.training_views((one_photograph,), 0)
     for seed in range(6):
-        views.seed = seed
+        views = seen_by(views, seed)
         view, item = views.view(1, 0), views[1, 0]["accumulated"]
-        assert item.shape == (3, *views.grid)
+        assert item.shape == (3, *views.cells)
         assert not item[[0, 2]].any()
         columns = np.arange(item.shape[2]) * 16
         columns = (48 - columns if view.flipped else columns) + view.box[0]
@@ -175,7 +184,7 @@ def test_targets_follow_the_view(one_photograph: Sample, tmp_path: Path):
 
 def test_a_tag_without_a_map_is_not_known(one_photograph: Sample, tmp_path: Path):
     network = built("oaa-localisation")
-    network.accumulated = Accumulator(tmp_path / "none", [(1,)], [(4, 5)], corners=True)
+    network.accumulated = Accumulator(tmp_path / "none", [(1,)], [(4, 5)], Grid(16, corners=True))
     item = network.training_views((one_photograph,), 0)[0, 0]["accumulated"]
     assert (item[1] == -1).all()
     assert (item[[0, 2]] == 0).all()
@@ -198,7 +207,7 @@ def test_published_network():
     from tagseg.pipeline.settings import resolve
 
     settings = resolve("voc/oaa")
-    network = METHODS["oaa"](settings.backbone, "random", 20, settings.train, 300)
+    network = load_method("oaa")(settings.backbone, "random", names(20), settings.train, 300)
     assert network.backbone.stride == 8
     shapes = [tuple(layer.weight.shape) for layer in network.branch if hasattr(layer, "weight")]
     assert shapes == [(512, 512, 3, 3)] * 3 + [(20, 512, 1, 1)]
@@ -225,9 +234,9 @@ def test_every_variant_runs_to_its_end(tiny_set: Path, tmp_path: Path, name: str
     if name in ("oaa+", "oaa+++"):
         extra = {"train.integral.epochs": 2, "train.integral.batch_size": 4, "train.integral.side": 49}
     result = fitted(tiny_set, tmp_path / "run", name, **extra)
-    rounds = result.metrics["train"]["accumulated"]
-    assert [r["round"] for r in rounds] == [1, 2, 3]
-    recalls = [r["recall"] or 0 for r in rounds]
+    rounds = result.metrics.train.accumulated
+    assert [r.round for r in rounds] == [1, 2, 3]
+    recalls = [r.recall or 0 for r in rounds]
     assert recalls[0] == 0  # nothing is kept of the first epoch
     assert recalls[2] > 0
     assert (tmp_path / "run" / "integral").exists() == bool(extra)
@@ -259,7 +268,7 @@ def test_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path):
         done = {**TINY, "train.epochs": 3, **settings, "processes": processes}
         tagseg.fit(tiny_set, out, recipe="oaa++", settings=done, until="mine", quiet=True)
         found[processes] = np.load(out / "train" / "accumulated" / "round-003.npy").astype(int)
-        found[f"network {processes}"] = load_file(out / "train" / "attention.safetensors")
+        found[f"network {processes}"] = load_file(out / "train" / "classifier.safetensors")
     assert np.abs(found[1] - found[2]).mean() < 4
     for key, value in found["network 1"].items():
         torch.testing.assert_close(found["network 2"][key], value, atol=2e-3, rtol=0)
@@ -273,10 +282,10 @@ def test_processes_that_do_not_fit(tiny_set: Path, tmp_path: Path):
 
 def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_path: Path, capsys: Any):
     fitted(tiny_set, tmp_path / "run", "oaa")
-    network = (tmp_path / "run" / "train" / "attention.safetensors").stat().st_mtime_ns
+    network = (tmp_path / "run" / "train" / "classifier.safetensors").stat().st_mtime_ns
     integral = {"train.integral.epochs": 1, "train.integral.batch_size": 4, "train.integral.side": 49}
     tagseg.fit(
         tiny_set, tmp_path / "run", recipe="oaa+", settings={**TINY, "train.epochs": 3, **integral}, until="mine"
     )
     assert "train: already done, kept" in capsys.readouterr().out
-    assert (tmp_path / "run" / "train" / "attention.safetensors").stat().st_mtime_ns == network
+    assert (tmp_path / "run" / "train" / "classifier.safetensors").stat().st_mtime_ns == network

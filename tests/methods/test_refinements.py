@@ -1,12 +1,14 @@
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tagseg.masks.random_walk import directions, sources
-from tagseg.methods.refinements.base import affinity_losses, alpha_at, confident, load_refinement, mean_over, pairs
+from tagseg.masks.refinements import LearntRefinement, refinements
+from tagseg.methods.refinements.base import affinity_losses, alpha_at, confident, mean_over, pairs
 from tagseg.methods.refinements.irn import IRN, IRNSettings, displacement_losses, used_stages
 from tagseg.methods.refinements.psa import PSA, PSASettings, feature_affinity, with_own_background
 
@@ -16,6 +18,12 @@ class Thresholds:
     low: float = 0.2
     middle: float = 0.4
     high: float = 0.6
+
+
+def learnt(name: str) -> Any:
+    found = refinements()[name]
+    assert isinstance(found, LearntRefinement)
+    return found.load()
 
 
 def settings(name: str, **values: object) -> IRNSettings | PSASettings:
@@ -116,9 +124,9 @@ CASES = [
 @pytest.mark.parametrize(("name", "backbone", "values"), CASES)
 def test_they_learn_and_walk_at_any_size(name: str, backbone: str, values: dict[str, object]):
     s = settings(name, **values)
-    module = load_refinement(name)(backbone, "random", s, 10)
+    module = learnt(name)(backbone, "random", s, 10)
     module.log = lambda *_: None
-    side, _ = module.backbone.fit_size(97, 97)
+    side, _ = module.backbone.grid.fit(97, 97)
     mask = torch.zeros(2, side, side, dtype=torch.long)
     mask[:, 20:60, 20:60], mask[:, 60:70] = 4, 255
     loss = module.train().training_step({"image": torch.randn(2, 3, side, side), "mask": mask}, 0)

@@ -12,17 +12,17 @@ from torch.nn import functional as F
 import tagseg
 from tagseg.data.contrast_views import ContrastViews, resized_window
 from tagseg.data.dataset import Sample
-from tagseg.labels import IGNORE
 from tagseg.data.photometry import distort
 from tagseg.data.views import whole
 from tagseg.errors import BadInput
+from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.afa import AFA, affinity_loss, near_pairs, transition_matrix
+from tagseg.methods.single_stage import balanced_cross_entropy
 from tagseg.methods.ss_epa import SSEPA, BlockWeights
 from tagseg.methods.toco import (
     ToCo,
     affinity_labels,
-    balanced_cross_entropy,
     box_masks,
     cells_inside,
     class_contrast_loss,
@@ -32,7 +32,7 @@ from tagseg.methods.toco import (
     patch_contrast_loss,
     regions,
 )
-from tests.conftest import TINY
+from tests.conftest import TINY, names
 
 SMALL: dict[str, Any] = {**TINY, "backbone": "test_vit", "train.side": 64, "train.crop_share": 0.5}
 
@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {**TINY, "backbone": "test_vit", "train.side": 64, "trai
 def built(kind: Any = ToCo, **settings: Any) -> Any:
     small = {"side": 64, "crop_share": 0.5, "classes_first": 0.0, "map_scales": (1.0, 0.5)}
     known = {k: v for k, v in {**small, **settings}.items() if k in kind.Settings.model_fields}
-    network = kind("test_vit", "random", 3, kind.Settings(**known), 10)
+    network = kind("test_vit", "random", names(3), kind.Settings(**known), 10)
     network.log = lambda *_: None
     return network
 
@@ -369,12 +369,12 @@ def test_one_stage_to_the_end(tiny_set: Path, tmp_path: Path, name: str):
     run = tmp_path / "run"
     settings = {k: v for k, v in SMALL.items() if name != "afa" or k != "train.crop_share"}
     result = tagseg.fit(tiny_set, run, recipe=name, settings=settings, quiet=True)
-    assert 0 <= result.metrics["val"]["segmentation"]["miou"] <= 100
+    assert 0 <= result.metrics.val.segmentation.miou <= 100
     model = tagseg.load(run)
     assert model.network.head_name == "tokens"
-    from tagseg.explaining.classifiers import load_network
+    from tagseg.methods.saved import load_saved
 
-    method = load_network(run).eval()
+    method = load_saved(run / "train").eval()
     images = torch.randn(1, 3, 64, 80)
     with torch.no_grad():
         torch.testing.assert_close(model.network(images), method.segment(images), atol=1e-4, rtol=1e-4)

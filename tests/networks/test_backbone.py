@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from tagseg.errors import BadInput
-from tagseg.networks.backbone import Backbone, _in_square, fit_size, on_canvas, resize_maps
+from tagseg.grid import Grid
+from tagseg.networks.backbone import Backbone, _in_square, on_canvas
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from tagseg.networks.backbone import Backbone, _in_square, fit_size, on_canvas, 
     ],
 )
 def test_fit_size(height: int, width: int, stride: int, corners: bool, expected: tuple[int, int]):
-    assert fit_size(height, width, stride, corners) == expected
+    assert Grid(stride, corners).fit(height, width) == expected
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
@@ -57,7 +58,7 @@ def test_a_square_canvas_changes_nothing_but_the_shape_the_network_sees(corners:
 
 def test_transformers_give_a_grid_of_any_shape():
     backbone = Backbone("test_vit").eval()
-    height, width = backbone.fit_size(100, 150)
+    height, width = backbone.grid.fit(100, 150)
     with torch.inference_mode():
         grid = backbone(torch.randn(2, 3, height, width))
     assert grid.shape == (2, backbone.channels, height // backbone.stride, width // backbone.stride)
@@ -65,7 +66,7 @@ def test_transformers_give_a_grid_of_any_shape():
 
 def test_resize_maps_keeps_corners_where_cells_lie_on_them():
     maps = torch.arange(6.0).view(1, 1, 2, 3)
-    large = resize_maps(maps, (17, 33), corners=True)
+    large = Grid(16, corners=True).resize(maps, (17, 33))
     assert large[0, 0, 0, 0] == 0
     assert large[0, 0, -1, -1] == 5
     assert large[0, 0, 0, 16] == 1

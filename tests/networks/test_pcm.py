@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tagseg.grid import Grid
 from tagseg.networks.pcm import PCM, pixel_correlation
 
 
@@ -44,7 +45,7 @@ def test_the_class_convolution_may_come_first():
 @pytest.mark.parametrize(("widths", "embedding"), [((512, 1024), (192, 195)), ((512, 512), (128, 131))])
 def test_published_layers(widths: tuple[int, int], embedding: tuple[int, int]):
     """ResNet-38, and VGG-16."""
-    module = PCM(widths, corners=True)
+    module = PCM(widths, Grid(8, corners=True))
     assert tuple(module.embedding.weight.shape) == (*embedding, 1, 1)
     assert not any(name.endswith("bias") for name, _ in module.named_parameters())
 
@@ -52,7 +53,7 @@ def test_published_layers(widths: tuple[int, int], embedding: tuple[int, int]):
 def test_what_is_learnt_does_not_reach_the_backbone_through_the_affinity():
     stages = [torch.randn(1, 4, 6, 6, requires_grad=True), torch.randn(1, 8, 3, 3, requires_grad=True)]
     maps = torch.randn(1, 2, 3, 3, requires_grad=True)
-    module = PCM((4, 8), corners=True)
+    module = PCM((4, 8), Grid(8, corners=True))
     F.mse_loss(module(maps, torch.randn(1, 3, 33, 33), stages), torch.zeros(1, 2, 3, 3)).backward()
     assert all(stage.grad is None for stage in stages)
     assert maps.grad.abs().sum() > 0

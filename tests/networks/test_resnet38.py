@@ -20,7 +20,7 @@ def backbone() -> Backbone:
 
 
 def test_geometry(backbone: Backbone):
-    assert (backbone.channels, backbone.stride, backbone.corners) == (4096, 8, True)
+    assert (backbone.channels, backbone.stride, backbone.grid.corners) == (4096, 8, True)
     assert backbone.stage_shapes() == ([128, 256, 512, 1024, 4096], [2, 4, 8, 8, 8])
     images = torch.randn(1, 3, 33, 41)
     with torch.no_grad():

@@ -35,7 +35,7 @@ def by_hand(network: Transformer, weights: list[torch.Tensor], factors: torch.Te
 
 
 def test_the_streamed_affinity_is_that_of_all_weights(network: Transformer):
-    images = torch.randn(2, 3, *network.fit_size(80, 48))
+    images = torch.randn(2, 3, *network.grid.fit(80, 48))
     with torch.no_grad():
         attention = network.tokens(images, attention=True).attention
         weights = full(network, images)
@@ -51,7 +51,7 @@ def test_the_streamed_affinity_is_that_of_all_weights(network: Transformer):
 @pytest.mark.parametrize("channels", [1, 20, 81])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_maps_are_spread_without_the_affinity(network: Transformer, channels: int, normalise: bool):
-    images = torch.randn(2, 3, *network.fit_size(64, 96))
+    images = torch.randn(2, 3, *network.grid.fit(64, 96))
     with torch.no_grad():
         attention = network.tokens(images, attention=True).attention
     assert attention is not None
@@ -63,7 +63,7 @@ def test_maps_are_spread_without_the_affinity(network: Transformer, channels: in
 
 
 def test_descriptions_of_blocks(network: Transformer):
-    images = torch.randn(2, 3, *network.fit_size(64, 64))
+    images = torch.randn(2, 3, *network.grid.fit(64, 64))
     with torch.no_grad():
         attention = network.tokens(images, attention=True).attention
     assert attention is not None
@@ -81,7 +81,7 @@ def test_descriptions_of_blocks(network: Transformer):
 
 
 def test_tokens_are_those_of_the_network(network: Transformer):
-    images = torch.randn(2, 3, *network.fit_size(64, 96))
+    images = torch.randn(2, 3, *network.grid.fit(64, 96))
     with torch.no_grad():
         found = network.tokens(images)
         torch.testing.assert_close(found.patches, network(images))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tagseg.methods.aeft import normalised
+from tagseg.masks.rescaling import normalised
 from tagseg.methods.ktse import (
     OFFICIAL_CLASS_WEIGHT,
     OFFICIAL_MARGIN,

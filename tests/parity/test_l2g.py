@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tagseg.grid import PIXELS
 from tagseg.methods.l2g import official_regions, official_targets, transfer_loss
 from tagseg.networks.pcm import pixel_correlation
 from tagseg.networks.resnet38 import ResNet38
@@ -42,7 +43,7 @@ def test_multiscale_fusion():
     g = {k: torch.from_numpy(v) for k, v in golden("l2g_multiscale_fusion").items()}
     scales = [g[k].flip(-1) if k.endswith("flipped") else g[k] for k in g if k.startswith("maps_")]
     fused = fused_bicubic(scales, tuple(g["size"].tolist()))[0].numpy()
-    maps = to_class_maps(fused, tuple(range(len(fused))), np.zeros(len(fused))).maps
+    maps = to_class_maps(fused, tuple(range(len(fused))), np.zeros(len(fused)), PIXELS).maps
     assert_close(maps, g["fused"].numpy())
 
 

@@ -7,6 +7,7 @@ import torch
 
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.geometry import Window
+from tagseg.grid import Grid
 from tagseg.methods.oaa import hybrid_loss
 from tests.parity.golden import assert_close, golden
 
@@ -24,7 +25,7 @@ def test_accumulation(tmp_path: Path):
     """Stored in 8 bits, which is all that may be missing."""
     arrays = golden("oaa_accumulation_max")
     times, height, width = arrays["class_maps"].shape
-    accumulated = Accumulator(tmp_path, [(0,)], [(height, width)], corners=False)
+    accumulated = Accumulator(tmp_path, [(0,)], [(height, width)], Grid(1, corners=False))
     whole = Window((height, width), (0, 0, width, height), flipped=False)
     for number, raw in enumerate(arrays["class_maps"], start=1):
         accumulated.begin()

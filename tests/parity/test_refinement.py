@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from tagseg.masks.background import label_mask
-from tagseg.masks.crf import CRFS, dense_crf, dense_crf_torch
+from tagseg.masks.crf import dense_crf, dense_crf_torch
+from tagseg.masks.crf_parameters import CRFS
 from tagseg.masks.random_walk import directions, edge_affinity, edge_links, path, random_walk, shifted, sources
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.masks.two_thresholds import refined_labels

@@ -16,6 +16,7 @@ from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion
 from tagseg.methods.cam import CAM
+from tagseg.pipeline.records import Metrics
 from tests.conftest import TINY
 from tests.data.trees import folder
 
@@ -29,7 +30,7 @@ def test_a_run_leaves_what_it_promises(tiny_set: Path, tiny_run: Any):
         assert set(np.unique(mask).tolist()) <= {0, *(t + 1 for t in sample.tags)}
     assert len(MapStore(run / "mine")) == len(data.train)
     assert sorted(p.name for p in (run / "segment").iterdir()) == ["model.json", "model.safetensors", "stage.json"]
-    assert json.loads((run / "metrics.json").read_text()) == tiny_run.metrics
+    assert json.loads((run / "metrics.json").read_text()) == tiny_run.metrics.present()
     model = tagseg.load(run)
     assert model.classes == data.classes
     np.testing.assert_array_equal(
@@ -40,18 +41,15 @@ def test_a_run_leaves_what_it_promises(tiny_set: Path, tiny_run: Any):
 def test_the_numbers_are_those_of_the_files(tiny_set: Path, tiny_run: Any):
     data = read_dataset(tiny_set)
     for samples, place, part in (
-        (data.train, "masks", tiny_run.metrics["train"]["pseudo_masks"]),
-        (data.val, "report/predictions", tiny_run.metrics["val"]["segmentation"]),
+        (data.train, "masks", tiny_run.metrics.train.pseudo_masks),
+        (data.val, "report/predictions", tiny_run.metrics.val.segmentation),
     ):
         confusion = Confusion(len(data.classes))
         for sample in samples:
             confusion.add(read_index_png(tiny_run.folder / place / f"{sample.name}.png"), read_mask(sample.mask))
-        assert part == confusion.scores().as_dict(data.classes)
-    train = tiny_run.metrics["train"]
-    assert (
-        train["oracle"]["miou"] >= train["seeds"]["miou"] - 1e-9
-        or abs(train["oracle"]["miou"] - train["seeds"]["miou"]) < 1
-    )
+        assert part == confusion.scores().table(data.classes)
+    train = tiny_run.metrics.train
+    assert train.oracle.miou >= train.seeds.miou - 1e-9 or abs(train.oracle.miou - train.seeds.miou) < 1
 
 
 def test_the_report_stands_alone(tiny_run: Any):
@@ -113,7 +111,7 @@ def test_bad_photographs_stop_it_or_are_skipped_and_listed(tmp_path: Path):
     result = tagseg.fit(root, tmp_path / "run", settings=TINY, skip_bad=True, quiet=True)
     assert sorted(p.stem for p in (tmp_path / "run/masks").glob("*.png")) == ["a", "b", "c"]
     assert "d.jpg: this is not an image" in result.report.read_text()
-    assert result.metrics == {}  # no masks, nothing measured
+    assert result.metrics == Metrics()  # no masks, nothing measured
     assert read_index_png(tmp_path / "run/masks/c.png").max() == 0  # no tags: background only
 
 
@@ -132,7 +130,7 @@ def test_the_keyboard_stops_it_and_it_goes_on(
         tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
     monkeypatch.setattr(CAM, "training_step", step)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert not (tmp_path / "run/train/attention.safetensors").exists()
+    assert not (tmp_path / "run/train/classifier.safetensors").exists()
     tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
     model = "segment/model.safetensors"
     assert (tiny_run.folder / model).read_bytes() == (tmp_path / "run" / model).read_bytes()
@@ -159,7 +157,7 @@ def test_pixel_masks_touch_nothing_but_the_numbers(tiny_set: Path, tiny_run: Any
         assert path.read_bytes() == (tmp_path / "run/masks" / path.name).read_bytes()
     model = "segment/model.safetensors"
     assert (tiny_run.folder / model).read_bytes() == (tmp_path / "run" / model).read_bytes()
-    assert set(result.metrics["val"]) == {"tags_map"}
+    assert set(result.metrics.val.present()) == {"tags_map"}
 
 
 def test_the_segmentation_network_may_be_another(tiny_set: Path, tmp_path: Path):

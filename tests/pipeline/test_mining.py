@@ -6,15 +6,16 @@ import torch
 
 from tagseg.data.map_store import StoredMaps
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.grid import PIXELS, Grid
 from tagseg.methods.cam import CAM, CAMSettings
-from tagseg.networks.backbone import resize_maps
-from tagseg.pipeline.mining import Miner, maps_at, mine, through_windows, to_class_maps
+from tagseg.pipeline.mining import Miner, mine, through_windows, to_class_maps
 from tagseg.pipeline.settings import MineSettings
+from tests.conftest import names
 
 
 @pytest.fixture
 def method() -> CAM:
-    return CAM("test_resnet", "random", 6, CAMSettings(), 1)
+    return CAM("test_resnet", "random", names(6), CAMSettings(), 1)
 
 
 def test_scales_and_flips_are_averaged(method: CAM):
@@ -28,7 +29,7 @@ def test_scales_and_flips_are_averaged(method: CAM):
         (flipped,), _ = miner([mirrored])
         maps += [torch.from_numpy(plain)[None], torch.from_numpy(flipped)[None].flip(-1)]
     size = tuple(maps[-1].shape[-2:])
-    expected = torch.stack([resize_maps(m, size, corners=True) for m in maps]).mean(dim=0)[0]
+    expected = torch.stack([Grid(16, corners=True).resize(m, size) for m in maps]).mean(dim=0)[0]
     (found,), (tags,) = several([photo])
     assert found.shape == (6, *size)
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-2 * np.abs(found).max())
@@ -37,13 +38,13 @@ def test_scales_and_flips_are_averaged(method: CAM):
 
 def test_class_maps_are_rectified_gated_and_divided_by_their_maximum():
     signed = np.array([[[-1.0, 2.0, 1.0]], [[5.0, 5.0, 5.0]], [[-1.0, -2.0, -3.0]]])
-    stored = to_class_maps(signed, (0, 2), np.array([0.9, 0.1, 0.6]))
+    stored = to_class_maps(signed, (0, 2), np.array([0.9, 0.1, 0.6]), Grid(16, corners=True))
     assert stored.classes == (0, 2)
     assert stored.maps.tolist() == [[[0.0, 1.0, 0.5]], [[0.0, 0.0, 0.0]]]
 
 
 def test_maps_of_no_class_have_no_maps():
-    assert maps_at(StoredMaps((), np.zeros((0, 3, 4)), np.zeros(6)), (30, 41), corners=True).shape == (0, 30, 41)
+    assert StoredMaps((), np.zeros((0, 3, 4)), np.zeros(6), Grid(16, corners=True)).at((30, 41)).shape == (0, 30, 41)
 
 
 def test_every_photograph_is_mined_whatever_its_size(tiny_set: Path, tmp_path: Path, method: CAM):
@@ -54,7 +55,7 @@ def test_every_photograph_is_mined_whatever_its_size(tiny_set: Path, tmp_path: P
     for sample in data.train:
         stored = store.read(sample.name)
         assert stored.classes == sample.tags
-        size = tuple(facts[sample.name]["size"])
+        size = facts[sample.name].size
         alone = miner([np.zeros((*size, 3), np.uint8)])[0][0].shape[-2:]
         assert stored.maps.shape == (len(sample.tags), *alone)
         assert all(m.max() in (0, 1) for m in stored.maps)
@@ -65,9 +66,10 @@ def test_maps_may_meet_at_every_pixel(tiny_set: Path, tmp_path: Path, method: CA
     miner = Miner(method, MineSettings(side=65, scales=(0.5, 1.0), fusion="photograph"))
     store = mine(miner, data.train, facts, tmp_path, lambda done, remark: None)
     for sample in data.train:
-        stored, size = store.read(sample.name), tuple(facts[sample.name]["size"])
+        stored, size = store.read(sample.name), facts[sample.name].size
         assert stored.maps.shape == (len(sample.tags), *size)
-        assert maps_at(stored, size, corners=True) is not None
+        assert stored.grid == PIXELS
+        assert stored.at(size) is not None
 
 
 class Positions(torch.nn.Module):
@@ -81,7 +83,7 @@ class Positions(torch.nn.Module):
 def test_windows_are_put_back_where_they_were(method: CAM, size: tuple[int, int]):
     images = torch.arange(size[0] * size[1] * 3.0).view(1, 3, *size)
     network = Positions()
-    found = through_windows(network, images, side=49, step=16, backbone=method.backbone)
+    found = through_windows(network, images, side=49, step=16, grid=method.backbone.grid)
     torch.testing.assert_close(found, network(images))
 
 
@@ -92,7 +94,7 @@ def test_overlapping_windows_are_averaged(method: CAM):
         seen.append(tuple(images.shape[-2:]))
         return torch.full((1, 1, 4, 4), float(len(seen)))
 
-    found = through_windows(network, torch.zeros(1, 3, 49, 81), side=49, step=32, backbone=method.backbone)
+    found = through_windows(network, torch.zeros(1, 3, 49, 81), side=49, step=32, grid=method.backbone.grid)
     assert seen == [(49, 49)] * 2
     assert found[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
 

@@ -31,7 +31,7 @@ tagseg.fit(sys.argv[1], sys.argv[2], settings=settings)
 KILLS = [  # the file that is about to be put in place, and how many of its kind are before that
     ("run/run.json", 0),
     ("train/last.ckpt", 1),
-    ("train/attention.safetensors", 0),
+    ("train/classifier.safetensors", 0),
     ("mine/000000.safetensors", 0),
     ("00005.png", 0),
     ("segment/last.ckpt", 1),
@@ -54,7 +54,7 @@ KILLS_OF_CUMULATIVE = [  # in every epoch, before its maps are joined, and betwe
     ("train/last.ckpt", 0),
     ("train/last.ckpt", 1),
     ("accumulated/round-004.npy", 0),
-    ("train/attention.safetensors", 0),
+    ("train/classifier.safetensors", 0),
     ("integral/last.ckpt", 1),
     ("mine/000000.safetensors", 0),
 ]

@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 
 from tagseg.errors import BadInput
+from tagseg.pipeline.records import Record
 from tagseg.pipeline.run_folder import RunFolder
+
+
+class Pieces(Record):
+    pieces: int
 
 
 class Recorder:
@@ -18,14 +23,14 @@ class Recorder:
         self.folder = RunFolder(path, path.parent / "data", "digest", 1.0, self.said.append)
 
     def stage(self, name: str, inputs: dict[str, Any], fail: bool = False) -> Any:
-        def work(folder: Path) -> dict[str, Any]:
+        def work(folder: Path) -> Pieces:
             self.done.append(name)
             (folder / "piece").touch()
             if fail:
                 raise KeyboardInterrupt
-            return {"pieces": len(list(folder.glob("piece*")))}
+            return Pieces(pieces=len(list(folder.glob("piece*"))))
 
-        return self.folder.stage(name, inputs, work)
+        return self.folder.complete(name, inputs, Pieces, work)
 
     def close(self) -> None:
         self.folder._lock.close()
@@ -44,7 +49,7 @@ def test_a_finished_stage_is_kept(path: Path):
     kept = second.stage("train", {"a": (1, 2)})
     assert second.done == []
     assert second.said == ["train: already done, kept"]
-    assert (kept.key, kept.values) == (made.key, made.values)
+    assert (kept.key, kept.record) == (made.key, made.record)
 
 
 def test_an_interrupted_stage_goes_on_with_its_pieces(path: Path):
@@ -54,7 +59,7 @@ def test_an_interrupted_stage_goes_on_with_its_pieces(path: Path):
     first.close()
     (path / "train" / "piece2").touch()
     second = Recorder(path)
-    assert second.stage("train", {"a": 1}).values == {"pieces": 2}
+    assert second.stage("train", {"a": 1}).record.pieces == 2
     assert second.said == ["train: goes on where it was interrupted"]
 
 
@@ -64,14 +69,14 @@ def test_an_interrupted_stage_goes_on_with_its_pieces(path: Path):
         ({"a": 1}, {"a": 2}, "a was 1 and is now 2"),
         ({"settings": {"b": 1, "c": 2}}, {"settings": {"b": 1, "c": 3}}, "settings.c was 2 and is now 3"),
         ({"photographs": "x"}, {"photographs": "y"}, "the photographs or their tags changed"),
-        ({"mine": "x"}, {"mine": "y"}, "the stage 'mine' before it changed"),
+        ({"after mine": "x"}, {"after mine": "y"}, "the stage 'mine' before it changed"),
     ],
 )
 def test_a_changed_stage_is_done_again_from_nothing_and_says_why(path: Path, before: dict, after: dict, reason: str):
     recorder = Recorder(path)
     recorder.stage("masks", before)
     (path / "masks" / "piece2").touch()
-    assert recorder.stage("masks", after).values == {"pieces": 1}
+    assert recorder.stage("masks", after).record.pieces == 1
     assert recorder.said == [f"masks: done again, because {reason}"]
 
 

@@ -2,10 +2,9 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tagseg.report.curves import bar_chart, line_chart
-from tagseg.report.html import GalleryRow, Report, render
+from tagseg.report.html import Chart, GalleryRow, Report, StageLine, Tile, render
 from tagseg.report.pictures import colour_mask, overlay_map, overlay_mask, thumbnail
 
 PALETTE = np.arange(768, dtype=np.uint8).reshape(256, 3)
@@ -15,18 +14,18 @@ def report(**changes: Any) -> Report:
     values: dict[str, Any] = {
         "title": "cam on <b>mine</b>",
         "facts": [("seed:", "0")],
-        "classes": [("cat", 3)],
-        "metrics": {},
-        "stages": {
-            "train": {"seconds": 75.4, "resumed": False, "epochs": [{"loss": 1.0, "seconds": 2, "waiting": 0.25}]}
-        },
-        "settings": {"masks": {"background": "auto"}},
-        "versions": [("torch", "9")],
+        "tiles": [],
+        "remarks": ["Background score 0.310, as set."],
+        "charts": [Chart("Loss", {"loss": ([1], [1.0])}, x="epoch", y="loss")],
         "gallery": {
             "Training photographs": [
                 GalleryRow("a", [("cat", (1, 2, 3))], [("photograph", np.zeros((4, 5, 3), np.uint8))])
             ]
         },
+        "stages": [StageLine("train", 75.4, waiting=0.25)],
+        "classes": [("cat", 3)],
+        "settings": {"masks": {"background": "auto"}},
+        "versions": [("torch", "9")],
     }
     return Report(**{**values, **changes})
 
@@ -45,30 +44,14 @@ def test_names_are_not_taken_for_markup():
     assert "&lt;script&gt;" in page
 
 
-@pytest.mark.parametrize(("background", "words"), [("auto", "Otsu"), (0.3, "as set")])
-def test_the_distance_to_the_oracle_is_said(background: object, words: str):
-    part = {
-        "miou": 40.0,
-        "precision": 50.0,
-        "recall": None,
-        "classes": {"background": {"iou": 90.0}, "cat": {"iou": None}},
-    }
-    train = {
-        "seeds": part, "pseudo_masks": part, "background": 0.31, "oracle": {"background": 0.5, "miou": 42.5},
-        "curve": {"background": [0, 1], "miou": [10, None]},
-    }  # fmt: skip
-    page = render(
-        report(
-            metrics={"train": train},
-            stages={"masks": {"seconds": 1.0, "resumed": True, "background": 0.31, "background_of_masks": 0.25}},
-            settings={"masks": {"background": background, "refine": "irn+crf", "saliency": False}},
-        )
-    )
-    assert words in page
+def test_what_was_measured_is_shown_with_its_classes():
+    tile = Tile("Seeds", "training photographs", 40.0, 50.0, None, {"background": 90.0, "cat": None})
+    page = render(report(tiles=[tile], stages=[StageLine("masks", 1.0, remark="since it went on")]))
+    assert "<b>40.0</b>" in page
+    assert "recall –" in page
+    assert "<td>cat</td><td>–</td>" in page
     assert "Background score 0.310" in page
-    assert "would reach 42.5: 2.5 points more" in page
     assert "since it went on" in page
-    assert "Refinement of the pseudo-masks: irn+crf, after which the background score is 0.250." in page
 
 
 def test_charts_are_well_formed():

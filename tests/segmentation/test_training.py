@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tagseg.networks.backbone import Backbone, resize_maps, sample_masks
+from tagseg.grid import Grid
+from tagseg.networks.backbone import Backbone
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.training import segmentation_loss
 
@@ -26,10 +27,10 @@ def test_nothing_labelled_is_zero_and_moves_nothing():
 def test_labels_are_taken_where_the_interpolated_logits_lie(corners: bool, side: int):
     """A ramp sampled as masks are equals the same ramp made at a coarse grid and interpolated."""
     column = torch.arange(side).expand(1, side, side)
-    labels = sample_masks(column, 4, corners)
+    labels = Grid(4, corners).sample(column)
     cells = torch.arange(side // 16 + corners, dtype=torch.float32) * 16 + (0 if corners else 7.5)
     coarse = cells.expand(1, 1, len(cells), len(cells))
-    ramp = resize_maps(coarse, tuple(labels.shape[-2:]), corners)
+    ramp = Grid(16, corners).resize(coarse, tuple(labels.shape[-2:]))
     inner = slice(None) if corners else slice(2, -2)
     assert (labels[0, :, inner] - ramp[0, 0, :, inner]).abs().max() <= 0.5
 
