@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 import tagseg
 from tagseg.errors import BadInput
@@ -22,24 +24,74 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Data = Annotated[Path, typer.Argument(help="Folder of the data set: a plain folder, VOC, COCO, ILSVRC, CUB or DAGM.")]
+
+class Command(TyperCommand):
+    """A command whose help names what there is: `{stages}` and the like stand for the names in the tables, which are
+    imported only when somebody asks for help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        names = _names()
+        for parameter in self.params:
+            text = getattr(parameter, "help", None)
+            if text:
+                parameter.help = text.format_map(names)  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+def _names() -> dict[str, str]:
+    from tagseg.data.readers import readers
+    from tagseg.explaining.table import ATTRIBUTIONS
+    from tagseg.masks.refinements import NONE, learnt_names, refinements
+    from tagseg.pipeline.stages import ORDER
+    from tagseg.studies.table import STUDIES
+
+    return {
+        "layouts": _either(reader.title for reader in readers()),
+        "refinements": _either([*refinements(), NONE]),
+        "sharpening": _either(name for name in refinements() if name not in learnt_names()),
+        "stages": _either(ORDER),
+        "attributions": _either(ATTRIBUTIONS),
+        "studies": _either(STUDIES),
+    }
+
+
+def _either(names: Iterable[str]) -> str:
+    """Names in words: `a, b or c`."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+Data = Annotated[Path, typer.Argument(help="Folder of the data set: {layouts}.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out photographs with problems, and list them.")]
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
-    if show:
+def before(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    use: Annotated[
+        Optional[list[Path]],  # noqa: UP045, typer reads annotations on Python 3.10
+        typer.Option(help="Python file of a method of your own, to open runs of it. It is run. Repeatable."),
+    ] = None,
+) -> None:
+    if version:
         typer.echo(tagseg.__version__)
         raise typer.Exit
+    for file in use or ():
+        tagseg.use_method(file)
 
 
-@app.command()
+@app.command(cls=Command)
 def fit(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it was stopped.")],
     recipe: Annotated[
-        str, typer.Option("--recipe", "--method", help="METHOD, DATASET/METHOD (see 'tagseg recipes') or a YAML file.")
+        str,
+        typer.Option(
+            "--recipe",
+            "--method",
+            help="METHOD, DATASET/METHOD (see 'tagseg recipes'), a YAML file, or the Python file of a method.",
+        ),
     ] = "cam",
     assignments: Annotated[
         Optional[list[str]],  # noqa: UP045, typer reads annotations on Python 3.10
@@ -49,7 +101,7 @@ def fit(
     weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
     refine: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="par, pamr, crf, superpixels, psa, irn or none; several with +, e.g. irn+crf."),
+        typer.Option(help="{refinements}; several with + between, e.g. irn+crf."),
     ] = None,
     saliency: Annotated[
         Optional[str],  # noqa: UP045
@@ -59,9 +111,7 @@ def fit(
         ),
     ] = None,
     seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045
-    until: Annotated[
-        str, typer.Option(help="Last stage: train, integral, mine, affinity, masks, segment or report.")
-    ] = "report",
+    until: Annotated[str, typer.Option(help="Last stage: {stages}.")] = "report",
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
@@ -83,7 +133,7 @@ def fit(
     _print_fit(result)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, or of a model.")],
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
@@ -111,14 +161,14 @@ def predict(
     typer.echo(f"{len(written)} masks in {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def refine(
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     masks: Annotated[
         Path, typer.Option(help="Folder of rough masks of the same names: NAME.png (indices) or NAME.npy (scores).")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the refined masks.")],
-    refine: Annotated[str, typer.Option(help="crf, par, pamr or superpixels; several with +.")] = "crf",
+    refine: Annotated[str, typer.Option(help="{sharpening}; several with + between.")] = "crf",
     crf: Annotated[str, typer.Option(help="Published parameters of the CRF.")] = "irn-label",
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the photograph with its mask over it.")
@@ -134,7 +184,7 @@ def refine(
     typer.echo(f"{len(result.masks)} masks in {out}, {result.per_second:.1f} a second")
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Folder of masks.")],
     truth: Annotated[Path, typer.Argument(help="Folder of true masks of the same names.")],
@@ -155,7 +205,7 @@ def evaluate(
     typer.echo(f"{result.masks} masks; written to {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     data: Data,
     tags: Annotated[str, typer.Option(help="Where VOC tags come from: xml or masks.")] = "xml",
@@ -192,7 +242,7 @@ Side = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def explain(
     images: Photographs,
     model: Model,
@@ -200,10 +250,7 @@ def explain(
     weights: Weights = "pretrained",
     method: Annotated[
         str,
-        typer.Option(
-            help="own (of a run), cam, gradcam, gradcam++, layercam, layercam-normal, normgrad, scorecam, "
-            "guided-backprop; several with commas between them."
-        ),
+        typer.Option(help="{attributions} (own: of a run); several with commas between them."),
     ] = "layercam",
     layers: LayerNames = "stages",
     classes: ClassNames = None,
@@ -227,7 +274,7 @@ def explain(
     typer.echo(f"{len(written)} pictures in {out}")
 
 
-@app.command()
+@app.command(cls=Command)
 def locate(
     images: Photographs,
     model: Model,
@@ -262,7 +309,7 @@ def locate(
     typer.echo(f"{len(boxes)} boxes in {out / 'boxes.csv'}")
 
 
-@app.command()
+@app.command(cls=Command)
 def decompose(
     images: Photographs,
     model: Model,
@@ -311,7 +358,7 @@ def decompose(
         typer.echo(f"{sum(1 for _ in done.tree.nodes())} channels, {done.folder / 'pyramid.png'}")
 
 
-@app.command("app")
+@app.command("app", cls=Command)
 def explorer(
     model: Annotated[list[str], typer.Option(help="timm:NAME, torchvision:NAME, or the folder of a run. Repeatable.")],
     weights: Annotated[
@@ -333,14 +380,11 @@ def explorer(
     tagseg.explore(model, weights or ("pretrained",), images=images, patches=patches, side=side, port=port)
 
 
-@app.command()
+@app.command(cls=Command)
 def study(
     name: Annotated[
         str,
-        typer.Argument(
-            help="boxes, segmentation, defects, superpixels, occlusion or curves (insertion, deletion); of channels: "
-            "agreement, contributions, discriminativeness, context, sanity, surrogate, removal or adversarial."
-        ),
+        typer.Argument(help="{studies}."),
     ],
     data: Data,
     model: Model,
@@ -381,7 +425,7 @@ def study(
     typer.echo(f"table    {result.text}\npicture  {result.picture}")
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the data set and the run.")] = Path("tagseg-demo"),
     seed: Annotated[int, typer.Option(help="Of the data set and the run.")] = 0,
@@ -391,7 +435,7 @@ def demo(
     _print_fit(tagseg.demo(out, seed=seed, quiet=quiet))
 
 
-@app.command()
+@app.command(cls=Command)
 def recipes(
     name: Annotated[Optional[str], typer.Argument(help="Print all settings of this one as YAML.")] = None,  # noqa: UP045
 ) -> None:

@@ -58,3 +58,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def with_ending(stem: Path, ending: str) -> Path:
+    """Returns the path `NAME.ending` of the stem `NAME` and `.ending`, whatever dots the name has."""
+    return stem.with_name(stem.name + ending)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tagseg.data.loading import EpochSampler, TrainingLoader, TrainingViews, normalise, prefetch
+from tagseg.data.loading import EpochSampler, TrainingLoader, TrainingViews, normalise
+from tagseg.cores import prefetch
 from tagseg.data.reading import read_dataset
 from tagseg.data.views import ViewSpec
 

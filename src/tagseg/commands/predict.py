@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tagseg.cores import prefetch
 from tagseg.data.images import read_image, voc_palette, write_mask
-from tagseg.data.loading import prefetch
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput, explain_full_disk
-from tagseg.masks.crf import crf_mask
 from tagseg.masks.crf_parameters import find_crf
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
-from tagseg.segmentation.model import load
+from tagseg.segmentation.saved import find_model
 
 
 def predict(
@@ -48,9 +47,11 @@ def predict(
     if not scales or min(scales) <= 0:
         raise BadInput(f"scales {scales}: give positive numbers, for example 0.75,1,1.25.")
     parameters = None if crf is None else find_crf(crf)
-    reporter = Reporter(quiet)
-    found = find_photographs(images)
-    model = load(run)
+    found, folder = find_photographs(images), find_model(run)
+    from tagseg.masks.crf import crf_mask  # torch is imported only now
+    from tagseg.segmentation.model import load
+
+    reporter, model = Reporter(quiet), load(folder)
     written = []
     out = Path(out)
 

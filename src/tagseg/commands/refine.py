@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tagseg.cores import prefetch
 from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
-from tagseg.data.loading import prefetch
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.labels import IGNORE
 from tagseg.masks.refinements import NONE, learnt_names
-from tagseg.pipeline.masking import refine_scores, refinement_threads
 from tagseg.pipeline.settings import MaskSettings
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
@@ -43,7 +42,7 @@ def refine(
     threads: int | None = None,
     quiet: bool = False,
 ) -> Refined:
-    """Refine the rough mask of every photograph.
+    """Refines the rough mask of every photograph.
 
     A rough mask is `NAME.png`, class indices with 255 where nothing is known, or `NAME.npy`, scores `(L, H, W)` of
     which the first is the background's. Hard masks go into the CRF as labels that are believed with its `gt_prob`.
@@ -72,6 +71,8 @@ def refine(
     pairs = [(name, photo, rough) for name, photo in found.items() if (rough := _rough(masks, name)) is not None]
     if not pairs:
         raise BadInput(f"{masks}: no mask has the name of a photograph, for example {next(iter(found))}.png or .npy.")
+    from tagseg.pipeline.masking import refinement_threads  # torch is imported only now
+
     reporter = Reporter(quiet)
     if len(pairs) < len(found):
         reporter.say(f"{len(found) - len(pairs)} photographs have no rough mask and are left out")
@@ -99,6 +100,8 @@ def _rough(folder: Path, name: str) -> Path | None:
 
 
 def _refine_one(photo: np.ndarray, rough: Path, settings: MaskSettings) -> np.ndarray:
+    from tagseg.pipeline.masking import refine_scores
+
     if rough.suffix == ".npy":
         try:
             scores = np.load(rough, allow_pickle=False)

@@ -6,22 +6,18 @@ A run that was stopped and goes on at an epoch's start therefore sees exactly wh
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from tagseg.cores import prefetch
 from tagseg.data.dataset import Sample, multi_hot, read_saliency
 from tagseg.data.images import read_image, read_index_png
 from tagseg.data.views import View, ViewSpec, random_view, whole
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -154,17 +150,3 @@ class TrainingLoader:
         items = prefetch(self.views.__getitem__, self.sampler, ahead=3 * self.batch_size, threads=self.threads)
         while batch := list(islice(items, self.batch_size)):
             yield default_collate(batch)
-
-
-def prefetch(
-    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 4, threads: int = 2
-) -> Iterator[Result]:
-    """`map(function, items)` in order, with at most `ahead` results computed in advance by threads."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending: deque[Any] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

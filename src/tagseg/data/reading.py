@@ -8,27 +8,25 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
 from tagseg.data.images import decode_image
-from tagseg.data.readers.coco import find_coco, read_coco
-from tagseg.data.readers.cub import find_cub, read_cub
-from tagseg.data.readers.dagm import find_dagm, read_dagm
-from tagseg.data.readers.folder import read_folder
-from tagseg.data.readers.ilsvrc import find_ilsvrc, read_ilsvrc
-from tagseg.data.readers.voc import find_voc, read_voc
+from tagseg.data.readers import Tags, readers
 from tagseg.errors import BadInput
 from tagseg.files import read_json, write_json
 from tagseg.labels import IGNORE
 
 
-def read_dataset(root: str | Path, tags: Literal["xml", "masks"] = "xml") -> Dataset:
-    """Read the data set at `root`: VOC, COCO, ILSVRC, CUB, DAGM, or the plain folder layout (see `tagseg.data.readers.folder`).
+def read_dataset(root: str | Path, tags: Tags = "xml") -> Dataset:
+    """Reads the data set at `root`, whatever layout of `tagseg.data.readers` it has.
 
     The lists are read, the photographs are not opened; see `inspect_files` for that.
+
+    Args:
+        root: the folder; for the plain layout see `tagseg.data.readers.folder`.
+        tags: where the tags of a VOC devkit come from.
 
     Raises:
         BadInput: there is no such folder, or it has no layout that is known.
@@ -36,17 +34,7 @@ def read_dataset(root: str | Path, tags: Literal["xml", "masks"] = "xml") -> Dat
     root = Path(root)
     if not root.is_dir():
         raise BadInput(f"{root}: there is no such folder; give the folder that holds the photographs and their tags.")
-    if find_voc(root):
-        return read_voc(root, tags)
-    if find_coco(root):
-        return read_coco(root)
-    if find_ilsvrc(root):
-        return read_ilsvrc(root)
-    if find_cub(root):
-        return read_cub(root)
-    if find_dagm(root):
-        return read_dagm(root)
-    return read_folder(root)
+    return next(reader for reader in readers() if reader.find(root) is not None).read(root, tags)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import nn
 
 from tagseg.data.loading import normalise
 from tagseg.errors import BadInput, nearest
+from tagseg.explaining.source import LIBRARIES, check_source
 from tagseg.methods.base import Method
 from tagseg.methods.saved import is_saved, load_saved
 from tagseg.networks.backbone import read_weights
@@ -85,27 +86,17 @@ def load_classifier(source: str | os.PathLike[str], weights: str = "pretrained",
     Raises:
         BadInput: there is no such network, run, or file, or the weights do not fit.
     """
-    if side is not None and side < 32:
-        raise BadInput(f"side {side}: give at least 32 pixels.")
-    library, colon, name = str(source).partition(":")
-    if colon and library in ("timm", "torchvision"):
+    check_source(source, weights, side)
+    library, _, name = str(source).partition(":")
+    if library in LIBRARIES:
         classifier = (_timm if library == "timm" else _torchvision)(name, weights, side)
-    elif Path(source).is_dir():
-        classifier = _run(Path(source), side)
     else:
-        raise BadInput(f"model '{source}': give timm:NAME, torchvision:NAME, or the folder of a run.")
+        classifier = _run(Path(source), side)
     classifier.model.eval().to(default_device())
     return classifier
 
 
 def _run(folder: Path, side: int | None) -> Classifier:
-    if not is_saved(folder / "train"):
-        if (folder / "train" / "attention.safetensors").exists():
-            raise BadInput(
-                f"{folder}: this run was made by an older version of tagseg; its classifier must be trained "
-                "again, with 'tagseg fit' into another folder."
-            )
-        raise BadInput(f"{folder}: this is no run with a trained classifier; make one with 'tagseg fit'.")
     method = load_saved(folder / "train")
     where = load_saved(folder / "integral") if is_saved(folder / "integral") else None
     backbone, wanted = method.backbone, side or method.settings.side

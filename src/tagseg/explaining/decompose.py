@@ -6,23 +6,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from tagseg.attribution.hierarchy import Hierarchy, Node, Tree
 from tagseg.data.images import read_image
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import explain_full_disk
-from tagseg.explaining.classifiers import load_classifier
-from tagseg.explaining.excitation import Channel, cut, exciting_patches, find_excitations, scaled
 from tagseg.explaining.explain import slug
+from tagseg.explaining.patches import Channel, cut, scaled
+from tagseg.explaining.source import check_source
 from tagseg.files import write_json
 from tagseg.progress import Reporter
 from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
 from tagseg.report.pyramid import Tile, pyramid
 from tagseg.report.sheets import write_picture
+
+if TYPE_CHECKING:
+    from tagseg.attribution.hierarchy import Node, Tree
 
 _DRAWN = 3  # rows of a pyramid that show every node; below, each goes on with its strongest channel
 _FRAME = (250, 204, 21)
@@ -51,7 +53,7 @@ def decompose(
     side: int | None = None,
     quiet: bool = False,
 ) -> list[Decomposed]:
-    """Decompose class scores onto the channels of the deepest layer, these onto the layer before, and so on.
+    """Decomposes class scores onto the channels of the deepest layer, these onto the layer before, and so on.
 
     For every photograph and class a folder `OUT/NAME.CLASS` with `pyramid.png` (the tree as one figure), `tree.json`
     and, below `nodes/`, the pictures that it names: each channel's map over the photograph, Guided Backpropagation from
@@ -68,10 +70,14 @@ def decompose(
     Raises:
         BadInput: in one sentence, what does not fit.
     """
-    reporter = Reporter(quiet)
-    out = Path(out)
     found = find_photographs(images)
     library = list(find_photographs([patches]).values()) if patches is not None else None
+    check_source(model, weights, side)
+    from tagseg.attribution.hierarchy import Hierarchy  # torch is imported only now
+    from tagseg.explaining.classifiers import load_classifier
+    from tagseg.explaining.excitation import exciting_patches, find_excitations
+
+    reporter, out = Reporter(quiet), Path(out)
     classifier = load_classifier(model, weights, side)
     wanted = layers if isinstance(layers, str) else list(layers)
     hierarchy = Hierarchy(classifier.model, wanted, top=top, levels=levels, overlap=overlap)

@@ -11,14 +11,13 @@ import torch
 
 from tagseg.attribution.capture import hooked
 from tagseg.attribution.gap import Decision, Recorder
-from tagseg.attribution.hierarchy import Box, field_box
+from tagseg.attribution.hierarchy import field_box
 from tagseg.attribution.layers import as_grid, find_layers
+from tagseg.cores import prefetch
 from tagseg.data.images import read_image
-from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
-
-Channel = tuple[int, int]  # level, number
+from tagseg.explaining.patches import Channel, cut
 
 
 @dataclass
@@ -112,16 +111,3 @@ def exciting_patches(
                 box = field_box(gradient.abs().amax(dim=0).cpu().numpy())
                 found[wanted_by][rank] = cut(photo, box, recording.size)
     return {channel: [patches[rank] for rank in sorted(patches)] for channel, patches in found.items()}
-
-
-def cut(photo: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The part of a photograph under a box of the network's image of `size` (H, W); never empty."""
-    x0, y0, x1, y1 = scaled(box, size, photo.shape[:2])
-    return photo[y0:y1, x0:x1]
-
-
-def scaled(box: Box, size: tuple[int, int], to: Sequence[int]) -> Box:
-    """A box of an image of `size` (H, W) in the pixels of one of the size `to`; at least one pixel."""
-    down, across = to[0] / size[0], to[1] / size[1]
-    x0, y0 = min(int(box[0] * across), to[1] - 1), min(int(box[1] * down), to[0] - 1)
-    return x0, y0, max(x0 + 1, round(box[2] * across)), max(y0 + 1, round(box[3] * down))

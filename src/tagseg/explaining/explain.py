@@ -6,19 +6,21 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tagseg.attribution.formulas import FORMULAS
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import explain_full_disk
-from tagseg.explaining.classifiers import load_classifier
-from tagseg.explaining.explainer import METHODS, Explainer, Shown, explained, with_ending
+from tagseg.explaining.source import check_source
+from tagseg.explaining.table import ATTRIBUTIONS, check_attributions
+from tagseg.files import with_ending
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, write_picture
 
-_ALWAYS = ("gradcam", "gradcam++", "layercam", "normgrad")  # rows of every contact sheet: they cost next to nothing
+if TYPE_CHECKING:
+    from tagseg.explaining.explainer import Shown
 
 
 def explain(
@@ -34,7 +36,7 @@ def explain(
     side: int | None = None,
     quiet: bool = False,
 ) -> list[Path]:
-    """Show where a classifier sees its classes.
+    """Shows where a classifier sees its classes.
 
     For every photograph and class: the fused map of each method over the photograph (`NAME.CLASS.METHOD.jpg`), and a
     contact sheet of methods by layers (`NAME.CLASS.sheet.png`).
@@ -43,7 +45,7 @@ def explain(
         images: files, or folders that are searched through.
         model, weights, side: see `load_classifier`.
         out: folder for the pictures.
-        methods: of cam, gradcam, gradcam++, layercam, layercam-normal, normgrad, scorecam, guided-backprop.
+        methods: names of `tagseg.explaining.table.ATTRIBUTIONS`.
         layers: `"stages"`, `"last"`, or names.
         classes: names or numbers; None for the `top` highest scores of each photograph.
 
@@ -53,12 +55,17 @@ def explain(
     Raises:
         BadInput: in one sentence, what does not fit.
     """
-    reporter = Reporter(quiet)
-    out = Path(out)
     found = find_photographs(images)
+    check_attributions(methods)
+    check_source(model, weights, side)
+    from tagseg.explaining.classifiers import load_classifier  # torch is imported only now
+    from tagseg.explaining.explainer import Explainer, explained
+
+    reporter, out = Reporter(quiet), Path(out)
     classifier = load_classifier(model, weights, side)
-    rows = [m for m in METHODS if m in _ALWAYS or m in methods] if layers != "last" else list(methods)
-    explainer = Explainer(classifier, rows if set(methods) <= set(METHODS) else methods, layers)
+    shown_always = [m for m, a in ATTRIBUTIONS.items() if a.cheap or m in methods]
+    rows = list(methods) if layers == "last" else shown_always
+    explainer = Explainer(classifier, rows, layers)
     written: list[Path] = []
     with reporter.bar("explain", len(found), "photographs") as advance, explain_full_disk(out):
         for done, shown in enumerate(explained(explainer, found, classes, top), start=1):
@@ -77,8 +84,8 @@ def explain(
 def _sheet(shown: Shown, k: int, title: str, rows: Sequence[str]) -> np.ndarray:
     small = thumbnail(shown.photo, 260)
     size = (small.shape[0], small.shape[1])
-    stages = next((m.layers for name, m in shown.maps.items() if name in FORMULAS or name == "scorecam"), ())
-    grids = next((m.maps for name, m in shown.maps.items() if name in FORMULAS or name == "scorecam"), [])
+    layered = next((maps for name, maps in shown.maps.items() if ATTRIBUTIONS[name].layered), None)
+    stages, grids = ((), []) if layered is None else (layered.layers, layered.maps)
     columns = ["photograph", *(f"{n} {g.shape[1]}x{g.shape[2]}" for n, g in zip(stages, grids, strict=True)), "fused"]
     pictures: list[list[np.ndarray | None]] = []
     for row, method in enumerate(rows):
@@ -98,4 +105,5 @@ def _sheet(shown: Shown, k: int, title: str, rows: Sequence[str]) -> np.ndarray:
 
 
 def slug(text: str) -> str:
+    """Returns a text as part of a file's name."""
     return re.sub(r"[^\w-]+", "_", text).strip("_")

@@ -12,12 +12,11 @@ import torch
 
 from tagseg.attribution import CAM, GradientMaps, GuidedBackprop, ScoreCAM, fuse
 from tagseg.attribution.formulas import FORMULAS
+from tagseg.cores import prefetch
 from tagseg.data.images import read_image
-from tagseg.data.loading import prefetch
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
-
-METHODS = ("cam", "own", *FORMULAS, "scorecam", "guided-backprop")
+from tagseg.explaining.table import check_attributions
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,12 @@ class Explainer:
 
     Args:
         classifier: see `load_classifier`.
-        methods: of `METHODS`.
+        methods: names of `tagseg.explaining.table.ATTRIBUTIONS`.
         layers: see `tagseg.attribution.layers.find_layers`.
     """
 
     def __init__(self, classifier: Classifier, methods: Sequence[str], layers: Any) -> None:
-        for method in methods:
-            if method not in METHODS:
-                hint = nearest(method, list(METHODS)) or "."
-                raise BadInput(f"method '{method}' does not exist{hint} Known: {', '.join(METHODS)}.")
+        check_attributions(methods)
         self.classifier, self.methods = classifier, tuple(dict.fromkeys(methods))
         model = classifier.model
         gradient = {name: FORMULAS[name] for name in self.methods if name in FORMULAS}
@@ -144,8 +140,3 @@ def explained(explainer: Explainer, found: dict[str, Path], classes: Sequence[st
         scores, chosen, maps = explainer(classifier.images([photo]), pick)
         probabilities = classifier.probabilities(scores)[0, chosen[0]].tolist()
         yield Shown(name, photo, chosen[0].tolist(), probabilities, maps[0])
-
-
-def with_ending(stem: Path, ending: str) -> Path:
-    """`NAME` and `.ending` to `NAME.ending`, whatever dots the name has."""
-    return stem.with_name(stem.name + ending)

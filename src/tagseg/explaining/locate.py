@@ -6,23 +6,25 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from tagseg.attribution.crops import ten_crops
-from tagseg.attribution.fusion import normalise, resize
 from tagseg.data.images import voc_palette
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput, explain_full_disk
-from tagseg.explaining.classifiers import Classifier, load_classifier
-from tagseg.explaining.explainer import Explainer, Shown, explained, with_ending
-from tagseg.files import write_aside, write_json
+from tagseg.explaining.source import check_source
+from tagseg.explaining.table import check_attributions
+from tagseg.files import with_ending, write_aside, write_json
 from tagseg.masks.boxes import ILSVRC_THRESHOLD, box_of_map, box_of_mask, graph_cut
 from tagseg.progress import Reporter
 from tagseg.report.pictures import draw_boxes
 from tagseg.report.sheets import write_picture
+
+if TYPE_CHECKING:
+    import torch
+
+    from tagseg.explaining.explainer import Explainer, Shown
 
 _CROP = 224 / 256  # side of the ten crops over that of the image, as published
 
@@ -43,7 +45,7 @@ def locate(
     crops: bool = False,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Boxes of classes in photographs: `boxes.csv`, `boxes.json` (COCO) and a drawn picture of each.
+    """Writes boxes of classes in photographs: `boxes.csv`, `boxes.json` (COCO) and a drawn picture of each.
 
     Args:
         images, model, out, weights, layers, classes, top, side: see `explain`.
@@ -57,9 +59,13 @@ def locate(
     """
     if not 0 <= threshold < 1:
         raise BadInput(f"threshold {threshold}: give a fraction of the maximum, from 0 to below 1.")
-    reporter = Reporter(quiet)
-    out = Path(out)
     found = find_photographs(images)
+    check_attributions([method])
+    check_source(model, weights, side)
+    from tagseg.explaining.classifiers import load_classifier  # torch is imported only now
+    from tagseg.explaining.explainer import Explainer, explained
+
+    reporter, out = Reporter(quiet), Path(out)
     classifier = load_classifier(model, weights, side)
     explainer = Explainer(classifier, [method], layers)
     boxes: list[dict[str, Any]] = []
@@ -87,7 +93,13 @@ def locate(
 
 
 def _crop_maps(explainer: Explainer, shown: Shown, method: str) -> np.ndarray:
-    """`(K, H, W)` in [0, 1] from ten crops of the network's side out of an image 256/224 as large."""
+    """The maps `(K, H, W)` in [0, 1] from ten crops of the network's side out of an image 256/224 as large."""
+    import torch
+
+    from tagseg.attribution.crops import ten_crops
+    from tagseg.attribution.fusion import normalise, resize
+    from tagseg.explaining.classifiers import Classifier
+
     classifier = explainer.classifier
     side = classifier.side
     large = Classifier(**{**vars(classifier), "side": round(side / _CROP)}).images([shown.photo])

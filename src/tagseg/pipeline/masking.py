@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tagseg.cores import cpu_count
+from tagseg.cores import cpu_count, prefetch
 from tagseg.data.dataset import MaskFolder, Sample, read_saliency
 from tagseg.data.images import read_image, write_mask
-from tagseg.data.loading import prefetch
 from tagseg.data.map_store import MapStore
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tagseg.cores import prefetch
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, MaskFolder, Sample, multi_hot, read_mask
 from tagseg.data.images import read_index_png, write_mask
-from tagseg.data.loading import prefetch
 from tagseg.data.map_store import MapStore
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tagseg.cores import prefetch
 from tagseg.data.dataset import Sample
 from tagseg.data.images import read_image
-from tagseg.data.loading import normalise, prefetch
+from tagseg.data.loading import normalise
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.data.reading import FileFacts
 from tagseg.data.views import resize, whole

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tagseg.cores import cpu_count
+from tagseg.cores import cpu_count, prefetch
 from tagseg.data.dataset import Dataset, Sample
 from tagseg.data.images import read_image, write_grey
-from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput, nearest
 from tagseg.masks.saliency import load_saliency_network, minimum_barrier_saliency
 from tagseg.progress import Reporter

@@ -21,6 +21,7 @@ from tagseg.files import read_json, write_aside, write_json
 from tagseg.networks.backbone import Backbone, on_canvas
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.saved import DESCRIPTION, WEIGHTS, find_model
 
 FORMAT = 1
 ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
@@ -86,10 +87,10 @@ class SegmentationModel:
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`, then `model.json`; each whole or not at all."""
         backbone = self.network.backbone
-        with write_aside(folder / "model.safetensors") as aside:
+        with write_aside(folder / WEIGHTS) as aside:
             save_file({k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}, aside)
         write_json(
-            folder / "model.json",
+            folder / DESCRIPTION,
             {
                 "format": FORMAT,
                 "task": "segmentation",
@@ -105,26 +106,23 @@ class SegmentationModel:
 
 
 def load(path: str | os.PathLike[str]) -> SegmentationModel:
-    """Open a trained model: the folder of a run, or any folder with `model.json` and `model.safetensors`.
+    """Opens a trained model: the folder of a run, or any folder with `model.json` and `model.safetensors`.
 
     Nothing is unpickled and nothing is downloaded.
 
     Raises:
         BadInput: there is no model there, or its files are damaged.
     """
-    folder = Path(path)
-    folder = folder if (folder / "model.json").exists() else folder / "segment"
-    if not (folder / "model.json").exists():
-        raise BadInput(f"{path}: there is no trained model here (no model.json); give the folder of a finished run.")
+    folder = find_model(path)
     try:
-        described: dict[str, Any] = read_json(folder / "model.json")
+        described: dict[str, Any] = read_json(folder / DESCRIPTION)
         if described["format"] != FORMAT:
             raise BadInput(f"{folder / 'model.json'}: format {described['format']} is not known; update tagseg.")
         parts = described["architecture"]
         backbone = Backbone(parts["backbone"], "random", parts["output_stride"])
         backbone.mean, backbone.std = tuple(described["input"]["mean"]), tuple(described["input"]["std"])
         network = DeepLab(backbone, parts["head"], len(described["classes"]))
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+        network.load_state_dict(load_file(folder / WEIGHTS))
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise BadInput(f"{folder}: the model's files are damaged or do not belong together ({error}).") from error
     return SegmentationModel(network, tuple(described["classes"]), described["input"]["side"])

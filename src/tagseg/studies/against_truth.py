@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tagseg.data.dataset import Sample, read_mask
+from tagseg.data.images import read_image
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.localisation import BestThresholdIoU, BoxAccuracy, Localisation, PixelPrecision, pointing_hit
@@ -21,14 +22,15 @@ from tagseg.explaining.explainer import Explainer
 from tagseg.labels import IGNORE
 from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut
 from tagseg.masks.superpixels import superpixel_mask, superpixels
-from tagseg.studies.walk import Case, Table, Variant, variants
+from tagseg.studies.tables import Table
+from tagseg.studies.walk import Case, Variant, variants
 
 SUPERPIXEL_THRESHOLD = 0.3
 _WORKING = 224  # boxes are made on maps of this side, as in wsolevaluation
 _TIMED = 16  # photographs that the frame rate is measured on
 
 
-def boxes(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> list[Table]:  # noqa: ARG001
+def boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
     """Localisation by boxes (LayerCAM, tables 3.1 to 3.4 of the thesis): every method and layer, and fused."""
     ways: list[Variant] = []
     located: dict[str, Localisation] = {}
@@ -69,7 +71,7 @@ def boxes(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> 
     return [table]
 
 
-def segmentation(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> list[Table]:  # noqa: ARG001
+def segmentation(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]:
     """Stage by stage: how well the maps themselves segment, and where their maxima lie."""
     ways: list[Variant] = []
     sweeps: dict[str, ThresholdSweep] = {}
@@ -94,7 +96,7 @@ def segmentation(cases: Iterable[Case], classes: tuple[str, ...], threshold: flo
     return [table]
 
 
-def defects(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> list[Table]:  # noqa: ARG001
+def defects(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]:
     """Tiny defects (thesis equation 3.10): IoU averaged over photographs, at the best threshold of each cell.
 
     The last row is a map that marks everything.
@@ -128,7 +130,7 @@ def defects(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -
     return [table]
 
 
-def superpixel_masks(cases: Iterable[Case], classes: tuple[str, ...], threshold: float) -> list[Table]:  # noqa: ARG001
+def superpixel_masks(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]:
     """Pseudo-masks of one label per superpixel (thesis table 3.12), background under a mean map value of 0.3."""
     ways: list[Variant] = []
     confusions: dict[str, Confusion] = {}
@@ -154,8 +156,6 @@ def superpixel_masks(cases: Iterable[Case], classes: tuple[str, ...], threshold:
 
 def frame_rate(explainer_of: Callable[[Any], Explainer], layers: Sequence[str], samples: Sequence[Sample]) -> Table:
     """Photographs a second, one at a time as on a belt: each layer alone, and all of them fused."""
-    from tagseg.data.images import read_image
-
     photos = [read_image(sample.image) for sample in samples if sample.tags][:_TIMED]
     table = Table("Photographs a second, one at a time", ("layers", "a second"))
     for wanted, name in (*((layer, layer) for layer in reversed(layers)), (list(layers), "fused")):

@@ -23,8 +23,8 @@ from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.attribution.layers import as_grid
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
-from tagseg.studies.decomposed import Example, Findings
-from tagseg.studies.walk import Table
+from tagseg.studies.decomposed import Example
+from tagseg.studies.tables import Findings, Table
 
 Pixels = Callable[[torch.Tensor, int], torch.Tensor]  # image (1, 3, H, W), class -> (H, W)
 

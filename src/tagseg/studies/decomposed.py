@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -18,30 +18,18 @@ import torch
 from tagseg.attribution.ablation import drops
 from tagseg.attribution.gap import Decision, Parts, Recording
 from tagseg.attribution.hierarchy import Hierarchy, Tree, cells_of, strongest
+from tagseg.cores import prefetch
 from tagseg.data.dataset import Sample, read_mask
 from tagseg.data.images import read_image
-from tagseg.data.loading import prefetch
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
 from tagseg.labels import IGNORE
 from tagseg.progress import Advance
-from tagseg.studies.walk import Table
+from tagseg.studies.tables import Findings, Table
 
 ESTIMATES = ("average activation", "maximum activation", "average gradient", "maximum gradient", "first order")
 ROUNDING = 1e-5  # of a decision, below which a difference is none
 SEEN_OFTEN = 5  # a channel counts as discriminative or not when it was seen so often
-
-Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
-
-
-@dataclass
-class Findings:
-    """Tables of a study, and the lines of its picture `name -> (xs, ys)` with the names of both axes."""
-
-    tables: list[Table]
-    lines: Lines = field(default_factory=dict)
-    x: str = ""
-    y: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-import tagseg
 from tagseg.cores import cpu_count
 from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput, explain_full_disk, nearest
-from tagseg.explaining.classifiers import Classifier, load_classifier
-from tagseg.explaining.explainer import Explainer
+from tagseg.explaining.source import check_source
+from tagseg.explaining.table import check_attributions
 from tagseg.labels import IGNORE
 from tagseg.masks.boxes import ILSVRC_THRESHOLD
 from tagseg.progress import Reporter
+from tagseg.report.curves import line_figure
 from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
-from tagseg.report.sheets import contact_sheet, write_picture
-from tagseg.studies import against_model, against_truth, channels
-from tagseg.studies.walk import Case, Table, variants, walk, write_tables
+from tagseg.report.sheets import contact_sheet, rendered, write_picture
+from tagseg.studies.table import STUDIES
+from tagseg.studies.tables import Findings, Table, write_tables
+from tagseg.version import __version__
 
-STUDIES = ("boxes", "segmentation", "defects", "superpixels", "occlusion", "curves", *channels.STUDIES)
+if TYPE_CHECKING:
+    from tagseg.explaining.classifiers import Classifier
+    from tagseg.studies.material import Material
+    from tagseg.studies.walk import Case
+
 METHODS = ("gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad")
-_PICTURED = 6
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,19 @@ def study(
     against: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> StudyResult:
-    """Measure maps of the true tags over a data set, or what a classifier's channels do.
+    """Measures maps of the true tags over a data set, or what a classifier's channels do.
 
     The truth is for measuring only.
 
     Args:
-        name: boxes (loc1, loc5, gt-known, MaxBoxAcc), segmentation (mIoU, PxAP, pointing game), defects (IoU per
-            photograph, frame rate), superpixels (pseudo-masks), occlusion (hide what is marked), curves (insertion,
-            deletion); or one of `tagseg.studies.channels`.
+        name: one of `tagseg.studies.table.STUDIES`, which says what each measures.
         data: see `tagseg.data.reading.read_dataset`.
         model, weights, side: see `tagseg.explaining.classifiers.load_classifier`.
         out: folder for `NAME.md`, `NAME.json` and `NAME.png`.
         methods, layers: see `tagseg.explain`.
         split: `"val"` or `"train"`.
-        limit: look at this many tagged photographs only, spread over the split; None for all, or as many as
-            `channels.FEW` says.
+        limit: how many tagged photographs are used, spread over the split; None for all, or as many as the study
+            takes if nothing is said.
         threshold: of boxes, as a fraction of the map's maximum.
         against: of the study "sanity": a run of the same network that was taught wrong labels.
 
@@ -78,55 +80,40 @@ def study(
         BadInput: in one sentence, what does not fit.
     """
     if name not in STUDIES:
-        raise BadInput(
-            f"study '{name}' does not exist{nearest(name, list(STUDIES)) or '.'} Known: {', '.join(STUDIES)}."
-        )
+        known = list(STUDIES)
+        raise BadInput(f"study '{name}' does not exist{nearest(name, known) or '.'} Known: {', '.join(known)}.")
     if split not in ("train", "val"):
         raise BadInput(f"split '{split}': give train or val.")
+    check_attributions(methods)
     if "guided-backprop" in methods:
         raise BadInput("guided-backprop has no layers to compare; use it with 'tagseg explain'.")
-    reporter, out = Reporter(quiet), Path(out)
+    check_source(model, weights, side)
+    wanted, out = STUDIES[name], Path(out)
+    dataset = read_dataset(Path(data))
+    samples = _samples(dataset, split, wanted.few if limit is None else limit)
+    import torch  # only now
+
+    from tagseg.explaining.classifiers import load_classifier
+    from tagseg.studies.material import Material
+
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
-    dataset = read_dataset(Path(data))
     classifier = load_classifier(model, weights, side)
-    if name not in channels.ANY_CLASSES:
+    if not wanted.any_classes:
         _check_classes(dataset, classifier)
-    samples = _samples(dataset, split, channels.FEW.get(name) if limit is None else limit)
-    explainer = Explainer(classifier, methods, layers)
-    begun = time.perf_counter()
-    pictured: list[Case] = []
-    every = max(1, len(samples) // _PICTURED)
-
-    def remembered(cases: Iterator[Case]) -> Iterator[Case]:
-        for number, case in enumerate(cases):
-            if number % every == every // 2 and len(pictured) < _PICTURED:
-                pictured.append(case)
-            yield case
-
-    with reporter.bar(name, len(samples), "photographs") as advance, explain_full_disk(out):
-        cases = remembered(walk(explainer, samples, advance))
-        drawn: np.ndarray | None = None
-        if name in channels.STUDIES:
-            other = None if against is None else load_classifier(against, side=side)
-            tables, drawn = channels.run(name, classifier, samples, layers, advance, other)
-        elif name in ("occlusion", "curves"):
-            run = against_model.occlusion if name == "occlusion" else against_model.curves
-            tables = run(cases, classifier)
-        else:
-            measure = {
-                "boxes": against_truth.boxes,
-                "segmentation": against_truth.segmentation,
-                "defects": against_truth.defects,
-                "superpixels": against_truth.superpixel_masks,
-            }[name]
-            tables = measure(cases, dataset.classes, threshold)
-        seconds = time.perf_counter() - begun
-        if name == "defects":
-            found = [n for m in pictured[:1] for n in m.maps[methods[0]].layers]
-            tables.append(
-                against_truth.frame_rate(lambda some: Explainer(classifier, ["layercam"], some), found, samples)
-            )
+    with Reporter(quiet).bar(name, len(samples), "photographs") as advance, explain_full_disk(out):
+        material = Material(
+            classifier=classifier,
+            classes=dataset.classes,
+            samples=samples,
+            methods=tuple(methods),
+            layers=layers if isinstance(layers, str) else list(layers),
+            threshold=threshold,
+            against=None if against is None else load_classifier(against, side=side),
+            advance=advance,
+        )
+        begun = time.perf_counter()
+        found = wanted.run(material)
         facts = {
             "study": name,
             "data": Path(data).name,
@@ -134,14 +121,13 @@ def study(
             "photographs": len(samples),
             "model": Path(model).name,
             "side": classifier.side,
-            "seconds": round(seconds, 1),
+            "seconds": round(time.perf_counter() - begun, 1),
             "machine": f"{cpu_count()} cores, {classifier.device.type}, torch {torch.__version__}",
-            "version": tagseg.__version__,
+            "version": __version__,
         }
-        write_tables(out, name, tables, facts)
-        drawn = _picture(pictured, classifier, name) if drawn is None else drawn
-        picture = write_picture(out / f"{name}.png", drawn)
-    return StudyResult(tables, out / f"{name}.md", picture)
+        write_tables(out, name, found.tables, facts)
+        picture = write_picture(out / f"{name}.png", _picture(found, material, name))
+    return StudyResult(found.tables, out / f"{name}.md", picture)
 
 
 def _check_classes(dataset: Dataset, classifier: Classifier) -> None:
@@ -163,8 +149,16 @@ def _samples(dataset: Dataset, split: str, limit: int | None) -> list[Sample]:
     return [tagged[round(i * (len(tagged) - 1) / max(1, limit - 1))] for i in range(limit)]
 
 
-def _picture(cases: Sequence[Case], classifier: Classifier, name: str) -> np.ndarray:
-    """Photographs as rows; the truth, every method's deepest layer, and LayerCAM's layers and fusion as columns."""
+def _picture(found: Findings, material: Material, name: str) -> np.ndarray:
+    """The lines of the study; or photographs as rows, and as columns the truth, every method's deepest layer, and
+    LayerCAM's layers and fusion."""
+    from tagseg.studies.walk import variants
+
+    if found.lines or not material.pictured:
+        figure = line_figure(found.lines, x=found.x, y=found.y)
+        figure.set_dpi(160)
+        return rendered(figure)
+    cases, classifier = material.pictured, material.classifier
     rows, pictures = [], []
     columns: list[str] = []
     for case in cases:

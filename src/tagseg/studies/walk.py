@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from tagseg.attribution.fusion import SCALINGS, Scaling, fuse
+from tagseg.cores import prefetch
 from tagseg.data.dataset import Sample
 from tagseg.data.images import read_image
-from tagseg.data.loading import prefetch
 from tagseg.explaining.classifiers import Classifier
 from tagseg.explaining.explainer import Explainer, MethodMaps
-from tagseg.files import write_aside, write_json
 from tagseg.progress import Advance
 
 BATCH = 8
@@ -113,37 +111,6 @@ def variants(case: Case, *, ablation: bool = False) -> list[Variant]:
 
 def _stage(number: int, count: int, name: str) -> str:
     return f"S{number + 1} ({name})" if count > 1 else name
-
-
-@dataclass
-class Table:
-    """Rows of a study: `rows[i]` has a cell for each of `columns`; None is not known."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    note: str = ""
-
-    def markdown(self) -> str:
-        lines = [f"### {self.title}", "", f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
-        lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in self.rows]
-        return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"title": self.title, "columns": list(self.columns), "rows": [list(r) for r in self.rows]}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def write_tables(folder: Path, name: str, tables: Sequence[Table], facts: dict[str, Any]) -> None:
-    """`NAME.md` to read and `NAME.json` with how they were made."""
-    with write_aside(folder / f"{name}.md") as aside:
-        aside.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
-    write_json(folder / f"{name}.json", {**facts, "tables": [table.as_dict() for table in tables]})
 
 
 def probability_of(classifier: Classifier, tag: int) -> Any:

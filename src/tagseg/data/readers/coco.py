@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 
 from tagseg.data.dataset import Box, Dataset, Problem, Sample
+from tagseg.data.readers import Reader
 from tagseg.errors import BadInput
 
 
-def find_coco(root: Path) -> dict[str, Path]:
+def find_coco(root: Path) -> Path | None:
+    """Returns the folder itself, if it has annotations of COCO 2014."""
+    return root if _annotations(root) else None
+
+
+def _annotations(root: Path) -> dict[str, Path]:
     """Split -> instances JSON, for the splits that are there."""
     return {
         split: path
@@ -24,12 +30,12 @@ def find_coco(root: Path) -> dict[str, Path]:
 
 
 def read_coco(root: Path) -> Dataset:
-    """Read a COCO tree. Classes are the categories by number; photographs without any are dropped."""
+    """Reads a COCO tree. Classes are the categories by number; photographs without any are dropped."""
     try:
         from pycocotools.coco import COCO
     except ImportError as error:
         raise BadInput("Reading COCO needs pycocotools; install it with: pip install 'tagseg[coco]'.") from error
-    files = find_coco(root)
+    files = _annotations(root)
     if "train" not in files:
         raise BadInput(f"{root / 'annotations'}: instances_train2014.json is missing; add the COCO annotations.")
     classes: tuple[str, ...] = ()
@@ -98,3 +104,6 @@ class CocoMask:
                 runs = shape
             canvas[coco_mask.decode(runs).astype(bool)] = label + 1
         return canvas
+
+
+READER = Reader("COCO", find_coco, lambda root, _: read_coco(root))

@@ -9,6 +9,7 @@ import numpy as np
 
 from tagseg.data.dataset import Box, Dataset, Sample
 from tagseg.data.images import read_index_png
+from tagseg.data.readers import Reader
 from tagseg.errors import BadInput
 
 _LISTS = ("images", "image_class_labels", "train_test_split", "bounding_boxes", "classes")
@@ -75,3 +76,6 @@ def _rows(path: Path) -> dict[str, list[str]]:
         raise BadInput(f"{path}: the list is missing; add it from the CUB-200-2011 archive.")
     lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return {first: rest for first, *rest in lines}
+
+
+READER = Reader("CUB", find_cub, lambda root, _: read_cub(root))

@@ -9,10 +9,16 @@ import numpy as np
 
 from tagseg.data.dataset import Dataset, Sample
 from tagseg.data.images import read_index_png
+from tagseg.data.readers import Reader
 from tagseg.errors import BadInput
 
 
-def find_dagm(root: Path) -> list[Path]:
+def find_dagm(root: Path) -> Path | None:
+    """Returns the folder itself, if it has DAGM's folders of classes."""
+    return root if _classes(root) else None
+
+
+def _classes(root: Path) -> list[Path]:
     """The folders `Class1` to `Class10` that are there, each with `Train/` or `Test/`."""
     folders = (root / f"Class{number}" for number in range(1, 11))
     return [f for f in folders if any((f / split).is_dir() for split in ("Train", "Test"))]
@@ -20,7 +26,7 @@ def find_dagm(root: Path) -> list[Path]:
 
 def read_dagm(root: Path) -> Dataset:
     """Read a DAGM tree as the one class `defect`: a photograph has it when `Label/NAME_label.PNG` is there."""
-    folders = find_dagm(root)
+    folders = _classes(root)
     if not folders:
         raise BadInput(f"{root}: no DAGM tree here; it needs Class1/Train/ and so on.")
     splits = {}
@@ -51,3 +57,6 @@ class DefectMask:
     def __call__(self) -> np.ndarray:
         values = read_index_png(self.path)
         return (values > 0).astype(np.uint8) if self.defect else np.zeros(values.shape[:2], np.uint8)
+
+
+READER = Reader("DAGM", find_dagm, lambda root, _: read_dagm(root))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
 from tagseg.data.images import IMAGE_SUFFIXES
+from tagseg.data.readers import Reader
 from tagseg.errors import BadInput, nearest
 
 _RESERVED = {"images", "masks", "saliency"}
@@ -267,3 +268,6 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
 def _beside(folder: Path, name: str) -> Path | None:
     path = folder / f"{name}.png"
     return path if path.exists() else None
+
+
+READER = Reader("a plain folder", lambda root: root, lambda root, _: read_folder(root), any_folder=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tagseg.data.dataset import Dataset, Problem, Sample
+from tagseg.data.readers import Reader
 from tagseg.data.readers.voc import read_xml_boxes
 from tagseg.errors import BadInput
 
@@ -77,3 +78,6 @@ def _classes(base: Path, train: list[str]) -> tuple[tuple[str, ...], tuple[str, 
     if not numbers:
         raise BadInput(f"{base}: neither LOC_synset_mapping.txt nor Data/CLS-LOC/train/ tells the classes; add one.")
     return numbers, numbers
+
+
+READER = Reader("ILSVRC", find_ilsvrc, lambda root, _: read_ilsvrc(root))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Literal
 
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, read_mask
+from tagseg.data.readers import Reader, Tags
 from tagseg.errors import BadInput, nearest
 
 VOC_CLASSES = (
@@ -16,15 +16,15 @@ VOC_CLASSES = (
 
 
 def find_voc(root: Path) -> Path | None:
-    """The folder that holds `JPEGImages` and `ImageSets`, at `root` or in the devkit's usual places below it."""
+    """Returns the folder that holds `JPEGImages` and `ImageSets`, at `root` or in the devkit's usual places below it."""
     for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (base / "JPEGImages").is_dir() and (base / "ImageSets").is_dir():
             return base
     return None
 
 
-def read_voc(root: Path, tags: Literal["xml", "masks"] = "xml") -> Dataset:
-    """Read a VOC tree: training on `trainaug` where that list exists, else on `train`; evaluation on `val`.
+def read_voc(root: Path, tags: Tags = "xml") -> Dataset:
+    """Reads a VOC tree: training on `trainaug` where that list exists, else on `train`; evaluation on `val`.
 
     Tags come from the XML annotation (every object, difficult ones too) or from the classes in the mask.
     """
@@ -112,3 +112,6 @@ def read_xml_boxes(path: Path, classes: tuple[str, ...]) -> tuple[Box, ...]:
             x0, y0, x1, y1 = (float(edge) for edge in edges)  # type: ignore[arg-type]
             boxes.append(Box(classes.index(label), max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1))
     return tuple(boxes)
+
+
+READER = Reader("VOC", find_voc, read_voc)

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tagseg.cores import cpu_count
+from tagseg.cores import cpu_count, prefetch
 from tagseg.data.dataset import MaskFolder, Sample
 from tagseg.data.images import read_image, write_mask
-from tagseg.data.loading import prefetch
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.files import read_json, write_json
 from tagseg.masks.refinements import LearntRefinement, refinements
