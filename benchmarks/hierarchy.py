@@ -29,7 +29,10 @@ from tagseg.data.reading import read_dataset
 from tagseg.evaluation.tags import mean_average_precision
 from tagseg.explaining.classifiers import Classifier, load_classifier
 from tagseg.explaining.decompose import save_tree
-from tagseg.studies import altered, channels, decomposed
+from tagseg.masks.boxes import ILSVRC_THRESHOLD
+from tagseg.studies import altered
+from tagseg.studies.material import Material
+from tagseg.studies.table import STUDIES
 
 SIDE, EPOCHS, BATCH = 96, 30, 16
 
@@ -64,7 +67,7 @@ def main() -> None:
     parser.add_argument("--weights", help="of MobileNetV2; without them nothing is timed")
     parser.add_argument("--photographs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--studies", nargs="*", choices=channels.STUDIES, default=["agreement", "sanity"])
+    parser.add_argument("--studies", nargs="*", choices=list(STUDIES), default=["agreement", "sanity"])
     arguments = parser.parse_args()
     data = read_dataset(arguments.data)
     print(f"{data.root.name}, {arguments.photographs} photographs, {machine()}\n", flush=True)
@@ -76,8 +79,17 @@ def main() -> None:
         for name in arguments.studies:
             wrong = small_vgg(data, arguments.out, seed, dealt_anew=True) if name == "sanity" else None
             print(f"## {name}, seed {seed}\n", flush=True)
-            found = decomposed.examples(taught, some, lambda *_: None)
-            for table in channels.findings(name, taught, found, "stages", wrong).tables:
+            material = Material(
+                classifier=taught,
+                classes=data.classes,
+                samples=some,
+                methods=("layercam",),
+                layers="stages",
+                threshold=ILSVRC_THRESHOLD,
+                against=wrong,
+                advance=lambda *_: None,
+            )
+            for table in STUDIES[name].run(material).tables:
                 print(table.markdown(), flush=True)
 
 

@@ -90,10 +90,7 @@ class Grid:
         Returns:
             `(n, cells)` float32, whose rows add up to 1, or to 0 beyond the side.
         """
-        if self.corners:
-            place = pixels * ((cells - 1) / max(1, side - 1))
-        else:
-            place = (pixels + 0.5) * (cells / side) - 0.5
+        place = pixels * ((cells - 1) / max(1, side - 1)) if self.corners else (pixels + 0.5) * (cells / side) - 0.5
         place = np.clip(place, 0, cells - 1)
         left = np.minimum(place.astype(np.int64), max(0, cells - 2))
         share = (place - left).astype(np.float32)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tagseg.data.loading import EpochSampler, TrainingLoader, TrainingViews, normalise
 from tagseg.cores import prefetch
+from tagseg.data.loading import EpochSampler, TrainingLoader, TrainingViews, normalise
 from tagseg.data.reading import read_dataset
 from tagseg.data.views import ViewSpec
 

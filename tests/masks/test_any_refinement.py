@@ -1,24 +1,32 @@
-"""What every refinement of a photograph and its scores owes its users."""
+"""What every refinement of the table owes its users, whichever it is."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tagseg.errors import BadInput
-from tagseg.masks.crf import refine_crf
-from tagseg.masks.par import refine_pamr, refine_par
-from tagseg.masks.superpixels import refine_superpixels
+from tagseg.masks.refinements import LearntRefinement, Refinement, check_chain, learnt_names, refinements
+from tagseg.masks.refinements.learnt import LearntSettings
+from tagseg.masks.refinements.superpixels import SuperpixelSettings
+from tagseg.methods.refinements import load_network
+from tagseg.pipeline.settings import MaskSettings, resolve
 
-Refinement = Callable[..., np.ndarray]
-ALL: dict[str, Refinement] = {
-    "par": refine_par,
-    "pamr": refine_pamr,
-    "crf": refine_crf,
-    "crf of labels": lambda image, scores: refine_crf(image, scores, crf="irn-label"),
-    "superpixels": refine_superpixels,
-    "felzenszwalb": lambda image, scores: refine_superpixels(image, scores, kind="felzenszwalb"),
+Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def with_settings(name: str, settings: Any) -> Refine:
+    found = refinements()[name]
+    assert isinstance(found, Refinement)
+    return lambda image, scores: found.refine(image, scores, settings)
+
+
+ALL: dict[str, Refine] = {
+    **{name: with_settings(name, r.default) for name, r in refinements().items() if isinstance(r, Refinement)},
+    "crf of labels": with_settings("crf", "irn-label"),
+    "felzenszwalb": with_settings("superpixels", SuperpixelSettings(kind="felzenszwalb")),
 }
 each = pytest.mark.parametrize("refine", ALL.values(), ids=ALL.keys())
 
@@ -34,7 +42,7 @@ def scores(*size: int) -> np.ndarray:
 @each
 @pytest.mark.parametrize("size", [(30, 41), (1, 1), (1, 50), (700, 3)])
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_any_size_and_number_of_classes(refine: Refinement, size: tuple[int, int], channels: int):
+def test_any_size_and_number_of_classes(refine: Refine, size: tuple[int, int], channels: int):
     found = refine(photo(*size, 3), scores(channels, *size))
     assert found.shape == (channels, *size)
     assert np.isfinite(found).all()
@@ -42,13 +50,13 @@ def test_any_size_and_number_of_classes(refine: Refinement, size: tuple[int, int
 
 
 @each
-def test_grey_photographs(refine: Refinement):
+def test_grey_photographs(refine: Refine):
     grey, rough = photo(30, 41), scores(2, 30, 41)
     np.testing.assert_allclose(refine(grey, rough), refine(np.repeat(grey[..., None], 3, axis=2), rough))
 
 
 @each
-def test_a_photograph_of_one_colour_stays_finite(refine: Refinement):
+def test_a_photograph_of_one_colour_stays_finite(refine: Refine):
     assert np.isfinite(refine(np.full((30, 41, 3), 9, np.uint8), scores(2, 30, 41))).all()
 
 
@@ -63,15 +71,49 @@ def test_a_photograph_of_one_colour_stays_finite(refine: Refinement):
         (photo(30, 41, 4), scores(2, 30, 41), "uint8"),
     ],
 )
-def test_bad_input_is_told(refine: Refinement, image: np.ndarray, rough: np.ndarray, message: str):
+def test_bad_input_is_told(refine: Refine, image: np.ndarray, rough: np.ndarray, message: str):
     with pytest.raises(BadInput, match=message):
         refine(image, rough)
 
 
 @each
-def test_the_scores_given_are_not_changed(refine: Refinement):
+def test_the_scores_given_are_not_changed(refine: Refine):
     image, rough = photo(30, 41, 3), scores(3, 30, 41)
     before: Any = (image.copy(), rough.copy())
     refine(image, rough)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(rough, before[1])
+
+
+@pytest.mark.parametrize("name", refinements())
+def test_what_the_table_says_of_it_is_whole(name: str):
+    found = refinements()[name]
+    assert found.name == name
+    assert found.about
+    assert found.source
+    if isinstance(found, LearntRefinement):
+        assert issubclass(found.settings, LearntSettings)
+        network = load_network(found)
+        assert network.Settings is found.settings
+        assert network.stride > 0
+    assert MaskSettings(refine=name).of(name) == (found.default if found.settings is not None else None)
+
+
+@pytest.mark.parametrize("name", refinements())
+def test_a_chain_may_begin_with_it_and_be_set(name: str):
+    chain = f"{name}+superpixels"
+    settings = resolve("cam", {"masks.refine": chain, "masks.superpixels": {"count": 50}}).masks
+    assert settings.of("superpixels").count == 50
+    assert [step.name for step in settings.steps] == [n for n in chain.split("+") if n not in learnt_names()]
+    assert settings.learnt == (name if name in learnt_names() else None)
+    if name in learnt_names():
+        with pytest.raises(ValueError, match="must come first"):
+            check_chain(f"par+{name}")
+
+
+def test_readme_lists_every_refinement():
+    lines = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| `")}
+    for name, found in refinements().items():
+        row = next((text for names, text in rows.items() if f"`{name}`" in names.split(", ")), "")
+        assert found.source in row, f"README.md lacks the row of '{name}', from {found.source}"

@@ -8,6 +8,7 @@ import torch
 
 from tagseg.masks.random_walk import directions, sources
 from tagseg.masks.refinements import LearntRefinement, refinements
+from tagseg.methods.refinements import load_network
 from tagseg.methods.refinements.base import affinity_losses, alpha_at, confident, mean_over, pairs
 from tagseg.methods.refinements.irn import IRN, IRNSettings, displacement_losses, used_stages
 from tagseg.methods.refinements.psa import PSA, PSASettings, feature_affinity, with_own_background
@@ -23,7 +24,7 @@ class Thresholds:
 def learnt(name: str) -> Any:
     found = refinements()[name]
     assert isinstance(found, LearntRefinement)
-    return found.load()
+    return load_network(found)
 
 
 def settings(name: str, **values: object) -> IRNSettings | PSASettings:

@@ -36,9 +36,10 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class View:
-    """Where someone is: a model, a picture with hidden regions, a class, and channels one below the other.
+    """The place where someone is in the explorer.
 
-    `hidden` are boxes in shares of width and height, `(x0, y0, x1, y1)`.
+    It is a model, a picture with hidden regions, a class, and channels one below the other. `hidden` are boxes in
+    shares of width and height, `(x0, y0, x1, y1)`.
     """
 
     model: str
@@ -74,7 +75,7 @@ class _Model:
 
 
 class Explorer:
-    """Answers about several models and any pictures; what was asked lately is remembered.
+    """A source of answers about several models and any pictures, which remembers what was asked lately.
 
     Args:
         models: name to a model as `load_classifier` takes it, with its weights.
@@ -99,14 +100,14 @@ class Explorer:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explorer")
 
     def pictures(self) -> list[str]:
-        """Names of the pictures below the folder."""
+        """Returns the names of the pictures below the folder."""
         if self.folder is None:
             return []
         found = (p for p in sorted(self.folder.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         return [p.relative_to(self.folder).as_posix() for p in found]
 
     def picture(self, name: str) -> Path:
-        """The file of a name of `pictures`.
+        """Returns the file of a picture by its name, one of `pictures`.
 
         Raises:
             BadInput: the name leads out of the folder.
@@ -116,22 +117,26 @@ class Explorer:
         return self.folder / name
 
     def class_names(self, model: str) -> tuple[str, ...]:
+        """Returns the names of a model's classes."""
         return self._ask(lambda: self._model(model).classifier.classes)
 
     def classes(self, view: View) -> list[Option]:
-        """The highest scores, each with the map of its evidence in the deepest layer (Grad-CAM)."""
+        """Returns the highest scores, each with the map of its evidence in the deepest layer (Grad-CAM)."""
         return self._ask(lambda: self._classes(view))
 
     def picture_of(self, view: View) -> np.ndarray:
-        """The picture with the evidence for where someone is; `(H, W, 3)` uint8."""
+        """Returns the picture with the evidence for where someone is; `(H, W, 3)` uint8."""
         return self._ask(lambda: self._picture_of(view))
 
     def channels(self, view: View) -> list[Option]:
-        """The strongest channels behind the class, or behind the last channel of the path; none at the first stage."""
+        """Returns the strongest channels behind the class, or behind the last channel of the path.
+
+        There are none at the first stage.
+        """
         return self._ask(lambda: self._channels(view))
 
     def layer_below(self, view: View) -> str | None:
-        """The name of the layer whose channels `channels` shows."""
+        """Returns the name of the layer whose channels `channels` shows."""
 
         def found() -> str | None:
             level = self._decision(view).level - 1
@@ -140,19 +145,25 @@ class Explorer:
         return self._ask(found)
 
     def details(self, view: View) -> list[tuple[np.ndarray, str]]:
-        """Pictures of the last channel of the path: patch, guided gradients there, and what excites it elsewhere."""
+        """Returns pictures of the last channel of the path.
+
+        They are its patch, the guided gradients there, and what excites it elsewhere.
+        """
         return self._ask(lambda: self._details(view))
 
     def trail(self, view: View) -> list[str]:
-        """The class and the channels down to where someone is, in words."""
+        """Returns the class and the channels down to where someone is, in words."""
         return self._ask(lambda: self._trail(view))
 
     def scores(self, view: View) -> list[tuple[str, float, float]]:
-        """Class, probability of the whole picture and with the hidden regions, for the classes highest in either."""
+        """Returns class, probability of the whole picture, and probability with the hidden regions.
+
+        The classes are those highest in either.
+        """
         return self._ask(lambda: self._scores(view))
 
     def hide(self, view: View, box: tuple[float, float, float, float] | None = None) -> View:
-        """Hide a box (in shares of width and height), or what the last channel of the path makes use of.
+        """Hides a box (in shares of width and height), or what the last channel of the path makes use of.
 
         The class stays, the path begins anew. The region gets the mean colour of the network's training images.
         """
@@ -174,7 +185,7 @@ class Explorer:
         return self._ask(found)
 
     def tree(self, view: View, top: int = 3, levels: int | None = None) -> bytes:
-        """A ZIP file with the tree of the class: `pyramid.png`, `tree.json`, `nodes/`."""
+        """Returns a ZIP file with the tree of the class: `pyramid.png`, `tree.json`, `nodes/`."""
 
         def found() -> bytes:
             opened, model = self._open(view), self._model(view.model)
@@ -324,7 +335,7 @@ class Explorer:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """`(H, W, 3)` uint8, at most `SHOWN` pixels long.
+    """Reads a picture as `(H, W, 3)` uint8, at most `SHOWN` pixels long.
 
     Raises:
         BadInput: the file is no picture, or it is larger than the explorer takes.
@@ -355,6 +366,9 @@ def _both(photo: np.ndarray, node: Node, size: tuple[int, int]) -> np.ndarray:
 def corners(
     first: tuple[int, int], second: tuple[int, int], size: tuple[int, ...]
 ) -> tuple[float, float, float, float]:
-    """A box in shares of width and height from two opposite corners (x, y) in pixels of an image of `size` (H, W)."""
+    """Returns a box in shares of width and height from two opposite corners.
+
+    The corners are (x, y) in pixels of an image of `size` (H, W).
+    """
     (xa, ya), (xb, yb) = first, second
     return min(xa, xb) / size[1], min(ya, yb) / size[0], max(xa, xb) / size[1], max(ya, yb) / size[0]

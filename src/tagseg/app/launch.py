@@ -20,7 +20,7 @@ def explore(
     port: int | None = None,
     block: bool = True,
 ) -> str:
-    """Serve the web explorer on this machine only.
+    """Serves the web explorer on this machine only.
 
     Args:
         models: see `load_classifier`.

@@ -36,7 +36,7 @@ footer { display: none !important; }
 
 @dataclass(frozen=True)
 class Asked:
-    """What a panel remembers between clicks: the view, where its galleries lead, and the first corner of a region."""
+    """The memory of a panel between clicks: the view, where its galleries lead, and the first corner of a region."""
 
     view: View | None = None
     classes: tuple[View, ...] = ()
@@ -54,7 +54,7 @@ def serve(
     port: int | None = None,
     block: bool = True,
 ) -> str:
-    """Serve the explorer on this machine only.
+    """Serves the web explorer on this machine only.
 
     Args:
         models, folder, patches, side: see `Explorer`.
@@ -95,7 +95,7 @@ def serve(
 
 
 def build(explorer: Explorer) -> gr.Blocks:
-    """The page, not yet served."""
+    """Builds the page, which is not yet served."""
     with gr.Blocks(
         title="tagseg explorer", fill_width=True, delete_cache=(_HOURS, _HOURS), analytics_enabled=False
     ) as page:

@@ -30,7 +30,7 @@ def drops(
     means: torch.Tensor | None = None,
     score: Score | None = None,
 ) -> torch.Tensor:
-    """How much each decision falls when one channel of an earlier layer is replaced by its mean activation.
+    """Returns how much each decision falls when one channel of an earlier layer is replaced by its mean activation.
 
     Args:
         model: the network, unwrapped.
@@ -80,7 +80,7 @@ def rerun(
     read: int | None = None,
     score: Score | None = None,
 ) -> torch.Tensor:
-    """Go on from a layer with changed copies of what it gives for one image.
+    """Continues from a layer with changed copies of what it gives for one image.
 
     Args:
         change: gets the copies `(copies, D, h, w)` and writes into them.
@@ -100,7 +100,10 @@ def rerun_all(
     read: int | None = None,
     score: Score | None = None,
 ) -> torch.Tensor:
-    """The same with changes in several layers: the first makes the copies, those behind it change them again."""
+    """Continues from the first of several layers with changed copies of what it gives for one image.
+
+    The first layer makes the copies, those behind it change them again.
+    """
     found: list[torch.Tensor] = []
     first = min(changes)
 

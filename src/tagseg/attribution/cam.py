@@ -17,11 +17,11 @@ TOLERANCE = 1e-3  # of the largest score; a network of another form is off by fa
 
 
 class CAM:
-    """Class maps of a network that ends in features, global average pooling and a linear layer, or in a class
-    convolution and global average pooling.
+    """Class maps of a network that ends in features, global average pooling and a linear layer.
 
-    No gradients are needed: channel k counts with the weight that the class gives it (equation 2). That the network
-    has this form is not assumed but checked: the means of the maps must be the network's own scores.
+    A network that ends in a class convolution and global average pooling will do as well. No gradients are needed:
+    channel k counts with the weight that the class gives it (equation 2). That the network has this form is not assumed
+    but checked: the means of the maps must be the network's own scores.
 
     Args:
         model: the classifier, `(B, 3, H, W) -> (B, C)`.
@@ -36,15 +36,15 @@ class CAM:
         self._layer: Layer | None = None
 
     def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
-        """`[(B, K, h, w)]`, signed, unnormalised, float32."""
+        """Returns the class maps in a list of one: `[(B, K, h, w)]`, signed, unnormalised, float32."""
         return [self.with_scores(images, classes)[1]]
 
     def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
-        """Class maps `(B, K, H, W)` in [0, 1]."""
+        """Returns class maps `(B, K, H, W)` in [0, 1]."""
         return fuse(self.layer_maps(images, classes), (images.shape[2], images.shape[3]))
 
     def with_scores(self, images: torch.Tensor, classes: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores `(B, C)` and maps as `layer_maps` gives them, from one forward pass."""
+        """Returns the scores `(B, C)` and the maps that `layer_maps` holds, from one forward pass."""
         images = prepare(self.model, images)
         linear: dict[str, Any] = {}
         last: list[torch.Tensor] = []

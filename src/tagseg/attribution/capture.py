@@ -24,7 +24,10 @@ Score = Callable[[Any], torch.Tensor]
 
 @dataclass(slots=True)
 class Pass:
-    """What a forward pass left: scores `(B, C)` and one activation `(B, D, h, w)` per layer, ready for backward."""
+    """The results of a forward pass, ready for backward.
+
+    They are the scores `(B, C)` and one activation `(B, D, h, w)` per layer.
+    """
 
     scores: torch.Tensor
     activations: list[torch.Tensor]
@@ -32,7 +35,10 @@ class Pass:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without parameter gradients, eagerly and outside inference mode; everything is put back at the end."""
+    """Holds a network in eval mode without parameter gradients, eagerly and outside inference mode.
+
+    Everything is put back at the end.
+    """
     modes = [(m, m.training) for m in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
     try:
@@ -51,7 +57,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(layers: Sequence[Layer], hook: Callable[[int, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Call `hook(number, output)` on every output of the layers; what it returns goes on through the network."""
+    """Calls `hook(number, output)` on every output of the layers; what it returns goes on through the network."""
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
 
@@ -67,7 +73,7 @@ def hooked(layers: Sequence[Layer], hook: Callable[[int, torch.Tensor], torch.Te
 
 
 class Tape:
-    """Forward passes that keep the layers' outputs.
+    """A recorder of forward passes that keeps the layers' outputs.
 
     The first outputs become the roots of the graph: what comes before them is not recorded, and backward passes end
     there. Layers whose output a later in-place operation overwrites are copied; that is found out by the first pass.
@@ -84,7 +90,7 @@ class Tape:
         self.copies, self.channels_last = False, True
 
     def forward(self, images: torch.Tensor) -> Pass:
-        """Record one pass of `images (B, 3, H, W)`; the model must be `undisturbed`."""
+        """Records one pass of `images (B, 3, H, W)`; the model must be `undisturbed`."""
         while True:
             try:
                 if self.channels_last and images.device.type == "cpu":
@@ -128,7 +134,7 @@ class Tape:
     def backward(
         self, recorded: Pass, classes: torch.Tensor, formulas: Sequence[Formula], size: tuple[int, int]
     ) -> list[list[torch.Tensor]]:
-        """Maps `(B, K, h, w)`, float32, per layer and formula, of the class numbers `classes (B, K)`.
+        """Returns the maps `(B, K, h, w)`, float32, per layer and formula, of the class numbers `classes (B, K)`.
 
         On a GPU all K classes go back in one batched pass. On a CPU they go one after the other, which computes the
         same and is faster there, and each gradient becomes a map as soon as it is there, so none is ever kept.
@@ -231,7 +237,7 @@ class _Overwritten(Exception):
 
 
 def read_scores(output: Any, score: Score | None, images: int) -> torch.Tensor:
-    """The scores `(B, C)` in what the network returned."""
+    """Returns the scores `(B, C)` in what the network returned."""
     if score is not None:
         output = score(output)
     elif not isinstance(output, torch.Tensor):
@@ -250,7 +256,7 @@ def read_scores(output: Any, score: Score | None, images: int) -> torch.Tensor:
 
 
 def check_classes(classes: Any, scores: torch.Tensor) -> torch.Tensor:
-    """Class numbers `(B, K)` on the scores' device.
+    """Returns class numbers `(B, K)` on the scores' device.
 
     None asks for the highest score of every image; a function gets the scores `(B, C)` and picks.
 
@@ -280,7 +286,7 @@ def check_classes(classes: Any, scores: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def count_saved(model: nn.Module) -> Iterator[list[int]]:
-    """A list whose one number becomes the bytes that the graph recorded inside keeps alive, parameters aside."""
+    """Yields a list whose one number becomes the bytes that the graph recorded inside keeps alive, parameters aside."""
     seen = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     total = [0]
 

@@ -14,7 +14,9 @@ Attribution = Callable[[torch.Tensor, Any], torch.Tensor]
 
 
 def ten_crops(attribution: Attribution, images: torch.Tensor, classes: torch.Tensor, side: int = 224) -> torch.Tensor:
-    """Four corners and the centre, and their mirror images; the maps are pasted back where they came from and added.
+    """Returns the maps of ten crops, pasted back where they came from and added.
+
+    The crops are the four corners and the centre, and their mirror images.
 
     Args:
         attribution: `(images, classes) -> (B, K, H, W)`.

@@ -15,16 +15,17 @@ Formula = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def grad_cam(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Grad-CAM (Selvaraju et al., ICCV 2017, equations 1 and 2): a channel's weight is its mean gradient."""
+    """Computes Grad-CAM (Selvaraju et al., ICCV 2017, equations 1 and 2): a channel's weight is its mean gradient."""
     return _weighted(activation, gradient.float().mean(dim=(2, 3))).relu_()
 
 
 def grad_cam_plus_plus(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Grad-CAM++ (Chattopadhay et al., WACV 2018, equations 10 to 13 and 19).
+    """Computes Grad-CAM++ (Chattopadhay et al., WACV 2018, equations 10 to 13 and 19).
 
-    The weight of a channel is the sum of `alpha * ReLU(g)`, `alpha = g^2 / (2 g^2 + S g^3)`, where S is the sum of
-    the channel's activation. Only positive gradients count, and there `alpha * g = g / (2 + S g)`: nothing has to be
-    added to a denominator. (Activations that can be negative could make it vanish; S is not let below zero.)
+    The weight of a channel is the sum of `alpha * ReLU(g)`, `alpha = g^2 / (2 g^2 + S g^3)`, where g is the gradient
+    and S the sum of the channel's activation. Only positive gradients count, and there `alpha * g = g / (2 + S g)`:
+    nothing has to be added to a denominator. (Activations that can be negative could make it vanish; S is not let below
+    zero.)
     """
 
     def weights(a: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
@@ -36,7 +37,7 @@ def grad_cam_plus_plus(activation: torch.Tensor, gradient: torch.Tensor) -> torc
 
 
 def grad_cam_plus_plus_official(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Grad-CAM++ as public packages compute it: 1e-6 is added to the denominator of alpha.
+    """Computes Grad-CAM++ as public packages do: 1e-6 is added to the denominator of alpha.
 
     Gradients much below 1e-3 then get almost no weight, so the map depends on the scale of the scores.
     """
@@ -50,19 +51,23 @@ def grad_cam_plus_plus_official(activation: torch.Tensor, gradient: torch.Tensor
 
 
 def layer_cam(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """LayerCAM (Jiang et al., TIP 2021, equations 5 to 7): every position of a channel has its own weight, ReLU(g)."""
+    """Computes LayerCAM (Jiang et al., TIP 2021, equations 5 to 7).
+
+    Every position of a channel has its own weight, the ReLU of its gradient.
+    """
     return _by_image(lambda a, g: (g.clamp_min(0) * a).sum(dim=1), activation, gradient).relu_()
 
 
 def layer_cam_normal(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """LayerCAM's ablation ("LayerCAM-normal"): the gradient itself is the weight, without the ReLU."""
+    """Computes LayerCAM's ablation ("LayerCAM-normal"): the gradient itself is the weight, without the ReLU."""
     return _by_image(lambda a, g: (g * a).sum(dim=1), activation, gradient).relu_()
 
 
 def norm_grad(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """NormGrad (Rebuffi et al., CVPR 2020, "scaling"): the Frobenius norm of the outer product of A and g.
+    """Computes NormGrad (Rebuffi et al., CVPR 2020, "scaling").
 
-    At a position that is the norm of A over its channels times the norm of g over its channels.
+    The map is the Frobenius norm of the outer product of the activation A and the gradient g. At a position that is the
+    norm of A over its channels times the norm of g over its channels.
     """
     return _by_image(lambda a, g: a.norm(dim=1) * g.norm(dim=1), activation, gradient)
 

@@ -15,14 +15,17 @@ SCALINGS: tuple[Scaling, ...] = ("tanh", "none", "sqrt", "tan")
 
 
 def normalise(maps: torch.Tensor) -> torch.Tensor:
-    """`(..., h, w)` without negative values, each map divided by its maximum; a map without any stays zero."""
+    """Divides each map `(..., h, w)`, without its negative values, by its maximum.
+
+    A map without positive values becomes zero.
+    """
     maps = maps.clamp_min(0)
     highest = maps.amax(dim=(-2, -1), keepdim=True)
     return torch.where(highest > 0, maps / torch.where(highest > 0, highest, 1), 0)
 
 
 def scale(maps: torch.Tensor, scaling: Scaling, gamma: float = 2.0) -> torch.Tensor:
-    """Lift the low values that maps of shallow layers mostly have.
+    """Lifts the low values that maps of shallow layers mostly have.
 
     `tanh` is the published equation 9, `tanh(gamma * M / max M)`, gamma = 2 the best of 1 to 4. `none`, `sqrt`
     (`gamma * sqrt(M / max M)`) and `tan` (`tan(M / max M)`) are its ablation; how the paper scales the tangent's
@@ -44,7 +47,7 @@ def scale(maps: torch.Tensor, scaling: Scaling, gamma: float = 2.0) -> torch.Ten
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear `(B, K, h, w) -> (B, K, *size)`, corners not aligned, as published."""
+    """Resizes maps bilinearly, corners not aligned, as published. `(B, K, h, w) -> (B, K, *size)`."""
     return maps if maps.shape[-2:] == torch.Size(size) else F.interpolate(maps, size=size, mode="bilinear")
 
 
@@ -56,7 +59,7 @@ def fuse(
     gamma: float = 2.0,
     scaled: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Scale, resize, and take the largest value at every position.
+    """Scales and resizes the maps of several layers, and takes the largest value at every position.
 
     Args:
         layer_maps: `(B, K, h, w)` of every layer, shallow to deep, unnormalised.

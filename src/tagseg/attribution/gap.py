@@ -37,7 +37,7 @@ class Decision:
     """One number inside a network.
 
     `level` counts layers from the shallowest; the number of layers stands for the class scores, of which `channel` is
-    the class and the position nothing. `image` is the row of the batch.
+    the class and the position means nothing. `image` is the row of the batch.
     """
 
     level: int
@@ -49,7 +49,7 @@ class Decision:
 
 @dataclass(slots=True)
 class Parts:
-    """One decision over the channels of an earlier layer.
+    """A decision decomposed over the channels of an earlier layer.
 
     Attributes:
         decision: what was decomposed.
@@ -70,24 +70,27 @@ class Parts:
 
     @property
     def contributions(self) -> torch.Tensor:
-        """`(D,)`: the mean of every map (equation 5.4)."""
+        """Returns the contribution of every channel, `(D,)`: the mean of its map (equation 5.4)."""
         return self.maps.mean(dim=(1, 2))
 
     @property
     def shares(self) -> torch.Tensor:
-        """`(D,)`: the sum of every map, as a part of the decision; they add up to 1 where layers between are linear."""
+        """Returns the sum of every map, as a part of the decision: `(D,)`.
+
+        The shares add up to 1 where layers between are linear.
+        """
         return self.maps.sum(dim=(1, 2)) / (abs(self.value) or 1.0)
 
     @property
     def peaks(self) -> torch.Tensor:
-        """`(D, 2)`: row and column of the highest value of every map (equation 5.5)."""
+        """Returns row and column of the highest value of every map, `(D, 2)` (equation 5.5)."""
         place = self.maps.flatten(1).argmax(dim=1)
         width = self.maps.shape[2]
         return torch.stack([torch.div(place, width, rounding_mode="floor"), place % width], dim=1)
 
 
 class Recorder:
-    """Records forward passes of a network, any number of decisions of which can then be decomposed.
+    """A recorder of forward passes of a network, any number of whose decisions can then be decomposed.
 
     Args:
         model, score: as for `tagseg.attribution.LayerCAM`.
@@ -99,7 +102,7 @@ class Recorder:
         self._tape: Tape | None = None
 
     def __call__(self, images: torch.Tensor, *, pixels: bool = False, guided: bool = False) -> Recording:
-        """One forward pass.
+        """Records one forward pass.
 
         Args:
             images: `(B, 3, H, W)`, normalised as the network wants.
@@ -148,7 +151,7 @@ class Recording:
     pixels: torch.Tensor | None
 
     def score(self, image: int, number: int) -> Decision:
-        """The class score as a decision.
+        """Returns the score of class `number` of an image as a decision.
 
         Raises:
             BadInput: there is no such class.
@@ -158,21 +161,21 @@ class Recording:
 
     @torch.no_grad()
     def features(self, level: int) -> torch.Tensor:
-        """What a layer gave, `(B, D, h, w)`."""
+        """Returns what a layer gave, `(B, D, h, w)`."""
         return as_grid(self.activations[level].detach(), self.size, self.layers[level].name)
 
     def parts(self, decisions: Sequence[Decision], level: int | None = None) -> list[Parts]:
-        """The decisions, all of one level, over the channels of an earlier layer (by default the one before).
+        """Decomposes decisions, all of one level, over the channels of an earlier layer (by default the one before).
 
-        On a GPU they go back in one batched pass. On a CPU one after the other, which computes the same and is faster
-        there; of several images, one decision of each goes back at a time.
+        On a GPU they go back in one batched pass. On a CPU they go back one after the other, which computes the same
+        and is faster there; of several images, one decision of each goes back at a time.
         """
         return list(self.each(decisions, lambda parts: parts, level))
 
     def each(
         self, decisions: Sequence[Decision], use: Callable[[Parts], Any], level: int | None = None
     ) -> Iterator[Any]:
-        """`use(parts)` of every decision in turn; parts that `use` does not keep are never all in memory."""
+        """Yields `use(parts)` of every decision in turn; parts that `use` does not keep are never all in memory."""
         if not decisions:
             return
         level = decisions[0].level - 1 if level is None else level
@@ -195,7 +198,10 @@ class Recording:
         yield from (found[number] for number in range(len(decisions)))
 
     def pixel_gradients(self, decisions: Sequence[Decision]) -> torch.Tensor:
-        """Signed `(len(decisions), 3, H, W)`, float32: gradients of the decisions, all of one level."""
+        """Returns the signed gradients of decisions, all of one level, with respect to the pixels.
+
+        They are `(len(decisions), 3, H, W)`, float32.
+        """
         if self.pixels is None:
             raise BadInput("this pass was not recorded down to the pixels; record it with pixels=True or guided=True.")
         picked = self._picked(decisions)

@@ -51,7 +51,7 @@ class GradientMaps:
         self._bytes: dict[tuple[int, ...], int] = {}
 
     def __call__(self, images: torch.Tensor, classes: Any = None) -> dict[str, list[torch.Tensor]]:
-        """Maps of the pre-softmax scores.
+        """Returns the maps of the pre-softmax scores.
 
         Args:
             images: `(B, 3, H, W)`, normalised as the network wants.
@@ -66,7 +66,10 @@ class GradientMaps:
     def with_scores(
         self, images: torch.Tensor, classes: Any = None
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
-        """As the call, and the scores `(B, C)` of the same forward pass before the maps."""
+        """Returns the scores `(B, C)` and the maps of one forward pass.
+
+        Arguments and maps are those of the call.
+        """
         images = prepare(self.model, images)
         size = (images.shape[2], images.shape[3])
         parts: list[tuple[torch.Tensor, list[list[torch.Tensor]]]] = []
@@ -87,7 +90,7 @@ class GradientMaps:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers found; known after the first call."""
+        """Returns the layers whose maps are made; they are known after the first call."""
         if self._tape is None:
             raise BadInput("the layers are known once the maps of a first image have been asked for.")
         return list(self._tape.layers)
@@ -131,31 +134,38 @@ class _Attribution:
         self.scaling, self.gamma = scaling, gamma
 
     def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
-        """One `(B, K, h, w)` per layer, unnormalised; see `GradientMaps.__call__`."""
+        """Returns one `(B, K, h, w)` per layer, unnormalised; see `GradientMaps.__call__`."""
         return self.maps(images, classes)["map"]
 
     def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
-        """Class maps `(B, K, H, W)` in [0, 1], those of several layers fused; see `tagseg.attribution.fusion.fuse`."""
+        """Returns class maps `(B, K, H, W)` in [0, 1], those of several layers fused.
+
+        See `tagseg.attribution.fusion.fuse` for how they are fused.
+        """
         maps = self.layer_maps(images, classes)
         size = (images.shape[2], images.shape[3])
         return fuse(maps, size, scaling=self.scaling, gamma=self.gamma)
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers found; known after the first call."""
+        """Returns the layers whose maps are made; they are known after the first call."""
         return self.maps.layers
 
 
 class GradCAM(_Attribution):
-    """Grad-CAM (Selvaraju et al., ICCV 2017). Arguments as `LayerCAM`."""
+    """The method Grad-CAM (Selvaraju et al., ICCV 2017).
+
+    It takes the arguments of `LayerCAM` without `relu_gradients`.
+    """
 
     formula = staticmethod(formulas.grad_cam)
 
 
 class GradCAMPlusPlus(_Attribution):
-    """Grad-CAM++ (Chattopadhay et al., WACV 2018). Arguments as `LayerCAM`.
+    """The method Grad-CAM++ (Chattopadhay et al., WACV 2018).
 
-    `compat="official"` adds the public packages' 1e-6 to the denominator of alpha.
+    It takes the arguments of `LayerCAM` without `relu_gradients`. `compat="official"` adds the public packages' 1e-6 to
+    the denominator of alpha.
     """
 
     formula = staticmethod(formulas.grad_cam_plus_plus)
@@ -174,7 +184,7 @@ class GradCAMPlusPlus(_Attribution):
 
 
 class LayerCAM(_Attribution):
-    """LayerCAM (Jiang et al., TIP 2021).
+    """The method LayerCAM (Jiang et al., TIP 2021).
 
         maps = LayerCAM(model, layers="stages")(images, classes)    # (B, K, H, W) in [0, 1]
 
@@ -198,13 +208,16 @@ class LayerCAM(_Attribution):
 
 
 class NormGrad(_Attribution):
-    """NormGrad (Rebuffi et al., CVPR 2020). Arguments as `LayerCAM`."""
+    """The method NormGrad (Rebuffi et al., CVPR 2020).
+
+    It takes the arguments of `LayerCAM` without `relu_gradients`.
+    """
 
     formula = staticmethod(formulas.norm_grad)
 
 
 def prepare(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The images on the model's device, in its precision, outside inference mode.
+    """Returns the images on the model's device, in its precision, outside inference mode.
 
     Raises:
         BadInput: they are not `(B, 3, H, W)` floats, or hold NaN or infinity.

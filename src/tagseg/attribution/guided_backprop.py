@@ -34,11 +34,11 @@ class GuidedBackprop:
         self.model, self.score = unwrap(model), score
 
     def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
-        """`(B, K, H, W)` in [0, 1]: the largest magnitude of the three colours, by the map's maximum."""
+        """Returns the largest magnitude of the three colours, by the map's maximum: `(B, K, H, W)` in [0, 1]."""
         return normalise(self.gradients(images, classes).abs().amax(dim=2))
 
     def gradients(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
-        """Signed `(B, K, 3, H, W)`, float32.
+        """Returns the guided gradients of class scores at the pixels: signed `(B, K, 3, H, W)`, float32.
 
         Raises:
             BadInput: the network has no ReLU that could be guided.
@@ -61,7 +61,7 @@ class GuidedBackprop:
 
 
 class Guide(TorchFunctionMode):
-    """Every ReLU called inside lets positive gradients pass only; `met` counts them."""
+    """A context in which every ReLU that is called lets positive gradients pass only; `met` counts these ReLUs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass
 class Node:
-    """One channel in a tree.
+    """One channel in a tree of evidence.
 
     Attributes:
         layer, level: the layer's name, and its place counted from the shallowest.
@@ -59,6 +59,7 @@ class Node:
 
     @property
     def decision(self) -> tuple[int, int, int, int]:
+        """Returns the level, the channel, and the row and the column of the peak."""
         return self.level, self.channel, self.y, self.x
 
 
@@ -80,7 +81,10 @@ class Tree:
     children: list[Node] = field(default_factory=list)
 
     def nodes(self) -> Iterator[tuple[tuple[int, ...], Node]]:
-        """Every node with its path, as in (0, 2) for the third child of the first; parents before children."""
+        """Yields every node with its path, as in (0, 2) for the third child of the first.
+
+        Parents come before children.
+        """
         waiting: list[tuple[tuple[int, ...], Node]] = [((number,), node) for number, node in enumerate(self.children)]
         while waiting:
             path, node = waiting.pop(0)
@@ -89,7 +93,7 @@ class Tree:
 
 
 class Hierarchy:
-    """Trees of evidence.
+    """A decomposition of class scores into trees of evidence.
 
     Args:
         model: any convolutional classifier; see `tagseg.attribution.GradientMaps`.
@@ -121,7 +125,7 @@ class Hierarchy:
         self.top, self.overlap, self.levels = top, overlap, levels
 
     def __call__(self, images: torch.Tensor, classes: Any = None, *, pixels: bool = False) -> list[list[Tree]]:
-        """The trees of every image and class.
+        """Returns the trees of every image and class.
 
         Args:
             images: `(B, 3, H, W)`, normalised as the network wants.
@@ -137,7 +141,7 @@ class Hierarchy:
         return trees
 
     def trees(self, recording: Recording, classes: Any = None) -> list[list[Tree]]:
-        """The same of images that are recorded already, by a recorder of the same layers."""
+        """Returns the trees of images that are recorded already, by a recorder of the same layers."""
         scores = recording.scores.detach()
         chosen = check_classes(classes, scores).tolist()
         trees = [
@@ -166,12 +170,15 @@ class Hierarchy:
         return below
 
     def channels(self, recording: Recording, parts: Parts) -> list[Node]:
-        """The strongest channels of one decomposition, at most `top`; none of what speaks against the decision."""
+        """Returns the strongest channels of one decomposition, at most `top`.
+
+        None of what speaks against the decision is among them.
+        """
         found = strongest(parts.maps, parts.contributions, self.top, self.overlap)
         return [self.node(recording, parts, channel, merged) for channel, merged in found]
 
     def node(self, recording: Recording, parts: Parts, channel: int, merged: tuple[int, ...] = ()) -> Node:
-        """One channel of a decomposition."""
+        """Returns one channel of a decomposition as a node."""
         map_ = parts.maps[channel]
         y, x = divmod(int(map_.argmax()), map_.shape[1])
         return Node(
@@ -191,10 +198,10 @@ class Hierarchy:
 def strongest(
     maps: torch.Tensor, contributions: torch.Tensor, top: int, overlap: float = 0.9
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """The channels of highest positive contribution, each with those merged into it.
+    """Returns the channels of highest positive contribution, each with those merged into it.
 
-    Non-maximum suppression: from strong to weak, a channel whose cells have more than `overlap` IoU with those of a
-    kept one is merged into it.
+    This is non-maximum suppression: from strong to weak, a channel whose cells have more than `overlap` IoU with those
+    of a kept one is merged into it.
 
     Args:
         maps: `(D, h, w)`.
@@ -220,13 +227,16 @@ def strongest(
 
 
 def cells_of(maps: torch.Tensor) -> torch.Tensor:
-    """`(..., h, w)` bool: where a map is above half of its maximum."""
+    """Returns where a map is above half of its maximum, as `(..., h, w)` bool."""
     highest = maps.amax(dim=(-2, -1), keepdim=True)
     return (maps > 0.5 * highest) & (highest > 0)
 
 
 def trace(recording: Recording, trees: Sequence[tuple[int, Tree]]) -> None:
-    """Fill in `pixels` and `box` of all nodes; the recording is a guided one, trees come with their image's number."""
+    """Fills in `pixels` and `box` of all nodes of trees.
+
+    The recording is a guided one, trees come with their image's number.
+    """
     levels: dict[int, dict[Decision, list[Node]]] = {}
     for image, tree in trees:
         for _, node in tree.nodes():
@@ -236,7 +246,10 @@ def trace(recording: Recording, trees: Sequence[tuple[int, Tree]]) -> None:
 
 
 def trace_nodes(recording: Recording, nodes: Mapping[Decision, Sequence[Node]]) -> None:
-    """The same for nodes of one level, by their decisions."""
+    """Fills in `pixels` and `box` of nodes of one level, which come by their decisions.
+
+    The recording is a guided one.
+    """
     decisions = list(nodes)
     for start in range(0, len(decisions), _AT_ONCE):
         some = decisions[start : start + _AT_ONCE]
@@ -252,9 +265,10 @@ _AT_ONCE = 64  # gradients to the image that are in memory together
 
 
 def field_box(magnitude: np.ndarray, share: float = 0.95) -> Box:
-    """(x0, y0, x1, y1): the rows, and the columns, that hold this share of a magnitude `(H, W)`, equal tails cut off.
+    """Returns (x0, y0, x1, y1): the rows, and the columns, that hold a share of a magnitude `(H, W)`.
 
-    That is the effective receptive field (Luo et al., NIPS 2016), of one image. An empty one is the whole image.
+    Equal tails are cut off. That is the effective receptive field (Luo et al., NIPS 2016), of one image. The box of an
+    empty magnitude is the whole image.
     """
     height, width = magnitude.shape
     if not magnitude.any():
@@ -272,6 +286,7 @@ def _span(mass: np.ndarray, share: float) -> tuple[int, int]:
 
 
 def names(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Returns the names of layers, in their order."""
     return tuple(layer.name for layer in layers)
 
 

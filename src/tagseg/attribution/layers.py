@@ -34,7 +34,7 @@ class Layer:
 
 
 def unwrap(model: Any) -> nn.Module:
-    """The network inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    """Returns the network inside `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
@@ -45,7 +45,7 @@ def unwrap(model: Any) -> nn.Module:
 
 
 def find_layers(model: nn.Module, layers: Layers, image: torch.Tensor) -> list[Layer]:
-    """The layers meant by `layers`, shallow to deep for `"stages"`, else in the order given.
+    """Returns the layers meant by `layers`, shallow to deep for `"stages"`, else in the order given.
 
     Args:
         model: the network, unwrapped and in eval mode.
@@ -91,7 +91,7 @@ def _find(model: nn.Module, wanted: str | nn.Module, image: torch.Tensor) -> lis
 
 
 def near_names(name: str, known: list[str]) -> str:
-    """`"; near names: a, b, c."` from `known`, or the deepest few when nothing is near."""
+    """Returns `"; near names: a, b, c"` from `known`, or the first two and the last when nothing is near."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, n=3, cutoff=0.5)
@@ -102,7 +102,7 @@ def near_names(name: str, known: list[str]) -> str:
 
 
 def as_grid(values: torch.Tensor, image_size: tuple[int, int], name: str) -> torch.Tensor:
-    """A layer's output `(B, D, h, w)`, `(B, h, w, D)` or tokens `(B, n, D)` as a view `(B, D, h, w)`.
+    """Returns a layer's output `(B, D, h, w)`, `(B, h, w, D)` or tokens `(B, n, D)` as a view `(B, D, h, w)`.
 
     Leading tokens that are no patches (class, distillation, registers) are left out. `image_size` is (H, W), whose
     proportions tell channels from rows and columns.
@@ -158,6 +158,7 @@ class _Call:
 
     @property
     def activates(self) -> bool:
+        """Tells whether the module is an activation function without children, softmax aside."""
         if next(self.module.children(), None) is not None or isinstance(self.module, nn.Softmax):
             return False
         home = type(self.module).__module__
@@ -165,6 +166,7 @@ class _Call:
 
     @property
     def computes(self) -> bool:
+        """Tells whether the module has parameters and no children."""
         return next(self.module.children(), None) is None and next(self.module.parameters(), None) is not None
 
 

@@ -16,9 +16,10 @@ from tagseg.errors import BadInput
 
 
 class ScoreCAM:
-    """A channel's weight is the score of the class when the image shows through that channel alone (section 3).
+    """The method Score-CAM (Wang et al., CVPR Workshops 2020).
 
-    One forward pass per channel, which serves all classes, and no gradient. The weights are the softmax over the
+    A channel's weight is the score of the class when the image shows through that channel alone (section 3). The method
+    takes one forward pass per channel, which serves all classes, and no gradient. The weights are the softmax over the
     channels of a layer (algorithm 1).
 
     Args:
@@ -46,18 +47,18 @@ class ScoreCAM:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers found; known after the first call."""
+        """Returns the layers whose maps are made; they are known after the first call."""
         if self._layers is None:
             raise BadInput("the layers are known once the maps of a first image have been asked for.")
         return list(self._layers)
 
     def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
-        """Class maps `(B, K, H, W)` in [0, 1]."""
+        """Returns class maps `(B, K, H, W)` in [0, 1]."""
         size = (images.shape[2], images.shape[3])
         return fuse(self.layer_maps(images, classes), size, scaling=self.scaling, gamma=self.gamma)
 
     def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
-        """One `(B, K, h, w)` per layer, unnormalised, float32."""
+        """Returns one `(B, K, h, w)` per layer, unnormalised, float32."""
         images = prepare(self.model, images)
         size = (images.shape[2], images.shape[3])
         with undisturbed(self.model), torch.no_grad():

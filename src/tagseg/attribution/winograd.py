@@ -25,7 +25,7 @@ _TILES = 256  # fewer tiles do not pay for transforming the weights
 
 
 class FastConvolutions(TorchFunctionMode):
-    """Inside, convolutions that gain from it go through `convolution`, forward and backward."""
+    """A context in which convolutions go through `convolution`, forward and backward, where they gain from it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -72,11 +72,13 @@ def _worth(image: torch.Tensor, weight: torch.Tensor) -> bool:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Returns the convolution that `convolution` computes."""
         ctx.weight, ctx.filters = weight, None
         return convolution(image, transformed(weight).transpose(1, 2), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Returns the gradient of the image; weight and bias get none."""
         (gradient,) = gradients
         if ctx.filters is None:  # kept for the other classes
             ctx.filters = transformed(ctx.weight, flip=True)
@@ -86,7 +88,10 @@ class _Convolution(torch.autograd.Function):
 
 @torch.no_grad()
 def transformed(weight: torch.Tensor, flip: bool = False) -> torch.Tensor:
-    """`(O, D, 3, 3)` -> `(36, O, D)`; with `flip` of the filters turned by half a circle, for the backward pass."""
+    """Transforms 3x3 filters for the fast convolution: `(O, D, 3, 3)` -> `(36, O, D)`.
+
+    With `flip` the filters are turned by half a circle, for the backward pass.
+    """
     filters = torch.empty(36, *weight.shape[:2])
     on_all_cores(_transform, weight.detach().contiguous().numpy(), filters.numpy(), flip)
     return filters
@@ -94,7 +99,7 @@ def transformed(weight: torch.Tensor, flip: bool = False) -> torch.Tensor:
 
 @torch.no_grad()
 def convolution(image: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """3x3 convolution with a padding of 1.
+    """Computes a 3x3 convolution with a padding of 1.
 
     Args:
         image: `(B, D, H, W)`, channels last, D a multiple of 32, float32.

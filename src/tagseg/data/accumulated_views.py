@@ -30,9 +30,11 @@ class Drop:
 
 
 class AccumulatedViews(TrainingViews):
-    """Beside `image` and `tags`: `index` of the photograph and `window (7,)`; if `targets` is given, `accumulated
-    (C, h, w)` after that many rounds, or after those before the epoch ("growing"), -1 for a tag that has no map; and
-    `keep (h, w)`, 0 where features are to be dropped. Pixels to be dropped are 0 in the image.
+    """Training views that know where they lie, and see the cumulative maps of the rounds before.
+
+    Beside `image` and `tags` they hold `index` of the photograph and `window (7,)`; if `targets` is given,
+    `accumulated (C, h, w)` after that many rounds, or after those before the epoch ("growing"), -1 for a tag that has
+    no map; and `keep (h, w)`, 0 where features are to be dropped. Pixels to be dropped are 0 in the image.
 
     Args:
         samples, num_classes, statistics, spec: see `TrainingViews`.

@@ -58,26 +58,26 @@ class Accumulator:
 
     @property
     def bytes(self) -> int:
-        """Of one file."""
+        """Returns the bytes of one file of maps."""
         return int(self._starts[-1]) * self._kind.itemsize
 
     def path(self, rounds: int) -> Path:
-        """The maps after that many rounds."""
+        """Returns the file of the maps after that many rounds."""
         return self.folder / f"round-{rounds:03d}.npy"
 
     def rounds(self) -> list[int]:
-        """After how many rounds the maps are there."""
+        """Returns the numbers of rounds after which the maps are there."""
         return sorted(int(p.stem.removeprefix("round-")) for p in self.folder.glob("round-*.npy"))
 
     def begin(self, rank: int = 0) -> None:
-        """Begin a round with nothing added; every process has its own file."""
+        """Begins a round with nothing added; every process has its own file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._working_path(rank)
         path.unlink(missing_ok=True)
         self._working = np.lib.format.open_memmap(path, mode="w+", dtype=self._kind, shape=(int(self._starts[-1]),))
 
     def add(self, index: int, position: int, raw: np.ndarray, window: Window) -> bool:
-        """Add what a view of photograph `index` shows of its tag number `position`.
+        """Adds what a view of photograph `index` shows of its tag number `position`.
 
         The map is carried to the photograph, rectified, and divided by its maximum there.
 
@@ -104,7 +104,7 @@ class Accumulator:
         return True
 
     def finish(self, rounds: int, ranks: int = 1) -> None:
-        """End the round that makes `rounds`: join what every process added with everything before.
+        """Ends the round that makes `rounds`: joins what every process added with everything before.
 
         One process calls this, after all others have `flush`ed. The maps of older rounds stay, for whoever wants to see
         them grow, as far as there is `ROOM`; those of the round before always do.
@@ -125,19 +125,20 @@ class Accumulator:
             self.path(old).unlink()
 
     def flush(self) -> None:
-        """What this process added goes to its file."""
+        """Writes what this process added to its file."""
         if self._working is not None:
             self._working.flush()  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """The last round is done: no file of a round's own is needed any more."""
+        """Deletes the files of a round's own, none of which is needed after the last round."""
         self._working = None
         for path in self.folder.glob("working-*.npy"):
             path.unlink()
 
     def maps(self, index: int, rounds: int) -> np.ndarray:
-        """The maps of a photograph's tags after that many rounds: `(K, h, w)` float32 in [0, 1]; 0 where nothing was
-        ever added.
+        """Returns the maps of a photograph's tags after that many rounds: `(K, h, w)` float32 in [0, 1].
+
+        They are 0 where nothing was ever added.
 
         Raises:
             BadInput: the file is not there, or is that of other photographs.
@@ -148,7 +149,7 @@ class Accumulator:
         return found.astype(np.float32) / 255 if self.fusion == "max" else found["mean"].astype(np.float32)
 
     def has_map(self, index: int, position: int, rounds: int) -> bool:
-        """Whether a tag has a map after that many rounds, or got one in the round that is going on."""
+        """Tells whether a tag has a map after that many rounds, or got one in the round that is going on."""
         if rounds and self._any(self._of(self._open(rounds), index)[position]):
             return True
         return self._working is not None and self._any(self._of(self._working, index)[position])
@@ -186,7 +187,7 @@ class Accumulator:
 
 
 def synchronised(barrier: Callable[[], object], accumulator: Accumulator, rounds: int, rank: int, ranks: int) -> None:
-    """End a round that several processes worked on."""
+    """Ends a round that several processes worked on."""
     accumulator.flush()
     barrier()
     if rank == 0:

@@ -20,9 +20,11 @@ RATIOS = (3 / 4, 4 / 3)  # its width over its height
 
 
 class ContrastViews(TrainingViews):
-    """Beside what `TrainingViews` gives, whose image is jittered and blurred: `inside (4,)`, y0, y1, x0, x1 of the
-    photograph within the view; `again (3, S, S)`, the same window in other colours, from which small crops are cut; and
-    `other (3, S, S)`, another window.
+    """Training views in two colourings, and beside them another window of the same photograph.
+
+    Beside what `TrainingViews` gives, whose image is jittered and blurred, they hold `inside (4,)`, y0, y1, x0, x1 of
+    the photograph within the view; `again (3, S, S)`, the same window in other colours, from which small crops are cut;
+    and `other (3, S, S)`, another window.
 
     Args:
         samples, num_classes, statistics, spec: see `TrainingViews`.
@@ -57,8 +59,10 @@ class ContrastViews(TrainingViews):
 
 
 def resized_window(photo: View, side: int, rng: np.random.Generator) -> View:
-    """A random part of a whole photograph, 40 to 100 % of its area and not much wider or higher than square, resized to
-    a square and mirrored half of the time."""
+    """Returns a random part of a whole photograph, resized to a square and mirrored half of the time.
+
+    The part is 40 to 100 % of the photograph's area and not much wider or higher than square.
+    """
     height, width = photo.image.shape[:2]
     share, ratio = rng.uniform(*SHARES), np.exp(rng.uniform(*np.log(RATIOS)))
     h = min(height, max(1, round(float(np.sqrt(height * width * share / ratio)))))

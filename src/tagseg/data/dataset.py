@@ -29,9 +29,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One photograph. `name` is unique, has no suffix and may hold slashes; `tags` are 0-based class numbers.
+    """One photograph with its tags.
 
-    Masks and boxes are for measuring only.
+    `name` is unique, has no suffix and may hold slashes; `tags` are 0-based class numbers. Masks and boxes are for
+    measuring only.
     """
 
     name: str
@@ -44,7 +45,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. `sample` is the photograph that `--skip-bad` would leave out, if that cures it."""
+    """One thing that is wrong with a data set.
+
+    `sample` is the photograph that `--skip-bad` would leave out, if that cures it.
+    """
 
     text: str
     sample: str | None = None
@@ -52,7 +56,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Photographs with tags. Masks are for measuring only: nothing that trains may read them."""
+    """Photographs with tags, in two splits.
+
+    Masks are for measuring only: nothing that trains may read them.
+    """
 
     root: Path
     classes: tuple[str, ...]
@@ -62,20 +69,22 @@ class Dataset:
 
     @property
     def samples(self) -> tuple[Sample, ...]:
+        """Returns the photographs of both splits, those for training first."""
         return self.train + self.val
 
     def tag_names(self, sample: Sample) -> list[str]:
+        """Returns the names of a photograph's tags."""
         return [self.classes[c] for c in sample.tags]
 
     def without(self, names: set[str]) -> Dataset:
-        """The same data less the photographs called `names`; the problems stay, for the record."""
+        """Returns the data less the photographs called `names`; the problems stay, for the record."""
         keep = lambda samples: tuple(s for s in samples if s.name not in names)  # noqa: E731
         return replace(self, train=keep(self.train), val=keep(self.val))
 
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Where the mask that was made for a photograph lies."""
+    """A folder of masks, which tells where the mask that was made for a photograph lies."""
 
     folder: Path
 
@@ -84,19 +93,19 @@ class MaskFolder:
 
 
 def multi_hot(tags: tuple[int, ...], num_classes: int) -> np.ndarray:
-    """`(C,)` float32 with 1 at every tag."""
+    """Returns the vector `(C,)` float32 with 1 at every tag."""
     vector = np.zeros(num_classes, dtype=np.float32)
     vector[list(tags)] = 1
     return vector
 
 
 def read_mask(source: MaskSource) -> np.ndarray:
-    """`(H, W)` class indices of a ground-truth mask: 0 background, class c at c + 1, 255 ignore."""
+    """Reads a ground-truth mask as `(H, W)` class indices: 0 background, class c at c + 1, 255 ignore."""
     return read_index_png(source) if isinstance(source, Path) else source()
 
 
 def read_saliency(sample: Sample, size: tuple[int, int]) -> np.ndarray:
-    """`(H, W)` uint8 saliency of a photograph of that size; a smaller map is enlarged.
+    """Reads the `(H, W)` uint8 saliency of a photograph of that size; a smaller map is enlarged.
 
     Raises:
         BadInput: it has none, or one that cannot be read or has other proportions.
@@ -116,7 +125,7 @@ def read_saliency(sample: Sample, size: tuple[int, int]) -> np.ndarray:
 
 
 def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
-    """Problems of a class list: none, too many, twice, or different by case only."""
+    """Returns the problems of a class list: no class, too many, one twice, or two that differ by case only."""
     problems = []
     if not classes:
         problems.append(Problem(f"{where}: no class is named; give at least one photograph a tag."))
@@ -135,7 +144,7 @@ def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
 
 
 def raise_problems(problems: tuple[Problem, ...] | list[Problem], root: Path) -> None:
-    """Raise the first problem as `BadInput`, with the count of the others; nothing when there is none."""
+    """Raises the first problem as `BadInput`, with the count of the others; does nothing when there is none."""
     if not problems:
         return
     more = len(problems) - 1

@@ -11,7 +11,7 @@ from tagseg.grid import PIXELS, Grid
 
 
 class Window(NamedTuple):
-    """What a view shows.
+    """The place of a view on its photograph.
 
     size: `(H, W)` of the resized photograph the window lies on, pixels.
     box: `(x0, y0, x1, y1)` of the window on the resized, *unmirrored* photograph; may leave it.

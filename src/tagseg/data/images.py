@@ -21,7 +21,7 @@ Image.MAX_IMAGE_PIXELS = None  # replaced by the check in `_open`, whose message
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read a photograph as `(H, W, 3)` uint8 RGB, turned upright as its EXIF tag says.
+    """Reads a photograph as `(H, W, 3)` uint8 RGB, turned upright as its EXIF tag says.
 
     Grey is repeated, palettes are looked up, transparency is laid on white, CMYK is converted, 16-bit values
     are scaled by 1/257.
@@ -36,7 +36,10 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode_image(data: bytes, path: Path) -> np.ndarray:
-    """As `read_image`, from bytes already in memory; `path` is for messages."""
+    """Decodes a photograph from bytes already in memory, as `read_image` does from a file.
+
+    `path` is for messages.
+    """
     image = _open(data, path)
     try:
         # exif_transpose decodes the pixels as well
@@ -46,7 +49,7 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """`(H, W)` of a photograph as `read_image` would return it, from its header alone."""
+    """Returns `(H, W)` of a photograph as `read_image` would return it, from its header alone."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -86,7 +89,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Read any image as `(H, W)` uint8 grey, for example a saliency map.
+    """Reads any image as `(H, W)` uint8 grey, for example a saliency map.
 
     Raises:
         BadInput: the file cannot be read.
@@ -95,7 +98,7 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def read_index_png(path: Path) -> np.ndarray:
-    """Read a mask as `(H, W)` uint8: the palette index (or grey value) of every pixel.
+    """Reads a mask as `(H, W)` uint8: the palette index (or grey value) of every pixel.
 
     Raises:
         BadInput: the file cannot be read, or holds colours where indices are expected.
@@ -114,7 +117,7 @@ def read_index_png(path: Path) -> np.ndarray:
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write `(H, W)` class indices as an 8-bit palette PNG in the PASCAL VOC colours, whole or not at all."""
+    """Writes `(H, W)` class indices as an 8-bit palette PNG in the PASCAL VOC colours, whole or not at all."""
     image = Image.frombytes("P", mask.shape[::-1], mask.astype(np.uint8).tobytes())
     image.putpalette(voc_palette().tobytes())
     with write_aside(path) as aside:
@@ -122,13 +125,16 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 
 
 def write_grey(path: Path, values: np.ndarray) -> None:
-    """Write `(H, W)` uint8 as a grey PNG, whole or not at all."""
+    """Writes `(H, W)` uint8 as a grey PNG, whole or not at all."""
     with write_aside(path) as aside:
         Image.fromarray(values, mode="L").save(aside, format="PNG")
 
 
 def voc_palette() -> np.ndarray:
-    """The 256 colours of PASCAL VOC, `(256, 3)` uint8: the bits of the index are dealt to red, green, blue."""
+    """Returns the 256 colours of PASCAL VOC, `(256, 3)` uint8.
+
+    The bits of the index are dealt to red, green, blue.
+    """
     index = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):

@@ -21,9 +21,10 @@ from tagseg.data.views import View, ViewSpec, random_view, whole
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields `(epoch, index)` in a random order fixed by seed and epoch; each process gets its own share.
+    """A sampler of `(epoch, index)` in a random order fixed by seed and epoch.
 
-    The last incomplete batch is filled up from the order's start, so that no step has a batch of one.
+    Each process gets its own share. The last incomplete batch is filled up from the order's start, so that no step has
+    a batch of one.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
@@ -32,7 +33,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before every epoch."""
+        """Sets the epoch; the trainer calls this before every epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -45,22 +46,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class PixelStatistics(Protocol):
-    """What a network wants subtracted and divided: per-channel mean and deviation of RGB in 0..1."""
+    """The per-channel mean and deviation of RGB in 0..1 that a network wants subtracted and divided."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 def normalise(image: np.ndarray, statistics: PixelStatistics) -> torch.Tensor:
-    """`(H, W, 3)` uint8 RGB -> `(3, H, W)` float32 as the network wants it."""
+    """Normalises a photograph as the network wants it: `(H, W, 3)` uint8 RGB -> `(3, H, W)` float32."""
     scale = 1 / (255 * np.asarray(statistics.std, dtype=np.float32))
     shift = np.asarray(statistics.mean, dtype=np.float32) / np.asarray(statistics.std, dtype=np.float32)
     return torch.from_numpy(image.astype(np.float32) * scale - shift).permute(2, 0, 1)
 
 
 class TrainingViews(Dataset[dict[str, Any]]):
-    """Random views of tagged photographs: `image (3, S, S)`, `tags (C,)`, and as the specification says `mask (S, S)`
-    and `saliency (S, S)` in [0, 1], which is 0 on padding. The samples' true masks are never opened here.
+    """Random views of tagged photographs.
+
+    They hold `image (3, S, S)`, `tags (C,)`, and as the specification says `mask (S, S)` and `saliency (S, S)` in
+    [0, 1], which is 0 on padding. The samples' true masks are never opened here.
 
     Args:
         samples: the photographs.
@@ -119,8 +122,9 @@ class TrainingViews(Dataset[dict[str, Any]]):
 class TrainingLoader:
     """Batches of `(epoch, index)`-keyed views, made by threads a few batches ahead of the training step.
 
-    Threads, not processes: decoding, resizing and array arithmetic all let go of Python's lock, while worker processes
-    copy the interpreter (half a gigabyte each where they are spawned) or, forked beside running thread pools, hang.
+    They are threads, not processes: decoding, resizing and array arithmetic all let go of Python's lock, while worker
+    processes copy the interpreter (half a gigabyte each where they are spawned) or, forked beside running thread pools,
+    hang.
 
     Args:
         views: maps `(epoch, index)` to a dictionary of tensors.

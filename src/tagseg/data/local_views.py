@@ -17,7 +17,10 @@ Placement = Literal["random", "uniform", "corners"]
 
 
 class LocalViews(TrainingViews):
-    """Beside what `TrainingViews` gives, `boxes (N, 4)`: x0, y0, x1, y1 of the local views on the global one, pixels.
+    """Training views with smaller views inside them.
+
+    Beside what `TrainingViews` gives they hold `boxes (N, 4)`: x0, y0, x1, y1 of the local views on the global one,
+    pixels.
 
     Args:
         samples, num_classes, statistics, spec: see `TrainingViews`.
@@ -53,7 +56,7 @@ class LocalViews(TrainingViews):
 
 
 def place_boxes(side: int, view_side: int, count: int, placement: Placement, rng: np.random.Generator) -> np.ndarray:
-    """Boxes of local views on a square global view, `(N, 4)` int64.
+    """Returns boxes of local views on a square global view, `(N, 4)` int64.
 
     Args:
         side, view_side: of the global and of a local view, pixels.
@@ -74,5 +77,5 @@ def place_boxes(side: int, view_side: int, count: int, placement: Placement, rng
 
 
 def is_square(count: int) -> bool:
-    """Whether so many views fill a uniform grid."""
+    """Tells whether so many views fill a uniform grid."""
     return math.isqrt(count) ** 2 == count

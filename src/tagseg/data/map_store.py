@@ -37,7 +37,7 @@ class StoredMaps:
     grid: Grid
 
     def only(self, classes: tuple[int, ...]) -> StoredMaps:
-        """Returns the same photograph with those of its maps that are of `classes`."""
+        """Returns the photograph's entry with only those of its maps that are of `classes`."""
         keep = [k for k, c in enumerate(self.classes) if c in classes]
         return replace(self, classes=tuple(self.classes[k] for k in keep), maps=self.maps[keep])
 
@@ -47,7 +47,10 @@ class StoredMaps:
 
 
 class MapStore:
-    """A folder of shards. A shard is written whole or not at all, and holds photographs in the order given to it."""
+    """A folder of shards, which hold the class maps of photographs.
+
+    A shard is written whole or not at all, and holds photographs in the order given to it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

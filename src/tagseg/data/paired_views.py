@@ -14,9 +14,11 @@ from tagseg.data.views import ViewSpec
 
 
 class PairedViews(TrainingViews):
-    """Beside what `TrainingViews` gives: `inside (4,)`, y0, y1, x0, x1 of the photograph within the view, the rest
-    being padding; and from the epoch `pairs_from` on `partner (3, S, S)` and `partner_tags (C,)`, a view like any other
-    of a photograph that shares a class.
+    """Training views, each beside a view of another photograph that shares a class.
+
+    Beside what `TrainingViews` gives they hold `inside (4,)`, y0, y1, x0, x1 of the photograph within the view, the
+    rest being padding; and from the epoch `pairs_from` on `partner (3, S, S)` and `partner_tags (C,)`, a view like any
+    other of a photograph that shares a class.
 
     Args:
         samples, num_classes, statistics, spec: see `TrainingViews`.
@@ -51,7 +53,10 @@ class PairedViews(TrainingViews):
 
 
 def photographs_of(tags: Sequence[Sequence[int]], num_classes: int) -> list[np.ndarray]:
-    """For every class the photographs that have it. Made once, so that a partner costs no search."""
+    """Returns for every class the photographs that have it.
+
+    The table is made once, so that a partner costs no search.
+    """
     found: list[list[int]] = [[] for _ in range(num_classes)]
     for index, classes in enumerate(tags):
         for number in classes:
@@ -67,8 +72,10 @@ def partner(
     *,
     itself: bool = False,
 ) -> int:
-    """A random photograph of a random class of photograph `index`, which has `tags`; without tags, or if no other has
-    the class, that photograph itself."""
+    """Returns a random photograph of a random class of photograph `index`, which has `tags`.
+
+    Without tags, or if no other has the class, it is that photograph itself.
+    """
     if not tags:
         return index
     members = photographs[tags[int(rng.integers(len(tags)))]]

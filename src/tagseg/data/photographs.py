@@ -11,7 +11,7 @@ from tagseg.errors import BadInput
 
 
 def find_photographs(images: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Name to path; names below a folder are kept.
+    """Returns the photographs in files and folders, name to path; names below a folder are kept.
 
     Raises:
         BadInput: nothing is found, or two would get the same name.

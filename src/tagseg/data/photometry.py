@@ -14,7 +14,7 @@ STRONG = (0.4, 0.4, 0.2, 0.1)  # as self-distilled transformers and ToCo have it
 
 
 def jitter_colours(view: View, rng: np.random.Generator, strengths: tuple[float, ...] = JITTER) -> View:
-    """Change brightness, contrast, saturation (by up to 30 %) and hue (a tenth of the circle), in random order.
+    """Changes brightness, contrast, saturation (by up to 30 %) and hue (a tenth of the circle), in random order.
 
     Padding changes along with the photograph.
     """
@@ -27,8 +27,9 @@ def jitter_colours(view: View, rng: np.random.Generator, strengths: tuple[float,
 
 
 def distort(view: View, rng: np.random.Generator, *, blur: float, solarise: float = 0.0) -> View:
-    """What self-distillation does to colours (Caron et al., ICCV 2021), and ToCo after it: strong jitter in 4 of 5
-    views, grey in 1 of 5, blur and solarisation as often as is said.
+    """Distorts colours as self-distillation does (Caron et al., ICCV 2021), and ToCo after it.
+
+    There is strong jitter in 4 of 5 views, grey in 1 of 5, blur and solarisation as often as is said.
 
     Args:
         blur: how often a view is blurred, by a Gaussian of 0.1 to 2 pixels.

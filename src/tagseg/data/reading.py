@@ -1,4 +1,4 @@
-"""One door to every layout, and the look at every file before anything is trained."""
+"""One door to every layout, and the inspection of every file before anything is trained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_dataset(root: str | Path, tags: Tags = "xml") -> Dataset:
 
 @dataclass(frozen=True)
 class FileFact:
-    """What `inspect_files` learnt of one photograph and its mask.
+    """The facts that `inspect_files` learnt of one photograph and its mask.
 
     stamp: changes when one of the files is written.
     size: `(H, W)` of the photograph, pixels.
@@ -72,8 +72,10 @@ class FileFacts(dict[str, FileFact]):
 
     @classmethod
     def read(cls, path: Path) -> FileFacts:
-        """Reads facts that an earlier run wrote; there are none where the file is missing or damaged, for they are only
-        a memory."""
+        """Reads facts that an earlier run wrote.
+
+        There are none where the file is missing or damaged, for they are only a memory.
+        """
         try:
             found = read_json(path)
             return cls(
@@ -89,7 +91,7 @@ def inspect_files(
     advance: Callable[[int, str], None] = lambda done, remark: None,  # noqa: ARG005
     threads: int = 2,
 ) -> tuple[Dataset, FileFacts]:
-    """Opens every photograph and mask once: are they whole, do they fit together, what do they contain?
+    """Opens every photograph and mask once, to tell whether they are whole and fit, and what they contain.
 
     Files whose size and time are as in `known` (empty for none) are not opened again.
 

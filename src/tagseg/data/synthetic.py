@@ -33,9 +33,10 @@ def make_synthetic(
     sides: tuple[int, int] = (96, 144),
     advance: Callable[[int, str], None] | None = None,
 ) -> Path:
-    """Write the set in the folder layout (`images/ masks/ labels.csv classes.txt train.txt val.txt`).
+    """Writes the synthetic set in the folder layout.
 
-    A set that is whole and was made with the same arguments is left as it is.
+    The layout is `images/ masks/ labels.csv classes.txt train.txt val.txt`. A set that is whole and was made with the
+    same arguments is left as it is.
 
     Args:
         root: folder to write into.
@@ -74,7 +75,7 @@ def make_synthetic(
 
 
 def draw(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """One photograph `(H, W, 3)` uint8 and its mask `(H, W)` uint8."""
+    """Draws one photograph `(H, W, 3)` uint8 and its mask `(H, W)` uint8."""
     height, width = (int(rng.integers(sides[0], sides[1] + 1)) for _ in range(2))
     count = int(rng.choice([0, 1, 2, 3], p=[0.05, 0.5, 0.33, 0.12]))
     classes = rng.integers(0, len(CLASSES), count)

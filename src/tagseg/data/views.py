@@ -16,7 +16,7 @@ from tagseg.labels import IGNORE
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """How training views are cut out of photographs, and what comes with them.
+    """The specification of how training views are cut out of photographs, and of what comes with them.
 
     side: of the square view, pixels.
     scales: long side of the photograph over `side`, drawn between these two.
@@ -57,12 +57,12 @@ class View:
 
     @property
     def window(self) -> Window:
-        """The place of the view on the photograph, without its pixels."""
+        """Returns the place of the view on the photograph, without its pixels."""
         return Window(self.size, self.box, self.flipped)
 
     @property
     def inside(self) -> tuple[int, int, int, int]:
-        """What of the view is photograph and not padding: y0, y1, x0, x1, pixels."""
+        """Returns what of the view is photograph and not padding: y0, y1, x0, x1, pixels."""
         height, width = self.image.shape[:2]
         x0, y0, x1, y1 = self.box
         left, right = max(0, -x0), width - max(0, x1 - self.size[1])
@@ -72,13 +72,16 @@ class View:
 
 
 def whole(image: np.ndarray, mask: np.ndarray | None = None, saliency: np.ndarray | None = None) -> View:
-    """The photograph itself as a view."""
+    """Returns the photograph itself as a view."""
     height, width = image.shape[:2]
     return View(image=image, size=(height, width), box=(0, 0, width, height), mask=mask, saliency=saliency)
 
 
 def resize(view: View, size: tuple[int, int]) -> View:
-    """Resize a *whole* view to `size` (H, W): area averaging when shrinking, bilinear when enlarging; masks nearest."""
+    """Resizes a *whole* view to `size` (H, W).
+
+    It takes area averaging when shrinking and bilinear interpolation when enlarging; masks take the nearest pixel.
+    """
     if size == view.image.shape[:2]:
         return view
     smooth = cv2.INTER_AREA if size[0] < view.image.shape[0] else cv2.INTER_LINEAR
@@ -89,7 +92,7 @@ def resize(view: View, size: tuple[int, int]) -> View:
 
 
 def flip(view: View) -> View:
-    """Mirror left to right."""
+    """Mirrors a view left to right."""
     image, mask, saliency = (
         None if a is None else np.ascontiguousarray(a[:, ::-1]) for a in (view.image, view.mask, view.saliency)
     )
@@ -98,7 +101,7 @@ def flip(view: View) -> View:
 
 
 def random_crop(view: View, side: tuple[int, int], rng: np.random.Generator, fill: np.ndarray) -> View:
-    """Cut a window of `side` (h, w) at a random place of an unmirrored whole view, padding what is too small.
+    """Cuts a window of `side` (h, w) at a random place of an unmirrored whole view, padding what is too small.
 
     Where the photograph is smaller than the window, it lies at a random place inside it.
     """
@@ -131,8 +134,11 @@ def random_view(
     short: bool = False,
     mirror: bool = True,
 ) -> View:
-    """The usual training view: the photograph's long side (`short`: its short side) drawn from `scales` x `side`, a
-    `side` x `side` window, mirrored half of the time unless `mirror` is off."""
+    """Returns the usual training view of a whole photograph.
+
+    The photograph's long side (`short`: its short side) is drawn from `scales` x `side`, and a `side` x `side` window
+    is cut out and mirrored half of the time unless `mirror` is off.
+    """
     measure = min if short else max
     height, width = view.image.shape[:2]
     factor = side * rng.uniform(*scales) / measure(height, width)

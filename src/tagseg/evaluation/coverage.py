@@ -40,7 +40,7 @@ class Coverage:
         self.counts = np.zeros((num_classes, 3), dtype=np.int64)  # covered and object, object, covered
 
     def add(self, maps: np.ndarray, classes: tuple[int, ...], truth: np.ndarray) -> None:
-        """Count one photograph: `maps (K, H, W)` of the 0-based `classes`, `truth (H, W)` with 255 for ignore."""
+        """Counts one photograph: `maps (K, H, W)` of the 0-based `classes`, `truth (H, W)` with 255 for ignore."""
         known = truth != IGNORE
         for values, number in zip(maps, classes, strict=True):
             peak = values.max(initial=0)
@@ -49,8 +49,11 @@ class Coverage:
             self.counts[number] += (int((covered & objects).sum()), int(objects.sum()), int(covered.sum()))
 
     def table(self, classes: tuple[str, ...]) -> CoverageTable:
-        """Returns recall, covered object pixels over object pixels, and noise, covered pixels without the object over
-        covered pixels."""
+        """Returns recall and noise in percent.
+
+        Recall is covered object pixels over object pixels, and noise is covered pixels without the object over covered
+        pixels.
+        """
         hit, objects, covered = self.counts.T.astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             recall, noise = 100 * hit / objects, 100 * (covered - hit) / covered

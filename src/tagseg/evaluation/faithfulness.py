@@ -11,15 +11,17 @@ Score = Callable[[torch.Tensor], torch.Tensor]  # images (N, 3, H, W) -> probabi
 
 
 def hide(images: torch.Tensor, maps: torch.Tensor, threshold: float = 0.7) -> torch.Tensor:
-    """`(B, 3, H, W)` with the pixels whose map `(B, H, W)` in [0, 1] is above `threshold` set to 0, the mean colour.
+    """Hides the pixels of `(B, 3, H, W)` whose map `(B, H, W)` in [0, 1] is above `threshold`.
 
-    The occlusion experiment of LayerCAM (TIP 2021, section IV-C).
+    They are set to 0, the mean colour. This is the occlusion experiment of LayerCAM (TIP 2021, section IV-C).
     """
     return images * (maps <= threshold)[:, None]
 
 
 def deletion(image: torch.Tensor, class_map: torch.Tensor, score: Score, steps: int = 20) -> torch.Tensor:
-    """Probability while pixels are taken away, strongest first (Petsiuk et al., "RISE", BMVC 2018, section 4.2).
+    """Returns the probability of the class while pixels are taken away, strongest first.
+
+    The curve is that of Petsiuk et al., "RISE", BMVC 2018, section 4.2.
 
     Args:
         image: `(3, H, W)`, normalised; what is taken away becomes 0.
@@ -32,20 +34,21 @@ def deletion(image: torch.Tensor, class_map: torch.Tensor, score: Score, steps: 
 
 
 def insertion(image: torch.Tensor, class_map: torch.Tensor, score: Score, steps: int = 20) -> torch.Tensor:
-    """Probability while the pixels of a blurred image are made sharp, strongest first. As `deletion`; higher is better.
+    """Returns the probability of the class while the pixels of a blurred image are made sharp, strongest first.
 
-    Blurred with a Gaussian of 11 pixels and sigma 5, as published for 224 pixels.
+    Arguments and result are those of `deletion`, but higher is better. The image is blurred with a Gaussian of 11
+    pixels and sigma 5, as published for 224 pixels.
     """
     return score(_mixtures(blurred(image), image, class_map, steps))
 
 
 def area(curve: torch.Tensor) -> float:
-    """The area under a curve over equal steps from 0 to 1."""
+    """Returns the area under a curve over equal steps from 0 to 1."""
     return float(torch.trapezoid(curve.float(), dx=1 / (len(curve) - 1)))
 
 
 def blurred(image: torch.Tensor, size: int = 11, sigma: float = 5.0) -> torch.Tensor:
-    """`(3, H, W)` after a Gaussian; the border is repeated."""
+    """Blurs an image `(3, H, W)` with a Gaussian; the border is repeated."""
     places = torch.arange(size, dtype=image.dtype, device=image.device) - size // 2
     kernel = torch.exp(-(places**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, size)

@@ -48,7 +48,7 @@ class Confusion:
         self.counts = np.zeros((size, size + 1), dtype=np.int64) if counts is None else counts
 
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Count one photograph; both `(H, W)` class indices."""
+        """Counts one photograph; prediction and truth are `(H, W)` class indices."""
         size = self.counts.shape[0]
         known = truth != IGNORE
         predicted = np.minimum(prediction[known].astype(np.int64), size)
@@ -56,6 +56,7 @@ class Confusion:
         self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
 
     def scores(self) -> Scores:
+        """Returns IoU, precision and recall of every class, the background first."""
         size = self.counts.shape[0]
         hits = np.diag(self.counts[:, :size]).astype(np.float64)
         truth = self.counts.sum(axis=1)
@@ -66,7 +67,10 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per class, background first, each in [0, 1]; NaN for a class that is neither there nor predicted."""
+    """The scores per class, background first, each in [0, 1].
+
+    They are NaN for a class that is neither there nor predicted.
+    """
 
     iou: np.ndarray
     precision: np.ndarray
@@ -74,7 +78,7 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """The mean IoU over the background and all classes that occur."""
+        """Returns the mean IoU over the background and all classes that occur."""
         return _mean(self.iou)
 
     def table(self, classes: tuple[str, ...]) -> ScoreTable:
@@ -105,7 +109,7 @@ class ThresholdSweep:
         self.counts = np.zeros((num_classes + 1, num_classes + 1, self.BINS), dtype=np.int64)
 
     def add(self, maps: np.ndarray, classes: tuple[int, ...], truth: np.ndarray) -> None:
-        """Count one photograph: `maps (K, H, W)` in [0, 1] of the 0-based `classes` (K may be 0)."""
+        """Counts one photograph: `maps (K, H, W)` in [0, 1] of the 0-based `classes` (K may be 0)."""
         known = truth != IGNORE
         if classes:
             labels = np.asarray(classes)[maps.argmax(axis=0)[known]] + 1
@@ -117,7 +121,7 @@ class ThresholdSweep:
         self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
 
     def at(self, score: float) -> Confusion:
-        """Confusion at one background score in [0, 1]."""
+        """Returns the confusion at one background score in [0, 1]."""
         edge = min(self.BINS, int(np.ceil(score * (self.BINS - 1))))
         counts = np.zeros((self.num_classes + 1, self.num_classes + 2), dtype=np.int64)
         counts[:, :-1] = self.counts[:, :, edge:].sum(axis=2)
@@ -125,12 +129,15 @@ class ThresholdSweep:
         return Confusion(self.num_classes, counts)
 
     def curve(self, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
-        """Background scores 0, 1/steps ... 1 and the mIoU at each."""
+        """Returns the background scores 0, 1/steps ... 1 and the mIoU at each."""
         scores = np.arange(steps + 1) / steps
         return scores, np.array([self.at(float(s)).scores().miou for s in scores])
 
     def oracle(self) -> tuple[float, float]:
-        """The score with the best mIoU, and that mIoU. It looks at the truth: report it as *oracle*, never use it."""
+        """Returns the score with the best mIoU, and that mIoU.
+
+        It is picked by the truth, so it is to be reported as *oracle* and never used.
+        """
         scores, miou = self.curve()
         best = int(np.nanargmax(miou))
         return float(scores[best]), float(miou[best])

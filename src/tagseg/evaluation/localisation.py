@@ -14,7 +14,7 @@ import numpy as np
 
 
 def box_iou(boxes: np.ndarray, others: np.ndarray, inclusive: bool = False) -> np.ndarray:
-    """Intersection over union, `(N, 4)` and `(M, 4)` -> `(N, M)`; `inclusive` boxes contain their end pixel."""
+    """Returns intersection over union, `(N, 4)` and `(M, 4)` -> `(N, M)`; `inclusive` boxes contain their end pixel."""
     one = 1.0 if inclusive else 0.0
     a, b = np.asarray(boxes, float).reshape(-1, 1, 4), np.asarray(others, float).reshape(1, -1, 4)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + one
@@ -26,14 +26,17 @@ def box_iou(boxes: np.ndarray, others: np.ndarray, inclusive: bool = False) -> n
 
 @dataclass
 class Localisation:
-    """loc1, loc5 and gt-known: is the class right, and does its box overlap a true box by at least half?"""
+    """The measures loc1, loc5 and gt-known of boxes.
+
+    They ask whether the class is right, and whether its box overlaps a true box by at least half.
+    """
 
     loc1: list[bool] = field(default_factory=list)
     loc5: list[bool] = field(default_factory=list)
     gt_known: list[bool] = field(default_factory=list)
 
     def add(self, box: Sequence[float] | None, truth: np.ndarray, rank: int) -> None:
-        """Count one class of one photograph.
+        """Counts one class of one photograph.
 
         Args:
             box: predicted for the true class; None for none.
@@ -46,14 +49,15 @@ class Localisation:
         self.loc5.append(right and rank < 5)
 
     def as_dict(self) -> dict[str, float | None]:
-        """Percentages."""
+        """Returns loc1, loc5 and gt-known as percentages."""
         return {name: _percent(getattr(self, name)) for name in ("loc1", "loc5", "gt_known")}
 
 
 class BoxAccuracy:
-    """MaxBoxAcc (largest contour, IoU 0.5) and MaxBoxAccV2 (any contour, mean over IoU 0.3, 0.5, 0.7).
+    """The measures MaxBoxAcc and MaxBoxAccV2 of maps.
 
-    The threshold is the best for the whole set, so these are numbers of the map, not of a method to set it.
+    MaxBoxAcc counts the largest contour at IoU 0.5, MaxBoxAccV2 any contour, as a mean over IoU 0.3, 0.5, 0.7. The
+    threshold is the best for the whole set, so these are numbers of the map, not of a method to set it.
     """
 
     IOUS = (0.3, 0.5, 0.7)
@@ -65,7 +69,7 @@ class BoxAccuracy:
         self.count = 0
 
     def add(self, class_map: np.ndarray, truth: np.ndarray) -> None:
-        """Count one map `(H, W)` in [0, 1] against the true boxes `(M, 4)`, inclusive."""
+        """Counts one map `(H, W)` in [0, 1] against the true boxes `(M, 4)`, inclusive."""
         self.count += 1
         boxes = contour_boxes(class_map, self.thresholds)
         every = box_iou(np.concatenate(boxes), truth, inclusive=True).max(axis=1, initial=0)
@@ -77,7 +81,7 @@ class BoxAccuracy:
                 self.every[row, number] += ious.max() >= iou
 
     def as_dict(self) -> dict[str, float | None]:
-        """Percentages."""
+        """Returns MaxBoxAcc and MaxBoxAccV2 as percentages."""
         if not self.count:
             return {"MaxBoxAcc": None, "MaxBoxAccV2": None}
         largest, every = 100 * self.largest / self.count, 100 * self.every / self.count
@@ -88,10 +92,10 @@ class BoxAccuracy:
 
 
 def contour_boxes(class_map: np.ndarray, thresholds: np.ndarray) -> list[np.ndarray]:
-    """Boxes `(n, 4)`, inclusive, of the contours above each threshold, that of the largest area first.
+    """Returns boxes `(n, 4)`, inclusive, of the contours above each threshold, that of the largest area first.
 
-    As in wsolevaluation: the map `(H, W)` in [0, 1] in 8 bits, kept where above `int(threshold * maximum)`; one box of
-    zeros where nothing is left.
+    As in wsolevaluation, the map `(H, W)` in [0, 1] is taken in 8 bits and kept where above `int(threshold * maximum)`;
+    there is one box of zeros where nothing is left.
     """
     height, width = class_map.shape
     values = (np.asarray(class_map) * 255).astype(np.uint8)
@@ -112,7 +116,10 @@ def contour_boxes(class_map: np.ndarray, thresholds: np.ndarray) -> list[np.ndar
 
 
 class PixelPrecision:
-    """PxAP: the area under the precision-recall curve of all pixels of a set (Choe et al., CVPR 2020, section 3.3)."""
+    """The measure PxAP: the area under the precision-recall curve of all pixels of a set.
+
+    It is that of Choe et al., CVPR 2020, section 3.3.
+    """
 
     BINS = 1000
 
@@ -121,7 +128,7 @@ class PixelPrecision:
         self.outside = np.zeros(self.BINS + 1)
 
     def add(self, class_map: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> None:
-        """Count `(H, W)` in [0, 1] against `(H, W)` bool; pixels in `ignore` do not count."""
+        """Counts a map `(H, W)` in [0, 1] against a mask `(H, W)` bool; pixels in `ignore` do not count."""
         known = slice(None) if ignore is None else ~ignore
         values = np.clip(class_map[known] * self.BINS, 0, self.BINS).astype(np.int64).ravel()
         right = truth[known].ravel()
@@ -129,7 +136,7 @@ class PixelPrecision:
         self.outside += np.bincount(values[~right], minlength=self.BINS + 1)
 
     def value(self) -> float | None:
-        """In percent; None before anything was counted that is there."""
+        """Returns PxAP in percent; None before anything was counted that is there."""
         inside, outside = self.inside[::-1].cumsum(), self.outside[::-1].cumsum()
         if not inside[-1]:
             return None
@@ -142,8 +149,8 @@ class PixelPrecision:
 class BestThresholdIoU:
     """IoU of thresholded maps averaged over photographs, at the threshold that is best for the whole set.
 
-    LayerCAM, equation 3.10 of the thesis: the measure of its tiny-defect experiment. The threshold is picked with
-    masks: an *oracle* number, for comparing maps.
+    It is the measure of LayerCAM's tiny-defect experiment, equation 3.10 of the thesis. The threshold is picked with
+    masks, so this is an *oracle* number, for comparing maps.
     """
 
     def __init__(self, steps: int = 100) -> None:
@@ -152,7 +159,10 @@ class BestThresholdIoU:
         self.count = 0
 
     def add(self, class_map: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> None:
-        """Count `(H, W)` in [0, 1] against `(H, W)` bool; a pixel is kept where its value is above the threshold."""
+        """Counts a map `(H, W)` in [0, 1] against a mask `(H, W)` bool.
+
+        A pixel is kept where its value is above the threshold. Pixels in `ignore` do not count.
+        """
         known = slice(None) if ignore is None else ~ignore
         steps = len(self.thresholds)
         # a value v is above the thresholds 0 .. ceil(v * steps) - 1
@@ -165,14 +175,16 @@ class BestThresholdIoU:
         self.count += 1
 
     def best(self) -> tuple[float, float | None]:
-        """The threshold, and the mean IoU in percent."""
+        """Returns the best threshold, and the mean IoU in percent."""
         number = int(self.total.argmax())
         value = round(100 * self.total[number] / self.count, 2) if self.count else None
         return float(self.thresholds[number]), value
 
 
 def pointing_hit(class_map: np.ndarray, truth: np.ndarray, tolerance: int = 15) -> bool:
-    """The pointing game (Zhang et al., ECCV 2016): is the map's maximum within `tolerance` pixels of the object?
+    """Tells whether the map's maximum is within `tolerance` pixels of the object.
+
+    This is the pointing game (Zhang et al., ECCV 2016).
 
     Args:
         class_map: `(H, W)`.

@@ -6,7 +6,9 @@ import numpy as np
 
 
 def mean_average_precision(scores: np.ndarray, tags: np.ndarray) -> float:
-    """Mean over classes of the area under the precision-recall steps; classes without a positive are left out.
+    """Returns the mean over classes of the area under the precision-recall steps.
+
+    Classes without a positive are left out.
 
     Args:
         scores: `(N, C)`; tags: `(N, C)` multi-hot.

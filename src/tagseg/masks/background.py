@@ -8,17 +8,20 @@ BINS = 256
 
 
 def histogram(maps: np.ndarray) -> np.ndarray:
-    """`(256,)` counts of a photograph's strongest map value per pixel; `maps (K, H, W)` in [0, 1], K at least 1."""
+    """Counts a photograph's strongest map value per pixel in 256 steps, `(256,)`.
+
+    `maps (K, H, W)` are in [0, 1], and K is at least 1.
+    """
     strongest = np.clip(maps.max(axis=0), 0, 1)
     return np.bincount((strongest * (BINS - 1)).round().astype(np.int64).ravel(), minlength=BINS)
 
 
 def otsu_score(counts: np.ndarray) -> float:
-    """The background score, in [0, 1], from the map values alone.
+    """Returns the background score, in [0, 1], from the map values alone.
 
-    The rule: pool the strongest map value of every pixel of all tagged training photographs, and split that
-    histogram in two where the variance between the halves is largest (Otsu, 1979). Maps are divided by
-    their class maximum, so the pooled values of different photographs compare.
+    The rule pools the strongest map value of every pixel of all tagged training photographs, and splits that histogram
+    in two where the variance between the halves is largest (Otsu, 1979). Maps are divided by their class maximum, so
+    the pooled values of different photographs compare.
 
     Args:
         counts: `(256,)`, the sum of `histogram` over the photographs; every photograph may be weighted.
@@ -37,10 +40,13 @@ def otsu_score(counts: np.ndarray) -> float:
 
 
 def with_background(maps: np.ndarray, score: float) -> np.ndarray:
-    """Put a constant background channel in front: `(K, H, W) -> (K + 1, H, W)`."""
+    """Puts a constant background channel in front: `(K, H, W) -> (K + 1, H, W)`."""
     return np.concatenate([np.full_like(maps[:1], score), maps])
 
 
 def label_mask(scores: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-    """Strongest channel of `(K + 1, H, W)` as indices `(H, W)` uint8: 0 background, `classes[k] + 1` for map k."""
+    """Returns the strongest channel of `(K + 1, H, W)` as indices `(H, W)` uint8.
+
+    They are 0 for background and `classes[k] + 1` for map k.
+    """
     return np.array([0, *(c + 1 for c in classes)], dtype=np.uint8)[scores.argmax(axis=0)]

@@ -11,7 +11,7 @@ ILSVRC_THRESHOLD = 0.15  # of the maximum (LayerCAM, section IV-B)
 
 
 def box_of_map(class_map: np.ndarray, threshold: float = ILSVRC_THRESHOLD) -> tuple[int, int, int, int] | None:
-    """The box of the largest connected component above a fraction of the map's maximum.
+    """Returns the box of the largest connected component above a fraction of the map's maximum.
 
     Args:
         class_map: `(H, W)`, any range; negative values are no evidence.
@@ -29,7 +29,7 @@ def box_of_map(class_map: np.ndarray, threshold: float = ILSVRC_THRESHOLD) -> tu
 
 
 def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """The box `(x0, y0, x1, y1)`, ends exclusive, of the largest 8-connected component of `(H, W)` bool."""
+    """Returns the box `(x0, y0, x1, y1)`, ends exclusive, of the largest 8-connected component of `(H, W)` bool."""
     count, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count < 2:
         return None
@@ -38,7 +38,7 @@ def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def graph_cut(image: np.ndarray, class_map: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """Join the scattered evidence of shallow layers into an object (Simonyan et al., ICLR-W 2014, section 3.2).
+    """Joins the scattered evidence of shallow layers into an object (Simonyan et al., ICLR-W 2014, section 3.2).
 
     Pixels above the map's 95 % quantile are object and those under its 30 % quantile background; colour models of the
     two and contrast decide on the rest (Boykov and Jolly's cut, with Gaussian mixtures as in GrabCut). The map is

@@ -8,7 +8,7 @@ from tagseg.errors import BadInput
 
 
 def check_scores(image: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Image as `(H, W, 3)` uint8 and scores `(L, H, W)` as float32, if they can be refined.
+    """Returns the image as `(H, W, 3)` uint8 and scores `(L, H, W)` as float32, if they can be refined.
 
     Raises:
         BadInput: another size, number of axes, or type, or a score that is not a number.

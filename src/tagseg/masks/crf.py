@@ -32,7 +32,9 @@ def refine_crf(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> np.ndarray:
-    """As a refinement: `(H, W, 3)` uint8 and `(K + 1, H, W)` scores, not negative -> probabilities of the same shape.
+    """Refines scores by the fully connected CRF.
+
+    `(H, W, 3)` uint8 and `(K + 1, H, W)` scores, not negative -> probabilities of the same shape.
 
     Raises:
         BadInput: sizes that differ, or scores that are negative or not finite.
@@ -52,7 +54,7 @@ def dense_crf(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> np.ndarray:
-    """Probabilities that follow the edges of the image.
+    """Returns probabilities that follow the edges of the image, by the fully connected CRF.
 
     Args:
         image: `(H, W, 3)` or grey `(H, W)`, uint8.
@@ -84,7 +86,7 @@ def crf_from_labels(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> np.ndarray:
-    """The same from a hard label at every pixel.
+    """Returns probabilities that follow the edges of the image, from a hard label at every pixel.
 
     Args:
         labels: `(H, W)` integers 0..count - 1, each of which is believed with the probability `gt_prob`; 255 where
@@ -118,7 +120,10 @@ def crf_from_unary(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> np.ndarray:
-    """Mean field from unary energies `(L, H, W)`; the rest as in `dense_crf`."""
+    """Returns probabilities by mean field from unary energies `(L, H, W)`.
+
+    The other arguments and the result are those of `dense_crf`.
+    """
     crf = find_crf(crf) if isinstance(crf, str) else crf
     labels, height, width = unary.shape
     if labels == 1:
@@ -143,9 +148,10 @@ def crf_mask(
     least: float = 0.01,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """The strongest label after a CRF over the labels that may be there, out of many. `(L, H, W) -> (H, W)` uint8.
+    """Returns the strongest label after a CRF over the labels that may be there, out of many.
 
-    Left out is every label whose probability is below `least` at all pixels; the first, the background, stays in.
+    `(L, H, W) -> (H, W)` uint8. Left out is every label whose probability is below `least` at all pixels; the first,
+    the background, stays in.
     """
     kept = np.flatnonzero(probabilities.max(axis=(1, 2)) >= least)
     kept = np.union1d([0], kept)
@@ -160,7 +166,7 @@ def _smooth_lattice(height: int, width: int, deviation: float, alone: bool) -> t
 
 @torch.inference_mode()
 def dense_crf_torch(image: np.ndarray, unary: np.ndarray, crf: CRF, device: torch.device | str) -> np.ndarray:
-    """See `tagseg.masks.crf.crf_from_unary`."""
+    """Computes mean field from unary energies on a device, in torch; see `tagseg.masks.crf.crf_from_unary`."""
     labels, height, width = unary.shape
     smooth = TorchLattice(torch.from_numpy(position_features(height, width, crf.gaussian_xy)).to(device))
     edges = TorchLattice(torch.from_numpy(bilateral_features(image, crf.bilateral_xy, crf.bilateral_rgb)).to(device))

@@ -8,10 +8,10 @@ from tagseg.errors import BadInput, nearest
 
 
 class CRF(NamedTuple):
-    """Parameters: deviations in pixels and in colour levels of 0..255; weights; iterations.
+    """The parameters of a dense CRF: deviations in pixels and in colour levels of 0..255; weights; iterations.
 
-    Of the unary energies: whether scores or only the strongest label of every pixel count, and how sure such a label is
-    taken to be (`refine_crf`, `crf_from_labels`).
+    Of the unary energies they say whether scores or only the strongest label of every pixel count, and how sure such a
+    label is taken to be (`refine_crf`, `crf_from_labels`).
     """
 
     gaussian_xy: float

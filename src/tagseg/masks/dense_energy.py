@@ -25,11 +25,11 @@ def dense_energy(
     sigma_rgb: float = 15.0,
     scale: float = 0.5,
 ) -> torch.Tensor:
-    """`-weight / B * sum_i g_i S_i . (A S)_i`, S being the probabilities inside the valid pixels and A the bilateral
-    filter, its own pixel included and not normalised.
+    """Computes the dense energy of probabilities, `-weight / B * sum_i g_i S_i . (A S)_i`.
 
-    The gate g is how unsure a valid pixel is, 1 minus its largest probability, and 1 where its label is unknown. As
-    published, the gradient takes g for a constant and counts both sides of A as if both were gated:
+    S are the probabilities inside the valid pixels and A is the bilateral filter, its own pixel included and not
+    normalised. The gate g is how unsure a valid pixel is, 1 minus its largest probability, and 1 where its label is
+    unknown. As published, the gradient takes g for a constant and counts both sides of A as if both were gated:
     `-2 weight / B * g * (A S) * valid`.
 
     Args:
@@ -63,6 +63,7 @@ class _Energy(torch.autograd.Function):
         sigma_xy: float,
         sigma_rgb: float,
     ) -> torch.Tensor:
+        """Returns the energy that `dense_energy` describes, as a scalar."""
         gate = (inside - probabilities.amax(dim=1, keepdim=True)).clamp(min=0)
         gate = torch.where(unknown, 1.0, gate)
         masses = (probabilities * inside).float()
@@ -74,6 +75,7 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None, None]:
+        """Returns the published gradient of the probabilities; the other inputs get none."""
         (gradient,) = ctx.saved_tensors
         return gradient * gradients[0], None, None, None, None, None, None
 

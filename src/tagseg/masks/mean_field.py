@@ -28,7 +28,7 @@ def mean_field(
     weights: tuple[np.float32, np.float32],
     ones: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """`(N, L)` energies and two normalised lattices -> `(N, L)` probabilities."""
+    """Runs mean field over two lattices: `(N, L)` energies and normalised lattices -> `(N, L)` probabilities."""
     size, labels = energy.shape
     lanes, width = lanes_for(labels - 1), width_for(labels - 1)
     relative = np.empty((size, width), np.float32)  # energies above that of the last label

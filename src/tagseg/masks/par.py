@@ -33,7 +33,7 @@ def pixel_adaptive_refinement(
     dilations: tuple[int, ...] = DILATIONS,
     compat: Literal["default", "official"] = "default",
 ) -> torch.Tensor:
-    """Let scores flow between pixels of like colour.
+    """Lets scores flow between pixels of like colour (PAR).
 
     Every pixel takes the weighted mean of its 8 neighbours at each dilation, `iterations` times. The weights are
     `softmax(colour) + 0.01 softmax(position)`, colour and position being minus the squared difference over
@@ -60,9 +60,11 @@ def pixel_adaptive_refinement(
 def pixel_adaptive_mask_refinement(
     images: torch.Tensor, scores: torch.Tensor, *, iterations: int = 10, dilations: tuple[int, ...] = DILATIONS
 ) -> torch.Tensor:
-    """PAMR, from which PAR comes: one softmax over `-|difference| / (0.1 deviations)`, the mean of the channels.
+    """Lets scores flow between pixels of like colour by PAMR, from which PAR comes.
 
-    Where the deviation is taken, the pixel itself counts once for every dilation. Arguments and result as there.
+    The weights are one softmax over `-|difference| / (0.1 deviations)`, the mean of the channels. Where the deviation
+    is taken, the pixel itself counts once for every dilation. Arguments and result are those of
+    `pixel_adaptive_refinement` without `compat`.
     """
     scores = _at_size(scores, images)
     weights = _weights(images.to(scores.dtype), dilations, _mask_colour).softmax(dim=1)
@@ -131,7 +133,7 @@ def refine_par(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> np.ndarray:
-    """PAR as a refinement: `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape.
+    """Refines scores by PAR: `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape.
 
     As in the published label refinement it works below full size (there: half of 448 pixels), because its widest
     neighbour is 24 pixels away: the long side is brought down to `long_side`, never up.
@@ -155,7 +157,10 @@ def refine_pamr(
     device: torch.device | str = "cpu",
     threads: int | None = None,
 ) -> np.ndarray:
-    """PAMR as a refinement; the rest as in `refine_par`."""
+    """Refines scores by PAMR: `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape.
+
+    The arguments are those of `refine_par`.
+    """
     return _refine(image, scores, True, long_side, iterations, device, threads)
 
 
@@ -192,7 +197,10 @@ def _refine(
 def compiled_refinement(
     image: np.ndarray, scores: np.ndarray, masks: bool, iterations: int, threads: int | None
 ) -> np.ndarray:
-    """`(H, W, 3)` and `(K, H, W)`, float32, with the normalised weights of PAR, or those of PAMR (`masks`)."""
+    """Refines scores `(K, H, W)` along an image `(H, W, 3)`, both float32, by compiled kernels.
+
+    The weights are the normalised ones of PAR, or those of PAMR (`masks`).
+    """
     kernels = _serial if threads == 1 else _parallel
     margin = max(DILATIONS)
     offsets = np.array([(d * dy, d * dx) for d in DILATIONS for dy, dx in _OFFSETS])

@@ -61,15 +61,19 @@ class Lattice:
 
     @property
     def vertices(self) -> int:
+        """Returns how many vertices the lattice has."""
         return self.neighbours.shape[1]
 
     @property
     def gain(self) -> np.float32:
-        """What the blur adds to a constant, taken out again when values are read back."""
+        """Returns the factor that takes out what the blur adds to a constant, when values are read back."""
         return np.float32(1 / (1 + 2.0**-self.dimensions))
 
     def filter(self, values: np.ndarray) -> np.ndarray:
-        """`sum_j exp(-|f_i - f_j|^2 / 2) v_j` for every i, the point itself included. `(N, C) -> (N, C)` float32."""
+        """Filters values: `sum_j exp(-|f_i - f_j|^2 / 2) v_j` for every i, the point itself included.
+
+        `(N, C) -> (N, C)` float32.
+        """
         channels = values.shape[1]
         lanes = lanes_for(channels)
         wide = np.zeros((self.size, width_for(channels)), np.float32)
@@ -81,14 +85,16 @@ class Lattice:
         return wide[:, :channels]
 
     def blur(self, buffers: Buffers, lanes: tuple[int, ...]) -> None:
-        """Add up the chunks' parts and blur; the result is `buffers.grid`."""
+        """Adds up the chunks' parts and blurs them; the result is `buffers.grid`."""
         self.run("collect", buffers.partial, self.starts, self.back, buffers.grid, lanes)
         for direction in self.neighbours:
             self.run("blur", buffers.grid, direction, buffers.other, lanes)
             buffers.grid, buffers.other = buffers.other, buffers.grid
 
     def normalise(self) -> np.ndarray:
-        """From now on filter symmetrically normalised, `k_ij / sqrt(n_i n_j)` with `n_i = sum_j k_ij`.
+        """Makes the filter symmetrically normalised from now on.
+
+        It then has `k_ij / sqrt(n_i n_j)` with `n_i = sum_j k_ij`.
 
         Returns:
             `(N,)` the filtered constant 1, which is close to 1 and smaller at lone points.
@@ -98,17 +104,18 @@ class Lattice:
         return self.filter(ones)[:, 0]
 
     def run(self, kernel: str, *arguments: Any) -> None:
+        """Runs the compiled kernel of that name with the lattice's choice of threads."""
         run(self.kernels, kernel, *arguments)
 
 
 def position_features(height: int, width: int, deviation: float) -> np.ndarray:
-    """`(H W, 2)`: x and y over their deviation."""
+    """Returns `(H W, 2)` features of positions: x and y over their deviation."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     return np.stack([x.ravel(), y.ravel()], axis=1) / np.float32(deviation)
 
 
 def bilateral_features(image: np.ndarray, deviation_xy: float, deviation_rgb: float) -> np.ndarray:
-    """`(H W, 5)`: x, y, and the three colours over their deviations."""
+    """Returns `(H W, 5)` features of an image: x, y, and the three colours over their deviations."""
     height, width = image.shape[:2]
     features = np.empty((height, width, 5), np.float32)
     features[..., 0] = np.arange(width, dtype=np.float32) / np.float32(deviation_xy)
@@ -118,8 +125,10 @@ def bilateral_features(image: np.ndarray, deviation_xy: float, deviation_rgb: fl
 
 
 class Buffers:
-    """The values on a lattice: per chunk, and on its vertices twice. The last row stands for vertices that are not
-    there, and stays zero."""
+    """The values on a lattice: per chunk, and on its vertices twice.
+
+    The last row stands for vertices that are not there, and stays zero.
+    """
 
     def __init__(self, lattice: Lattice, width: int) -> None:
         self.partial = np.empty((len(lattice.members), width), np.float32)
@@ -128,13 +137,16 @@ class Buffers:
 
 
 def scale_factors(dimensions: int) -> np.ndarray:
-    """How far a standard deviation reaches along each axis of the lattice (section 3.1 of the paper)."""
+    """Returns how far a standard deviation reaches along each axis of the lattice.
+
+    The factors are those of section 3.1 of Adams, Baek and Davis (Eurographics 2010).
+    """
     axes = np.arange(dimensions)
     return ((dimensions + 1) * np.sqrt(2 / 3) / np.sqrt((axes + 1) * (axes + 2))).astype(np.float32)
 
 
 def check_span(features: np.ndarray, scale: np.ndarray) -> int:
-    """Bits for a coordinate of a vertex.
+    """Returns the bits for a coordinate of a vertex.
 
     Raises:
         BadInput: they do not suffice, or a feature is not a number.

@@ -56,7 +56,10 @@ class TorchLattice:
         return torch.where(vertices[place] == wanted, place, self.vertices)
 
     def filter(self, values: torch.Tensor) -> torch.Tensor:
-        """`sum_j exp(-|f_i - f_j|^2 / 2) v_j`, the point itself included. `(N, C) -> (N, C)`."""
+        """Filters values: `sum_j exp(-|f_i - f_j|^2 / 2) v_j` for every i, the point itself included.
+
+        `(N, C) -> (N, C)`.
+        """
         channels = values.shape[1]
         grid = values.new_zeros(self.vertices + 1, channels)
         for corner, weight in zip(self.corners.unbind(1), self.weights.unbind(1), strict=True):
@@ -69,5 +72,8 @@ class TorchLattice:
         return result / (1 + 2.0**-self.dimensions)
 
     def normalise(self) -> None:
-        """From now on filter symmetrically normalised, `k_ij / sqrt(n_i n_j)` with `n_i = sum_j k_ij`."""
+        """Makes the filter symmetrically normalised from now on.
+
+        It then has `k_ij / sqrt(n_i n_j)` with `n_i = sum_j k_ij`.
+        """
         self.weights = self.weights * (self.filter(self.weights.new_ones(len(self.weights), 1)) + 1e-20).rsqrt()

@@ -25,7 +25,10 @@ Offset = tuple[int, int]  # (dy, dx)
 
 @functools.cache
 def directions(radius: float) -> tuple[Offset, ...]:
-    """Offsets to all cells nearer than `radius`, one of each opposite pair: dy = 0 and dx > 0, or dy > 0."""
+    """Returns the offsets to all cells nearer than `radius`.
+
+    Of each opposite pair there is one: dy = 0 and dx > 0, or dy > 0.
+    """
     reach = math.ceil(radius) - 1
     around = [(dy, dx) for dy in range(reach + 1) for dx in range(-reach, reach + 1) if dy > 0 or dx > 0]
     return tuple((dy, dx) for dy, dx in around if dy * dy + dx * dx < radius * radius)
@@ -33,15 +36,18 @@ def directions(radius: float) -> tuple[Offset, ...]:
 
 @functools.cache
 def path(offset: Offset) -> tuple[Offset, ...]:
-    """The cells on the way from (0, 0) to `offset`, both included: those of the box between the two whose squared
-    distance to the straight line is below 1 (the published path tables)."""
+    """Returns the cells on the way from (0, 0) to `offset`, both included.
+
+    They are those of the box between the two whose squared distance to the straight line is below 1 (the published path
+    tables).
+    """
     dy, dx = offset
     rows, columns = range(min(0, dy), max(0, dy) + 1), range(min(0, dx), max(0, dx) + 1)
     return tuple((y, x) for y in rows for x in columns if (dy * x - dx * y) ** 2 < dy * dy + dx * dx)
 
 
 def sources(height: int, width: int, radius: float) -> tuple[slice, slice]:
-    """The cells of a grid from which every direction stays inside it.
+    """Returns the cells of a grid from which every direction stays inside it, as slices of rows and columns.
 
     Raises:
         BadInput: there are none.
@@ -56,14 +62,14 @@ def sources(height: int, width: int, radius: float) -> tuple[slice, slice]:
 
 
 def shifted(grid: torch.Tensor, offset: Offset, radius: float) -> torch.Tensor:
-    """What the `sources` of `(..., h, w)` find at an offset from themselves."""
+    """Returns the values of `(..., h, w)` at an offset from its `sources`."""
     rows, columns = sources(grid.shape[-2], grid.shape[-1], radius)
     dy, dx = offset
     return grid[..., rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
 
 
 def edge_affinity(edge: torch.Tensor, radius: float) -> torch.Tensor:
-    """One minus the strongest edge on the way (IRN, equation 3), for training.
+    """Returns one minus the strongest edge on the way between cells (IRN, equation 3), for training.
 
     Args:
         edge: `(B, 1, h, w)` in [0, 1].
@@ -79,7 +85,10 @@ def edge_affinity(edge: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 def edge_links(edge: np.ndarray, radius: float) -> np.ndarray:
-    """The same for every cell of the grid, for the walk: `(h, w) -> (D, h, w)`, 0 where the way leaves the grid."""
+    """Returns the links of the walk from every cell of the grid: one minus the strongest edge on the way.
+
+    `(h, w) -> (D, h, w)`, 0 where the way leaves the grid.
+    """
     height, width = edge.shape
     links = np.zeros((len(directions(radius)), height, width), np.float32)
     for link, (dy, dx) in zip(links, directions(radius), strict=True):
@@ -94,7 +103,10 @@ def edge_links(edge: np.ndarray, radius: float) -> np.ndarray:
 
 
 def feature_links(features: np.ndarray, radius: float) -> np.ndarray:
-    """`exp(-mean_c |f_i - f_j|)` of cells within reach (PSA, equation 2): `(D, h, w) -> (directions, h, w)`."""
+    """Returns `exp(-mean_c |f_i - f_j|)` of cells within reach (PSA, equation 2).
+
+    `(D, h, w) -> (directions, h, w)`.
+    """
     _, height, width = features.shape
     links = np.zeros((len(directions(radius)), height, width), np.float32)
     for link, (dy, dx) in zip(links, directions(radius), strict=True):
@@ -115,7 +127,7 @@ def random_walk(
     log_steps: int,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Where the scores are after `2 ** log_steps` steps of the walk (IRN, equation 8; PSA, equations 5 and 6).
+    """Returns the scores after `2 ** log_steps` steps of the walk (IRN, equation 8; PSA, equations 5 and 6).
 
     Links are raised to the power `beta`, every cell is linked to itself by 1, and every cell then takes the mean of the
     cells it is linked to, weighted by its links; so no score leaves the range that the scores had.

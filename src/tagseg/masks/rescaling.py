@@ -37,10 +37,10 @@ def between_extremes(maps: torch.Tensor) -> torch.Tensor:
 
 
 def normalised(maps: torch.Tensor, compat: Compat = "paper") -> torch.Tensor:
-    """Returns maps rectified and divided by the maximum of each class (KTSE's paper), or first less their minimum (the
-    published codes of KTSE and AEFT).
+    """Rectifies maps and divides them by the maximum of each class, as KTSE's paper does.
 
-    `(B, C, h, w)` signed -> the same in [0, 1].
+    The published codes of KTSE and AEFT ("official") subtract their minimum first. `(B, C, h, w)` signed -> the same in
+    [0, 1].
     """
     maps = maps.relu()
     if compat == "paper":

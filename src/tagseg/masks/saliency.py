@@ -26,9 +26,9 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def minimum_barrier_saliency(image: np.ndarray) -> np.ndarray:
-    """MB+ with its post-processing. `(H, W, 3)` uint8 RGB -> `(H, W)` float32 in [0, 1].
+    """Computes the saliency MB+ with its post-processing.
 
-    A photograph without any contrast has no salient pixel.
+    `(H, W, 3)` uint8 RGB -> `(H, W)` float32 in [0, 1]. A photograph without any contrast has no salient pixel.
     """
     height, width = image.shape[:2]
     factor = min(1.0, LONG_SIDE / max(height, width))
@@ -97,7 +97,7 @@ def _sharpened(saliency: np.ndarray) -> np.ndarray:
 
 
 def load_saliency_network(path: Path, side: int = 320) -> Callable[[np.ndarray], np.ndarray]:
-    """A salient-object network from a file: `.onnx`, torch.export (`.pt2`), or TorchScript (else).
+    """Loads a salient-object network from a file: `.onnx`, torch.export (`.pt2`), or TorchScript (else).
 
     It must take `(1, 3, side, side)` RGB, normalised by the mean and deviation of ImageNet; of what it gives, the first
     map counts, as probabilities if it is within [0, 1] and else as logits.
@@ -141,7 +141,7 @@ def load_saliency_network(path: Path, side: int = 320) -> Callable[[np.ndarray],
 
 
 def with_saliency_background(maps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """Put what is not salient in front, as the score of the background.
+    """Puts what is not salient in front, as the score of the background.
 
     `(K, H, W)` and `(H, W)`, both in [0, 1] -> `(K + 1, H, W)`.
     """
@@ -153,7 +153,9 @@ def with_saliency_background(maps: np.ndarray, saliency: np.ndarray) -> np.ndarr
 def ignore_conflicts(
     labels: np.ndarray, maps: np.ndarray, saliency: np.ndarray, *, smallest: float = 0.01
 ) -> np.ndarray:
-    """Where maps and saliency contradict each other nothing is known (the rules of OAA's published code).
+    """Marks as unknown the pixels at which maps and saliency contradict each other.
+
+    The rules are those of OAA's published code.
 
     Args:
         labels: `(H, W)` uint8 pseudo-mask.
@@ -174,5 +176,8 @@ def ignore_conflicts(
 
 
 def oaa_scores(maps: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """The scores that OAA takes the largest of: map values under 0.3 count as 0, background is `1 - saliency`."""
+    """Returns the scores that OAA takes the largest of.
+
+    Map values under 0.3 count as 0, background is `1 - saliency`.
+    """
     return with_saliency_background(np.where(maps < 0.3, 0, maps), saliency)

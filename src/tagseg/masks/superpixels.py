@@ -15,7 +15,9 @@ SuperpixelKind = Literal["slic", "felzenszwalb"]
 def superpixels(
     image: np.ndarray, count: int = 200, compactness: float = 10.0, kind: SuperpixelKind = "slic"
 ) -> np.ndarray:
-    """`(H, W, 3)` uint8 RGB -> `(H, W)` labels 0..n-1, about `count` of them.
+    """Cuts a photograph into superpixels.
+
+    `(H, W, 3)` uint8 RGB -> `(H, W)` labels 0..n-1, about `count` of them.
 
     SLIC (Achanta et al., TPAMI 2012) makes them of like size, as round as `compactness` says. Felzenszwalb and
     Huttenlocher (IJCV 2004) let them be as large as their colour lasts, and only the smallest are as many pixels as
@@ -28,7 +30,10 @@ def superpixels(
 
 
 def superpixel_scores(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean of every score within every superpixel: `(K, H, W)` and `(H, W)` labels -> `(K, H, W)`."""
+    """Returns the mean of every score within every superpixel.
+
+    `(K, H, W)` and `(H, W)` labels -> `(K, H, W)`.
+    """
     flat = labels.ravel()
     areas = np.bincount(flat)
     means = np.stack([np.bincount(flat, plane.ravel(), len(areas)) / np.maximum(areas, 1) for plane in scores])
@@ -38,7 +43,9 @@ def superpixel_scores(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def refine_superpixels(
     image: np.ndarray, scores: np.ndarray, *, kind: SuperpixelKind = "slic", count: int = 200
 ) -> np.ndarray:
-    """As a refinement: `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape, constant on superpixels.
+    """Refines scores to be constant on superpixels.
+
+    `(H, W, 3)` uint8 and `(K + 1, H, W)` -> scores of the same shape.
 
     Raises:
         BadInput: sizes that differ, or scores that are not finite.
@@ -50,7 +57,7 @@ def refine_superpixels(
 def superpixel_mask(
     maps: np.ndarray, classes: tuple[int, ...], labels: np.ndarray, threshold: float = 0.3
 ) -> np.ndarray:
-    """Every superpixel gets the class of its largest mean map value, or background when that is below `threshold`.
+    """Gives every superpixel the class of its largest mean map value, or background when that is below `threshold`.
 
     Args:
         maps: `(K, H, W)` in [0, 1] of the 0-based `classes` (K may be 0).

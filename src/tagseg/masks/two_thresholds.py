@@ -26,7 +26,7 @@ def refined_labels(
     affinity: torch.Tensor | None = None,
     iterations: int = 10,
 ) -> torch.Tensor:
-    """Labels of every pixel, refined by PAR.
+    """Returns labels of every pixel from class maps and two background scores, refined by PAR.
 
     Args:
         images: `(B, 3, H, W)` in their own colours, any scale.

@@ -18,12 +18,12 @@ intrinsic: Any = typed_intrinsic  # what it makes is called with other arguments
 
 
 def lanes_for(channels: int) -> tuple[int, ...]:
-    """Vectors that suit rows of so many channels."""
+    """Returns the lanes of vectors that suit rows of so many channels."""
     return (0,) * (1 if channels == 1 else 4 if channels <= 4 else 8)
 
 
 def width_for(channels: int) -> int:
-    """How long such rows are."""
+    """Returns how long rows of so many channels are."""
     lanes = len(lanes_for(channels))
     return -(-channels // lanes) * lanes
 
@@ -50,7 +50,7 @@ def _load(builder: Any, pointer: Any) -> Any:
 
 @intrinsic
 def add_scaled(typing_context, target, i, source, j, weight, lanes):  # type: ignore[no-untyped-def] # noqa: ARG001
-    """`target[i] += weight * source[j]`."""
+    """Adds a multiple of one row to another: `target[i] += weight * source[j]`."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         target, i, source, j, weight, _ = arguments
@@ -69,7 +69,10 @@ def add_scaled(typing_context, target, i, source, j, weight, lanes):  # type: ig
 
 @intrinsic
 def add_gathered(typing_context, target, i, source, rows, weights, j, factor, lanes):  # type: ignore[no-untyped-def] # noqa: ARG001
-    """`target[i] += factor * sum_k weights[j, k] * source[rows[j, k]]`; the sum stays in a register."""
+    """Adds a weighted sum of rows to a row: `target[i] += factor * sum_k weights[j, k] * source[rows[j, k]]`.
+
+    The sum stays in a register.
+    """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         target, i, source, rows, weights, j, factor, _ = arguments
@@ -103,7 +106,7 @@ def add_gathered(typing_context, target, i, source, rows, weights, j, factor, la
 
 @intrinsic
 def blend(typing_context, target, i, source, one, other, lanes):  # type: ignore[no-untyped-def] # noqa: ARG001
-    """`target[i] = source[i] + (source[one] + source[other]) / 2`."""
+    """Writes a row with half of two others added: `target[i] = source[i] + (source[one] + source[other]) / 2`."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         target, i, source, one, other, _ = arguments
@@ -166,7 +169,10 @@ def _power_of_two(typing_context, exponent):  # type: ignore[no-untyped-def] # n
 
 @numba.njit(inline="always")
 def exp(x: float) -> float:
-    """exp of x <= 0 in arithmetic that becomes vector instructions; 2e-7 relative, 0 below -87."""
+    """Computes exp of x <= 0 in arithmetic that becomes vector instructions.
+
+    It is exact to 2e-7 relative, and 0 below -87.
+    """
     scaled = (x if x > numba.float32(-87) else numba.float32(-87)) * numba.float32(1.4426950408889634)
     whole = numba.int32(scaled - numba.float32(0.5))  # towards zero, so the nearest
     part = (scaled - numba.float32(whole)) * numba.float32(0.6931471805599453)

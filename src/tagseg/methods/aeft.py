@@ -21,7 +21,8 @@ from tagseg.networks.gpp import agreement
 
 
 class AEFT(PyramidClassifier):
-    """A classifier that erases what it found in images, adversarially; its arguments are those of `PyramidClassifier`."""
+    """A classifier that erases adversarially what it found in images; its arguments are those of
+    `PyramidClassifier`."""
 
     Settings = AEFTSettings
 

@@ -208,8 +208,8 @@ class OAALocalisation(OAA):
         return torch.cat([self.branch(features), second], dim=1)
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns class maps `(B, C, h, w)` and logits `(B, C)`: the second branch says where, as probabilities, and the
-        first one says what."""
+        """Returns class maps `(B, C, h, w)` and logits `(B, C)`: the second branch says where, as probabilities, and
+        the first one says what."""
         first, second = score_maps.chunk(2, dim=1)
         return second.float().sigmoid(), self.tag_logits(first)
 

@@ -16,8 +16,8 @@ from tagseg.networks.optimisers import poly_optimiser
 
 
 class PyramidClassifier(Method):
-    """A classifier of a 1x1 convolution with ReLU, and one to the class maps, which gated pyramid pooling scores; neither
-    has a bias.
+    """A classifier of a 1x1 convolution with ReLU, and one to the class maps, which gated pyramid pooling scores;
+    neither has a bias.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`.
@@ -79,8 +79,8 @@ class PyramidClassifier(Method):
 
 
 def schedule_end(settings: PyramidSettings, steps: int) -> int:
-    """Returns the step at which the published schedule would end: as if batches were those of the warm-up all the time. There,
-    the rate ends at 0.4 of its start."""
+    """Returns the step at which the published schedule would end: as if batches were those of the warm-up all the
+    time. There, the rate ends at 0.4 of its start."""
     first, later = settings.warmup_batch_size or settings.batch_size, settings.batch_size
     share = settings.warmup_epochs / settings.epochs
     return round(steps / first / (share / first + (1 - share) / later))

@@ -21,9 +21,9 @@ from tagseg.networks.vgg import is_vgg, refit
 class Backbone(nn.Module):
     """Any timm network, or ResNet-38, as `(B, 3, H, W) -> (B, D, h, w)`, its last features before pooling.
 
-    Geometry. `grid` says where the cells of the features lie (see `tagseg.grid`): `grid.fit` gives the nearest image
-    size that they cover exactly, and `grid.resize` interpolates maps with the matching convention, so that no row is
-    lost and nothing is shifted by half a cell.
+    `grid` says where the cells of the features lie (see `tagseg.grid`): `grid.fit` gives the nearest image size that
+    they cover exactly, and `grid.resize` interpolates maps with the matching convention, so that no row is lost and
+    nothing is shifted by half a cell.
 
     Args:
         name: timm's name of the architecture, "resnet38", or "vit_small_patch16_224_depth8".
@@ -54,12 +54,14 @@ class Backbone(nn.Module):
             )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the last features before pooling. `(B, 3, H, W) -> (B, D, h, w)`."""
         return _as_grid(self.network, self.network.forward_features(images), images.shape[-2:])
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The features at the end of every stage, fine to coarse: `(B, D_i, h_i, w_i)`, the last one before pooling.
+        """Returns the features at the end of every stage, fine to coarse: `(B, D_i, h_i, w_i)`.
 
-        A plain transformer has no stages: four of its blocks, evenly spread, stand for them.
+        Those of the last stage are the ones before pooling. A plain transformer has no stages: four of its blocks,
+        evenly spread, stand for them.
 
         Raises:
             BadInput: timm cannot give this network's features.
@@ -67,7 +69,7 @@ class Backbone(nn.Module):
         return self._intermediates(images, intermediates_only=True)
 
     def with_stages(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """What `forward` and `stages` give, in one pass."""
+        """Returns the features that `forward` gives and those that `stages` gives, in one pass."""
         features, stages = self._intermediates(images, intermediates_only=False)
         return _as_grid(self.network, features, images.shape[-2:]), stages
 
@@ -83,7 +85,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def stage_shapes(self) -> tuple[list[int], list[int]]:
-        """Channels and strides of `stages`."""
+        """Returns the channels and the strides of `stages`."""
         training, side = self.training, 224
         stages = self.eval().stages(next(self.parameters()).new_zeros(1, 3, side, side))
         self.train(training)
@@ -91,11 +93,11 @@ class Backbone(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Pixels from one cell of the features to the next."""
+        """Returns the pixels from one cell of the features to the next."""
         return self.grid.stride
 
     def freeze(self, early: bool, norms: bool) -> None:
-        """Keep what comes before stride 4 (`early`) and every batch normalisation (`norms`) as they are.
+        """Keeps what comes before stride 4 (`early`) and every batch normalisation (`norms`) as they are.
 
         Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
         """
@@ -110,6 +112,7 @@ class Backbone(nn.Module):
     frozen_norms: bool = False
 
     def train(self, mode: bool = True) -> Backbone:
+        """Sets the mode to training or evaluation; frozen batch normalisations stay in evaluation."""
         super().train(mode)
         if self.frozen_norms:
             for module in _batch_norms(self.network):
@@ -118,7 +121,10 @@ class Backbone(nn.Module):
 
 
 def stand_in(name: str, weights: str) -> str:
-    """Weights to try a network with before it is needed: random ones instead of those that would be downloaded."""
+    """Returns weights to try a network with before it is needed.
+
+    They are random ones instead of those that would be downloaded.
+    """
     return "random" if weights == "pretrained" and name not in _OWN else weights
 
 
@@ -130,7 +136,7 @@ def on_canvas(
     *,
     local: bool = True,
 ) -> torch.Tensor:
-    """`network(images)`, computed on a GPU inside a square and a full batch, so that few input shapes occur.
+    """Computes `network(images)`, on a GPU inside a square and a full batch, so that few input shapes occur.
 
     cuDNN takes seconds to choose its kernels for every new shape, and photographs come in dozens of shapes. Elsewhere
     the images go through as they are, and so they do if what is beside them would be attended to.
@@ -238,8 +244,9 @@ def _create_flexible(name: str, options: dict) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a `.safetensors` or `.pth` file, or the arrays of an MXNet `.params` file; nothing but tensors
-    is unpickled. What training with several GPUs put before the names is taken off.
+    """Reads the state dict in a `.safetensors` or `.pth` file, or the arrays of an MXNet `.params` file.
+
+    Nothing but tensors is unpickled. What training with several GPUs put before the names is taken off.
 
     Raises:
         BadInput: there is no such file, or it cannot be read.

@@ -15,7 +15,7 @@ LEVELS = (2, 4, 8, 16)  # tiles a side
 
 
 class Gate(nn.Module):
-    """Two levels mixed, their positive and their negative parts apart.
+    """A gate that mixes two levels of a pyramid, their positive and their negative parts apart.
 
     A 3x3 convolution over both levels of all classes gives two weights a place in (0, 1), which all classes share.
 
@@ -29,7 +29,7 @@ class Gate(nn.Module):
         self.negative = nn.Conv2d(2 * num_classes, 2, kernel_size=3, padding=1, bias=False)
 
     def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-        """Two levels `(B, C, h, w)` of one size -> one such level."""
+        """Mixes two levels `(B, C, h, w)` of one size into one such level."""
         return _mixed(self.positive, coarse.relu(), fine.relu()) - _mixed(
             self.negative, (-coarse).relu(), (-fine).relu()
         )
@@ -41,7 +41,7 @@ def _mixed(gate: nn.Conv2d, coarse: torch.Tensor, fine: torch.Tensor) -> torch.T
 
 
 class GatedPyramidPooling(nn.Module):
-    """Class maps `(B, C, h, w)` -> their pyramid, `(B, C, h, w)`.
+    """A module that turns class maps `(B, C, h, w)` into their pyramid, `(B, C, h, w)`.
 
     Args:
         num_classes: C.
@@ -52,6 +52,7 @@ class GatedPyramidPooling(nn.Module):
         self.gates = nn.ModuleList([Gate(num_classes) for _ in LEVELS[1:]])
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Returns the pyramid of class maps. `(B, C, h, w)` -> the same."""
         first, *others = (pooled(maps, tiles) for tiles in LEVELS)
         for gate, level in zip(self.gates, others, strict=True):
             first = gate(first, level)
@@ -59,15 +60,15 @@ class GatedPyramidPooling(nn.Module):
 
 
 def pooled(maps: torch.Tensor, tiles: int) -> torch.Tensor:
-    """The means of `tiles` x `tiles` tiles, bilinear at the maps' own size. `(B, C, h, w)` -> the same."""
+    """Returns the means of `tiles` x `tiles` tiles, bilinear at the maps' own size. `(B, C, h, w)` -> the same."""
     means = F.adaptive_avg_pool2d(maps, tiles)
     return F.interpolate(means, size=maps.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def agreement(maps: torch.Tensor, pyramid: torch.Tensor) -> torch.Tensor:
-    """Class scores: the mean product of positive parts less that of negative parts. Two `(B, C, h, w)` -> `(B, C)`.
+    """Returns class scores: the mean product of positive parts less that of negative parts.
 
-    Twice the map gives about four times the score, whatever its sign.
+    Two `(B, C, h, w)` -> `(B, C)`. Twice the map gives about four times the score, whatever its sign.
     """
     negative = (-maps).relu() * (-pyramid).relu()
     return (maps.relu() * pyramid.relu() - negative).mean(dim=(2, 3))

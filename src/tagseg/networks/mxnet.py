@@ -17,7 +17,7 @@ _TYPES = ("float32", "float64", "float16", "uint8", "int32", "int8", "int64")
 
 
 def read_mxnet(path: Path) -> dict[str, torch.Tensor]:
-    """The dense arrays of a file, by name, of any version of the format.
+    """Reads the dense arrays of an MXNet file, by name; the file may be of any version of the format.
 
     Raises:
         BadInput: it is no such file, it is cut off, or it holds sparse arrays.
@@ -40,15 +40,18 @@ class _Reader:
         self.path, self.bytes, self.place = path, memoryview(path.read_bytes()), 0
 
     def take(self, count: int) -> bytes:
+        """Returns the next `count` bytes, and moves behind them."""
         if count > len(self.bytes) - self.place:
             raise BadInput(f"{self.path}: the file ends too early; fetch it again.")
         self.place += count
         return bytes(self.bytes[self.place - count : self.place])
 
     def number(self, kind: str) -> int:
+        """Returns the next number, of a kind that `struct` knows."""
         return struct.unpack(f"<{kind}", self.take(struct.calcsize(kind)))[0]
 
     def array(self) -> torch.Tensor:
+        """Returns the next array."""
         magic = self.number("I")
         if magic in (_V2, _V3) and self.number("i") != 0:
             raise BadInput(f"{self.path}: this holds sparse arrays, which weights of images have no use for.")

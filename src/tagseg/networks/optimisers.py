@@ -22,11 +22,11 @@ def poly_optimiser(
     warmup: int = 0,
     power: float = 0.9,
 ) -> dict[str, Any]:
-    """Optimiser and per-step schedule `min(step / warmup, 1) * (1 - step / steps) ** power`, as Lightning takes them.
+    """Returns optimiser and per-step schedule with poly decay, as Lightning takes them.
 
-    The head learns `head_factor` times faster, each of `more` by its own factor. Norms and biases are not decayed. SGD
-    has momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by
-    ten).
+    The schedule is `min(step / warmup, 1) * (1 - step / steps) ** power`. The head learns `head_factor` times faster,
+    each of `more` by its own factor. Norms and biases are not decayed. SGD has momentum 0.9 (the published "poly
+    optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
     """
     groups = []
     for module, factor in ((backbone, 1.0), (head, head_factor), *more):
@@ -51,9 +51,10 @@ def poly_optimiser(
 def step_optimiser(
     backbone: nn.Module, head: nn.Module, *, learning_rate: float, weight_decay: float, steps: int, drop: float = 2 / 3
 ) -> dict[str, Any]:
-    """The Caffe recipe: Nesterov SGD whose rate falls to a tenth once, after the share `drop` of all steps.
+    """Returns the Caffe recipe, as Lightning takes it.
 
-    Rates are 1, 2, 10 and 20 times the base for weights and biases of the backbone and of the head.
+    It is Nesterov SGD whose rate falls to a tenth once, after the share `drop` of all steps. Rates are 1, 2, 10 and 20
+    times the base for weights and biases of the backbone and of the head.
     """
     return _four_rates(backbone, head, learning_rate, weight_decay, lambda step: 1.0 if step < drop * steps else 0.1)
 
@@ -68,7 +69,11 @@ def poly_step_optimiser(
     slow: int = 0,
     power: float = 0.9,
 ) -> dict[str, Any]:
-    """The same with poly decay, its first `slow` steps at a hundredth of the rate (L2G on COCO)."""
+    """Returns Nesterov SGD with poly decay, as Lightning takes it.
+
+    Its first `slow` steps are at a hundredth of the rate (L2G on COCO). Rates are 1, 2, 10 and 20 times the base for
+    weights and biases of the backbone and of the head.
+    """
 
     def rate(step: int) -> float:
         return (0.01 if step < slow else 1.0) * max(0.0, 1 - step / max(1, steps)) ** power

@@ -18,7 +18,7 @@ WIDTHS = (64, 128)  # of what is left of two stages; the embedding has their sum
 
 
 class PCM(nn.Module):
-    """Cells are compared by the image, and by what two inner stages see.
+    """The pixel correlation module, which compares cells by the image and by the features of two inner stages.
 
     Args:
         widths: channels of the two stages, the shallower one first.
@@ -37,9 +37,10 @@ class PCM(nn.Module):
         nn.init.xavier_uniform_(self.embedding.weight, gain=4)
 
     def forward(self, maps: torch.Tensor, images: torch.Tensor, stages: list[torch.Tensor]) -> torch.Tensor:
-        """`(B, K, h, w)` maps, the images `(B, 3, H, W)` they belong to, two stages' features -> `(B, K, h, w)`.
+        """Returns maps that flowed between cells whose image and features are alike.
 
-        What the maps learn does not reach the backbone by way of the affinity.
+        `(B, K, h, w)` maps, the images `(B, 3, H, W)` they belong to, two stages' features -> `(B, K, h, w)`. What the
+        maps learn does not reach the backbone by way of the affinity.
         """
         size = maps.shape[-2:]
         inputs = [images, *(stage(f.detach()) for stage, f in zip(self.stages, stages, strict=True))]
@@ -48,7 +49,7 @@ class PCM(nn.Module):
 
 
 def pixel_correlation(features: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-    """Every cell becomes a mean of all cells, weighed by how much their embeddings point the same way.
+    """Makes every cell a mean of all cells, weighed by how much their embeddings point the same way.
 
     The cosine of two embeddings, rectified, is their affinity; affinities of a cell are divided by their sum (SEAM,
     section 3.3, as its code and L2G's have it).

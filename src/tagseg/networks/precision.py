@@ -9,7 +9,7 @@ import torch
 
 
 def default_device() -> torch.device:
-    """The first accelerator, or the CPU."""
+    """Returns the first accelerator, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():
@@ -18,14 +18,14 @@ def default_device() -> torch.device:
 
 
 def trainer_precision(device: torch.device) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
-    """Lightning's name of the format to train in."""
+    """Returns Lightning's name of the format to train in."""
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if device.type == "cpu" and _cpu_has_bf16() else "32-true"
 
 
 def inference_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast to the same format, for forward passes outside the trainer."""
+    """Returns an autocast to the format that training uses, for forward passes outside the trainer."""
     precision = trainer_precision(device)
     kind = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, dtype=kind, enabled=precision != "32-true")

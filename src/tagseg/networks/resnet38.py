@@ -25,17 +25,20 @@ _GROUPS = (
 
 
 class Block(nn.Module):
-    """Batch normalisation and ReLU come first; their result may be given, if it is known already."""
+    """A residual block that begins with batch normalisation and ReLU; their result may be given, if it is known."""
 
     bn_branch2a: nn.BatchNorm2d
 
     def activated(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the input after batch normalisation and ReLU."""
         return self.bn_branch2a(x).relu()
 
 
 class Basic(Block):
-    """Two 3x3 convolutions. The shortcut is the input itself, or, where the shape changes, a 1x1 convolution of the
-    activated input."""
+    """A block of two 3x3 convolutions.
+
+    The shortcut is the input itself, or, where the shape changes, a 1x1 convolution of the activated input.
+    """
 
     def __init__(self, inputs: int, inside: int, channels: int, stride: int, first: int, dilation: int) -> None:
         super().__init__()
@@ -48,13 +51,17 @@ class Basic(Block):
             self.conv_branch1 = nn.Conv2d(inputs, channels, 1, stride, bias=False)
 
     def forward(self, x: torch.Tensor, active: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the block's output; `active` is the activated input, if it is known already."""
         active = self.activated(x) if active is None else active
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(active)
         return self.conv_branch2b1(self.bn_branch2b1(self.conv_branch2a(active)).relu()) + shortcut
 
 
 class Bottleneck(Block):
-    """1x1 to a quarter, dilated 3x3 to a half, 1x1 to the whole, with dropout; the shortcut is always a convolution."""
+    """A block of 1x1 to a quarter, dilated 3x3 to a half, and 1x1 to the whole, with dropout.
+
+    The shortcut is always a convolution.
+    """
 
     def __init__(self, inputs: int, channels: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -70,6 +77,7 @@ class Bottleneck(Block):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: torch.Tensor, active: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the block's output; `active` is the activated input, if it is known already."""
         active = self.activated(x) if active is None else active
         inner = self.dropout(self.bn_branch2b1(self.conv_branch2a(active)).relu())
         inner = self.dropout(self.bn_branch2b2(self.conv_branch2b1(inner)).relu())
@@ -77,7 +85,7 @@ class Bottleneck(Block):
 
 
 class ResNet38(nn.Module):
-    """`(B, 3, H, W) -> (B, 4096, h, w)`, with what `Backbone` asks of timm's networks."""
+    """The network ResNet-38, `(B, 3, H, W) -> (B, 4096, h, w)`, with what `Backbone` asks of timm's networks."""
 
     pretrained_cfg: ClassVar = {
         "classifier": ("fc8", "f8_3", "f8_4", "f9", "linear1000")
@@ -113,14 +121,19 @@ class ResNet38(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def early_parameters(self) -> list[nn.Parameter]:
-        """What is never trained: the first convolution and the group b2."""
+        """Returns the parameters of the first convolution and the group b2.
+
+        They are the ones that `Backbone.freeze` can keep as they are.
+        """
         return [p for name, p in self.named_parameters() if name.startswith(("conv1a.", "b2.", "b2_"))]
 
     def forward_intermediates(
         self, images: torch.Tensor, *, intermediates_only: bool = False, **_: Any
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """The last features, and those of five stages: what enters b3, b4, b5 ("conv4") and b6 ("conv5"), activated,
-        and the last features ("conv6")."""
+        """Returns the last features and those of five stages; with `intermediates_only` the latter alone.
+
+        The stages are what enters b3, b4, b5 ("conv4") and b6 ("conv5"), activated, and the last features ("conv6").
+        """
         x, stages = self.conv1a(images), []
         for name, block in self.named_children():
             if isinstance(block, Block):
@@ -133,7 +146,7 @@ class ResNet38(nn.Module):
         return stages if intermediates_only else (features, stages)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, 4096, h, w)`."""
+        """Returns the last features. `(B, 3, H, W) -> (B, 4096, h, w)`."""
         return self.forward_intermediates(images)[0]
 
 
@@ -142,8 +155,9 @@ _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "movi
 
 
 def from_mxnet(arrays: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict of the original ImageNet weights, `ilsvrc-cls_rna-a1_cls1000_ep-0001.params`; the classifier is
-    left out.
+    """Returns the state dict of the original ImageNet weights, `ilsvrc-cls_rna-a1_cls1000_ep-0001.params`.
+
+    The classifier is left out.
 
     Args:
         arrays: by MXNet's names, with or without `arg:` and `aux:`; others are left out too.

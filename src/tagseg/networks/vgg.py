@@ -9,12 +9,12 @@ from torch import nn
 
 
 def is_vgg(name: str) -> bool:
-    """Whether timm builds a VGG under that name."""
+    """Tells whether timm builds a VGG under that name."""
     return name.startswith("vgg")
 
 
 def refit(network: VGG, output_stride: int | None) -> Any:
-    """Change timm's VGG in place to the output stride 8 or 16; None or 32 leave its features as they are.
+    """Changes timm's VGG in place to the output stride 8 or 16; None or 32 leave its features as they are.
 
     At 16 the fifth pooling goes; at 8 the fourth also pools 3x3 at stride 1, and what follows is dilated by 2 (as in
     DeepLab v1 and, without the fifth pooling, OAA). The layers keep their names, so that weights fit.

@@ -22,7 +22,7 @@ from tagseg.networks.backbone import Backbone
 
 @dataclass(frozen=True)
 class Attention:
-    """Of all blocks.
+    """The attention of all blocks of a transformer, kept as queries and keys.
 
     queries, keys: K times `(B, H, n, d)`, the queries scaled.
     prefix: how many of the n tokens are not patches; they come first.
@@ -35,7 +35,7 @@ class Attention:
     grid: tuple[int, int]
 
     def affinity(self, weights: torch.Tensor | None = None, *, normalise: bool = False) -> torch.Tensor:
-        """How much patches attend to patches: the mean over heads and blocks, without the other tokens.
+        """Returns how much patches attend to patches: the mean over heads and blocks, without the other tokens.
 
         Args:
             weights: `(B, K)` of the blocks; None: all 1.
@@ -57,9 +57,9 @@ class Attention:
     def spread(
         self, maps: torch.Tensor, weights: torch.Tensor | None = None, *, normalise: bool = False
     ) -> torch.Tensor:
-        """`affinity(weights) @ maps`, without the affinity.
+        """Computes `affinity(weights) @ maps`, without the affinity.
 
-        Arguments as there, and maps `(B, C, h, w)`. Memory: a few times the maps.
+        `weights` and `normalise` are those of `affinity`, and maps are `(B, C, h, w)`. Memory: a few times the maps.
         """
         batch, channels, height, width = maps.shape
         values = maps.flatten(2).transpose(1, 2)
@@ -76,15 +76,15 @@ class Attention:
         return total.transpose(1, 2).reshape(batch, channels, height, width)
 
     def logit_means(self) -> torch.Tensor:
-        """The mean of every block's scaled products of queries and keys, over heads and all pairs of tokens: `(B, K)`.
+        """Returns the mean of every block's scaled products of queries and keys: `(B, K)`.
 
-        A mean of products of all pairs is the product of the means.
+        It is taken over heads and all pairs of tokens. A mean of products of all pairs is the product of the means.
         """
         means = [(q.mean(dim=2) * k.mean(dim=2)).sum(dim=-1).mean(dim=1) for q, k in self._pairs()]
         return torch.stack(means, dim=1)
 
     def logits(self, blocks: int) -> torch.Tensor:
-        """Scaled products of queries and keys between patches, of all heads of the last blocks.
+        """Returns scaled products of queries and keys between patches, of all heads of the last blocks.
 
         `(B, blocks H, h w, h w)`.
         """
@@ -94,7 +94,7 @@ class Attention:
         return torch.cat(parts, dim=1)
 
     def detach(self) -> Attention:
-        """The same, through which nothing is learnt."""
+        """Returns the attention detached, so that nothing is learnt through it."""
         queries, keys = ([x.detach() for x in side] for side in (self.queries, self.keys))
         return Attention(queries, keys, self.prefix, self.grid)
 
@@ -117,7 +117,7 @@ def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -
 
 
 class Tokens(NamedTuple):
-    """What a transformer says of images.
+    """The output of a transformer for images.
 
     summary: `(B, D)`, the class token after the last normalisation; without one, the mean of the patches.
     patches: `(B, D, h, w)`, after the last normalisation.
@@ -157,7 +157,7 @@ class Transformer(Backbone):
             raise BadInput(f"early block {early}: '{name}' has {self.blocks} blocks.")
 
     def tokens(self, images: torch.Tensor, *, attention: bool = False) -> Tokens:
-        """`(B, 3, H, W)`, H and W multiples of the patch (see `Grid.fit`), -> `Tokens`.
+        """Returns the tokens of images `(B, 3, H, W)`, H and W multiples of the patch (see `Grid.fit`).
 
         Raises:
             BadInput: a side is not a multiple.

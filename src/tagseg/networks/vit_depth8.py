@@ -19,7 +19,7 @@ WIDTH, HEADS = 768, 8
 
 
 def create() -> Any:
-    """The network with random weights, and what `Backbone` asks of timm's networks."""
+    """Makes the network with random weights, and with what `Backbone` asks of timm's networks."""
     network = VisionTransformer(
         patch_size=16,
         embed_dim=WIDTH,
@@ -41,7 +41,7 @@ def create() -> Any:
 
 
 def from_published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The published state dict, its queries scaled."""
+    """Returns the published state dict with its queries scaled."""
     scale = (WIDTH / (WIDTH / HEADS)) ** -0.5
     found = dict(state)
     for name, weight in state.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 from tagseg.errors import BadInput
 from tagseg.masks.refinements import LearntRefinement, refinements
+from tagseg.methods.refinements import load_network
 from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone, stand_in
 from tagseg.pipeline.segmenting import segmentation_backbone, segments_itself
@@ -32,7 +33,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
     check_processes(s.processes, *batches, s.train.batch_size_at(0))
     learnt = refinements().get(str(s.masks.learnt))
     if isinstance(learnt, LearntRefinement):
-        learnt.load()(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()
+        load_network(learnt)(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()
     return 8 * sum(p.numel() * p.element_size() for p in classifier.parameters()) / 1e6
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tagseg.evaluation.coverage import CoverageTable
+from tagseg.evaluation.coverage import ClassCoverage, CoverageTable
 from tagseg.evaluation.iou import ScoreTable
 
 
@@ -16,9 +16,12 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def present(self) -> dict[str, Any]:
-        """Returns the record as plain values for JSON, without the parts that were not measured."""
-        parts = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name: _plain(part) for name, part in parts if part is not None}
+        """Returns the record as plain values for JSON, without the optional parts that are not there."""
+        return {
+            name: _plain(value)
+            for name, field in type(self).model_fields.items()
+            if (value := getattr(self, name)) is not None or field.is_required()
+        }
 
 
 def _plain(value: Any) -> Any:
@@ -26,6 +29,8 @@ def _plain(value: Any) -> Any:
         return value.present()
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
@@ -82,10 +87,14 @@ class Curve(Record):
     miou: list[float | None]
 
 
-class RoundCoverage(CoverageTable):
-    """Recall and noise of cumulative maps after `round` rounds."""
+class RoundCoverage(Record):
+    """Recall and noise of cumulative maps after `round` rounds, percent: means over classes, and those of every class;
+    None where not defined."""
 
     round: int
+    recall: float | None
+    noise: float | None
+    classes: dict[str, ClassCoverage]
 
 
 class TrainMetrics(Record):

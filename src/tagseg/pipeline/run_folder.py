@@ -31,8 +31,14 @@ R = TypeVar("R", bound=Record)
 
 
 class StageFile(BaseModel):
-    """What `stage.json` holds. `files` has, for every file that the finished stage left, its path below the run's folder
-    and a digest of its content; `values` is the stage's own record."""
+    """What `stage.json` holds.
+
+    inputs: what the stage's result depends on.
+    finished: whether it was done to the end.
+    values: the stage's own record.
+    seconds, resumed: see `Finished`.
+    files: for every file that the finished stage left, its path below the run's folder and a digest of its content.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -19,7 +19,7 @@ def line_chart(
     y: str,
     marks: Mapping[str, float] | None = None,
 ) -> str:
-    """Lines `name -> (xs, ys)` on one pair of axes; `marks` are vertical lines `name -> x`."""
+    """Draws lines `name -> (xs, ys)` on one pair of axes as SVG; `marks` are vertical lines `name -> x`."""
     return _svg(line_figure(lines, x=x, y=y, marks=marks))
 
 
@@ -30,7 +30,10 @@ def line_figure(
     y: str,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """The same as a figure of matplotlib."""
+    """Draws lines `name -> (xs, ys)` on one pair of axes as a figure of matplotlib.
+
+    `marks` are vertical lines `name -> x`.
+    """
     figure, axes = _axes(4.6, 2.7, x, y)
     for colour, (name, (xs, ys)) in zip(_ACCENTS, lines.items(), strict=False):
         axes.plot(xs, ys, color=colour, label=name, linewidth=1.8, marker="o" if len(xs) < 3 else None)
@@ -43,7 +46,10 @@ def line_figure(
 
 
 def bar_chart(groups: Mapping[str, Sequence[float | None]], names: Sequence[str], *, x: str) -> str:
-    """Horizontal bars: for every name one bar a group, `groups` being `group -> one value a name` (None: no bar)."""
+    """Draws horizontal bars as SVG: for every name one bar a group.
+
+    `groups` is `group -> one value a name` (None: no bar).
+    """
     figure, axes = _axes(7.2, 0.8 + 0.14 * len(names) * (len(groups) + 0.6), x, "")
     height = 0.8 / len(groups)
     for number, (colour, (group, values)) in enumerate(zip(_ACCENTS, groups.items(), strict=False)):

@@ -29,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines `name -> (xs, ys)` on one pair of axes; `marks` are vertical lines `name -> x`."""
+    """A chart of lines `name -> (xs, ys)` on one pair of axes; `marks` are vertical lines `name -> x`."""
 
     title: str
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -59,7 +59,7 @@ class GalleryRow:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows.
+    """The contents of a report.
 
     title: of the page.
     facts: names and values for the first line.
@@ -88,7 +88,7 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """Returns the page as HTML text."""
+    """Returns a report as a page of HTML text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tagseg", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -103,7 +103,7 @@ def render(report: Report) -> str:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Writes the page; the caller renames it into place."""
+    """Writes a report as a page of HTML; the caller renames it into place."""
     path.write_text(render(report), encoding="utf-8")
 
 

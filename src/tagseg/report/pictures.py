@@ -14,14 +14,14 @@ from tagseg.labels import IGNORE
 
 
 def colour_mask(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """`(H, W)` indices -> `(H, W, 3)` uint8; ignore is light grey."""
+    """Colours a mask: `(H, W)` indices -> `(H, W, 3)` uint8; ignore is light grey."""
     palette = palette.copy()
     palette[IGNORE] = 224
     return palette[mask]
 
 
 def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """The photograph with the mask's classes laid over it and their borders drawn white."""
+    """Returns the photograph with the mask's classes laid over it and their borders drawn white."""
     inside = ((mask > 0) & (mask != IGNORE))[..., None]
     mixed = np.where(inside, 0.45 * image + 0.55 * palette[mask], image * 0.9)
     edges = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
@@ -30,20 +30,20 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np
 
 
 def overlay_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The photograph with a map `(H, W)` in [0, 1] laid over it as heat."""
+    """Returns the photograph with a map `(H, W)` in [0, 1] laid over it as heat."""
     heat = matplotlib.colormaps["inferno"](values)[..., :3] * 255
     return (0.4 * image + 0.6 * heat).astype(np.uint8)
 
 
 def thumbnail(image: np.ndarray, long_side: int = 220) -> np.ndarray:
-    """Shrink to `long_side`, never enlarge."""
+    """Shrinks a picture to `long_side`, and never enlarges it."""
     factor = min(1.0, long_side / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def data_uri(image: np.ndarray) -> str:
-    """A JPEG in the text of a page."""
+    """Returns a picture as a JPEG in the text of a page."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=86)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -52,7 +52,7 @@ def data_uri(image: np.ndarray) -> str:
 def draw_boxes(
     image: np.ndarray, boxes: list[tuple[tuple[float, float, float, float], str, tuple[int, int, int]]]
 ) -> np.ndarray:
-    """The photograph with boxes `((x0, y0, x1, y1), label, colour)` and their labels."""
+    """Returns the photograph with boxes `((x0, y0, x1, y1), label, colour)` and their labels."""
     drawn = image.copy()
     thickness = max(1, round(min(image.shape[:2]) / 160))
     size = max(0.4, min(image.shape[:2]) / 800)

@@ -15,7 +15,7 @@ _LINE = "#94a3b8"
 
 @dataclass(frozen=True)
 class Tile:
-    """A place in the pyramid.
+    """A place in a pyramid of pictures.
 
     Attributes:
         pictures: `(H, W, 3)` uint8, one above the other, of one shape in all tiles.
@@ -31,7 +31,7 @@ class Tile:
 
 
 def pyramid(rows: Sequence[Sequence[Tile]], names: Sequence[str], *, width: float = 20.0) -> np.ndarray:
-    """Draw rows of tiles, children in the order of their parents.
+    """Draws rows of tiles, children in the order of their parents.
 
     Args:
         rows: from the top down; not empty.

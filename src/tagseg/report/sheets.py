@@ -22,7 +22,7 @@ def contact_sheet(
     title: str = "",
     cell: float = 1.9,
 ) -> np.ndarray:
-    """A table of pictures.
+    """Draws a table of pictures.
 
     Args:
         rows, columns: names; long ones are broken at a space, else at a dot.
@@ -60,7 +60,7 @@ def contact_sheet(
 
 
 def rendered(figure: Figure) -> np.ndarray:
-    """A matplotlib figure as `(H, W, 3)` uint8."""
+    """Returns a matplotlib figure as `(H, W, 3)` uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -69,7 +69,7 @@ def rendered(figure: Figure) -> np.ndarray:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> Path:
-    """Write `(H, W, 3)` uint8 as PNG or JPEG, by the name's end, whole or not at all."""
+    """Writes `(H, W, 3)` uint8 as PNG or JPEG, by the name's end, whole or not at all."""
     with write_aside(path) as aside:
         if path.suffix.lower() == ".png":
             Image.fromarray(picture).save(aside, format="PNG")

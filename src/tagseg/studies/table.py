@@ -1,5 +1,4 @@
-"""The table of studies: name -> what it measures, and the function that does it. Nothing here imports torch, until one is
-run."""
+"""The table of studies: name -> what it measures, and the function that does it. Torch is imported when one is run."""
 
 from __future__ import annotations
 

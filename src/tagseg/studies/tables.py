@@ -45,7 +45,8 @@ def write_tables(folder: Path, name: str, tables: Sequence[Table], facts: dict[s
 
 @dataclass
 class Findings:
-    """The tables of a study, and the lines of its picture `name -> (xs, ys)` with the names of both axes, if it draws any."""
+    """The tables of a study, and if it draws any, the lines of its picture `name -> (xs, ys)` with the names of both
+    axes."""
 
     tables: list[Table]
     lines: Lines = field(default_factory=dict)

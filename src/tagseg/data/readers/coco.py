@@ -85,7 +85,10 @@ def read_coco(root: Path) -> Dataset:
 
 @dataclass(frozen=True)
 class CocoMask:
-    """Draws the semantic mask of one photograph; where objects overlap, the smaller one lies on top."""
+    """The semantic mask of one photograph, drawn when it is called for.
+
+    Where objects overlap, the smaller one lies on top.
+    """
 
     height: int
     width: int

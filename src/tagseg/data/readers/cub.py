@@ -16,7 +16,7 @@ _LISTS = ("images", "image_class_labels", "train_test_split", "bounding_boxes", 
 
 
 def find_cub(root: Path) -> Path | None:
-    """The folder with `images.txt` and `bounding_boxes.txt`, at `root` or in `root/CUB_200_2011`."""
+    """Returns the folder with `images.txt` and `bounding_boxes.txt`, at `root` or in `root/CUB_200_2011`."""
     for base in (root, root / "CUB_200_2011"):
         if (base / "images.txt").exists() and (base / "bounding_boxes.txt").exists():
             return base
@@ -24,7 +24,7 @@ def find_cub(root: Path) -> Path | None:
 
 
 def read_cub(root: Path) -> Dataset:
-    """Read a CUB tree: its training split for training, its test split for evaluation.
+    """Reads a CUB tree: its training split for training, its test split for evaluation.
 
     Masks come from `segmentations/` (a download of its own) where that folder is there: bird where at least half of
     the annotators drew it.
@@ -60,7 +60,7 @@ def read_cub(root: Path) -> Dataset:
 
 @dataclass(frozen=True)
 class BirdMask:
-    """Reads a grey segmentation, whose values count annotators, as a mask of one class."""
+    """A mask of one class, read from a grey segmentation whose values count annotators."""
 
     path: Path
     tag: int

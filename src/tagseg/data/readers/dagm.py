@@ -25,7 +25,7 @@ def _classes(root: Path) -> list[Path]:
 
 
 def read_dagm(root: Path) -> Dataset:
-    """Read a DAGM tree as the one class `defect`: a photograph has it when `Label/NAME_label.PNG` is there."""
+    """Reads a DAGM tree as the one class `defect`: a photograph has it when `Label/NAME_label.PNG` is there."""
     folders = _classes(root)
     if not folders:
         raise BadInput(f"{root}: no DAGM tree here; it needs Class1/Train/ and so on.")
@@ -49,7 +49,7 @@ def read_dagm(root: Path) -> Dataset:
 
 @dataclass(frozen=True)
 class DefectMask:
-    """Reads a label picture, or gives an empty mask of a defect-free photograph's size."""
+    """A mask read from a label picture, or an empty mask of a defect-free photograph's size."""
 
     path: Path
     defect: bool

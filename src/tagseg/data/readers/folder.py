@@ -24,7 +24,7 @@ _RESERVED = {"images", "masks", "saliency"}
 
 
 def read_folder(root: Path) -> Dataset:
-    """Read the folder layout above; every fault found in its lists is in `Dataset.problems`."""
+    """Reads the plain folder layout; every fault found in its lists is in `Dataset.problems`."""
     images = root / "images"
     labels = root / "labels.csv"
     if labels.exists():
@@ -91,7 +91,7 @@ def read_folder(root: Path) -> Dataset:
 
 
 def read_class_names(path: Path) -> list[str]:
-    """One class a line; an optional first line `background` is left out.
+    """Reads class names, one class a line; an optional first line `background` is left out.
 
     Raises:
         BadInput: there is no such file, or it is not text.

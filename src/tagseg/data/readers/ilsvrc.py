@@ -11,7 +11,7 @@ from tagseg.errors import BadInput
 
 
 def find_ilsvrc(root: Path) -> Path | None:
-    """The folder with `Data/CLS-LOC` and `ImageSets/CLS-LOC`, at `root` or in `root/ILSVRC`."""
+    """Returns the folder with `Data/CLS-LOC` and `ImageSets/CLS-LOC`, at `root` or in `root/ILSVRC`."""
     for base in (root, root / "ILSVRC"):
         if (base / "Data" / "CLS-LOC").is_dir() and (base / "ImageSets" / "CLS-LOC").is_dir():
             return base
@@ -19,7 +19,7 @@ def find_ilsvrc(root: Path) -> Path | None:
 
 
 def read_ilsvrc(root: Path) -> Dataset:
-    """Read an ILSVRC tree.
+    """Reads an ILSVRC tree.
 
     Classes are the WordNet numbers in order (a network's usual order), named by `LOC_synset_mapping.txt` where it is
     there. Boxes are read for the evaluation photographs, whose class they also tell.

@@ -16,7 +16,7 @@ VOC_CLASSES = (
 
 
 def find_voc(root: Path) -> Path | None:
-    """Returns the folder that holds `JPEGImages` and `ImageSets`, at `root` or in the devkit's usual places below it."""
+    """Returns the folder with `JPEGImages` and `ImageSets`, at `root` or in the devkit's usual places below it."""
     for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (base / "JPEGImages").is_dir() and (base / "ImageSets").is_dir():
             return base
@@ -96,7 +96,7 @@ def _tags(base: Path, name: str, mask: Path | None, source: str, problems: list[
 
 
 def read_xml_boxes(path: Path, classes: tuple[str, ...]) -> tuple[Box, ...]:
-    """Boxes of an annotation in VOC's XML, whose pixels count from 1 and include the last.
+    """Reads the boxes of an annotation in VOC's XML, whose pixels count from 1 and include the last.
 
     A missing or damaged file, an unknown class or an object without a box gives none.
     """

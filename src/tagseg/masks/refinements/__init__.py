@@ -30,8 +30,8 @@ class Refinement:
     name: as the chain `masks.refine` has it.
     about: what it does, in half a sentence.
     source: the paper.
-    refine: `(photo (H, W, 3) uint8, scores (K + 1, H, W), settings) -> scores` of the same shape, not negative. One core
-        does it, where it is not a GPU, so that photographs may go side by side.
+    refine: `(photo (H, W, 3) uint8, scores (K + 1, H, W), settings) -> scores` of the same shape, not negative. One
+        core does it, where it is not a GPU, so that photographs may go side by side.
     settings: the type of the setting `masks.NAME`, as pydantic takes it; None if it has none.
     default: the value of that setting.
     from_labels: takes hard labels, `(photo, labels (H, W) of 0..n-1 with 255 for unknown, n, settings) -> scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -10,8 +10,11 @@ from tagseg.masks.refinements.learnt import LearntRefinement, LearntSettings
 
 
 class IRNSettings(LearntSettings):
-    """Settings of IRN, for a few hundred to a few thousand photographs. The paper has 3 epochs of 10,582 photographs, 32
-    to a batch, in windows of 512 pixels, and 0.05 and 0.30 as thresholds (`voc/irn`)."""
+    """Settings of IRN, for a few hundred to a few thousand photographs.
+
+    The paper has 3 epochs of 10,582 photographs, 32 to a batch, in windows of 512 pixels, and 0.05 and 0.30 as
+    thresholds (`voc/irn`).
+    """
 
     epochs: PositiveInt = 6
     batch_size: PositiveInt = 16
@@ -26,17 +29,10 @@ class IRNSettings(LearntSettings):
     beta: PositiveFloat = 10.0
 
 
-def _load() -> Any:
-    from tagseg.methods.refinements.irn import IRN
-
-    return IRN
-
-
 REFINEMENT = LearntRefinement(
     name="irn",
     about="a network learns boundaries, and the maps walk between them",
     source="Ahn et al., CVPR 2019",
     settings=IRNSettings,
     default=IRNSettings(),
-    load=_load,
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -32,14 +31,14 @@ class LearntSettings(Settings):
 
 @dataclass(frozen=True)
 class LearntRefinement:
-    """A refinement whose network learns from class maps first, and along which they then walk.
+    """A refinement whose network learns from class maps first, and along which they then walk. The network stands in the
+    file of the same name in `tagseg.methods.refinements`.
 
     name: as the chain `masks.refine` has it; it stands first there.
     about: what it does, in half a sentence.
     source: the paper.
     settings: the class of the setting `masks.NAME`.
     default: the value of that setting.
-    load: returns the class of its network (see `tagseg.methods.refinements.base.AffinityNetwork`).
     """
 
     name: str
@@ -47,4 +46,3 @@ class LearntRefinement:
     source: str
     settings: type[LearntSettings]
     default: LearntSettings
-    load: Callable[[], Any]

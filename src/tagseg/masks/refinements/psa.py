@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -10,9 +10,11 @@ from tagseg.masks.refinements.learnt import LearntRefinement, LearntSettings
 
 
 class PSASettings(LearntSettings):
-    """Settings of AffinityNet, for a few hundred to a few thousand photographs. The paper has 8 epochs of 10,582
-    photographs, 8 to a batch, in windows of 448 pixels, and an alpha of 32 and 4 for the labels, which are thresholds of
-    0.075 and 0.276 (`voc/psa`)."""
+    """Settings of AffinityNet, for a few hundred to a few thousand photographs.
+
+    The paper has 8 epochs of 10,582 photographs, 8 to a batch, in windows of 448 pixels, and an alpha of 32 and 4 for
+    the labels, which are thresholds of 0.075 and 0.276 (`voc/psa`).
+    """
 
     epochs: PositiveInt = 8
     batch_size: PositiveInt = 16
@@ -25,17 +27,10 @@ class PSASettings(LearntSettings):
     beta: PositiveFloat = 8.0
 
 
-def _load() -> Any:
-    from tagseg.methods.refinements.psa import PSA
-
-    return PSA
-
-
 REFINEMENT = LearntRefinement(
     name="psa",
     about="a network learns which cells are alike, and the maps walk along them",
     source="Ahn and Kwak, CVPR 2018",
     settings=PSASettings,
     default=PSASettings(),
-    load=_load,
 )

@@ -17,6 +17,7 @@ from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.files import read_json, write_json
 from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.masks.refinements.learnt import LearntSettings
+from tagseg.methods.refinements import load_network
 from tagseg.methods.refinements.base import AffinityNetwork, Thresholds
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.masking import choose_background
@@ -59,7 +60,7 @@ def _work(run: Run, folder: Path) -> AffinityRecord:
     refinement = _refinement(run)
     background = choose_background(run.class_maps(), run.training, masks)
     thresholds = choose_thresholds(background, masks.of(refinement.name))
-    work = _Affinity(run, folder, refinement.load(), masks.of(refinement.name), thresholds)
+    work = _Affinity(run, folder, load_network(refinement), masks.of(refinement.name), thresholds)
     tagged = tuple(sample for sample in run.training if sample.tags)
     work.label(tagged)
     network, epochs = work.train(tagged)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tagseg.masks.refinements import LearntRefinement, learnt_names, refinements
+from tagseg.methods.refinements import load_network
 from tagseg.pipeline.masking import choose_background, make_masks
 from tagseg.pipeline.records import MasksRecord
 from tagseg.pipeline.run import Run, Stage
@@ -26,7 +27,7 @@ def _work(run: Run, folder: Path) -> MasksRecord:
     if walked is not None:
         store, learnt = walked, refinements()[str(s.learnt)]
         assert isinstance(learnt, LearntRefinement)
-        decision = learnt.load().decision
+        decision = load_network(learnt).decision
         of_masks = choose_background(store, samples, s) if decision is None else decision
     with run.reporter.bar("masks", len(samples), "photographs") as advance:
         make_masks(store, samples, of_masks, s, folder, advance)

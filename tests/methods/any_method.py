@@ -1,0 +1,58 @@
+"""A small one of every method, for the tests over all of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagseg.data.dataset import Sample
+from tagseg.data.reading import read_dataset
+from tagseg.methods.base import Method
+from tagseg.methods.single_stage import SingleStage
+from tagseg.methods.table import load_method
+from tagseg.pipeline.training import Schedule, train
+from tagseg.progress import Reporter
+
+SMALL: dict[str, Any] = {  # of these every method takes what it knows
+    "epochs": 2,
+    "batch_size": 2,
+    "side": 49,
+    "output_stride": 16,
+    "warmup": 0.5,
+    "accumulate_from": 0,
+    "crop_share": 0.5,
+    "classes_first": 0.0,
+    "map_scales": (1.0,),
+    "views": 2,
+}
+
+
+def some(data: Path, count: int = 4) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Photographs, the last of which has no tags, with saliency maps for those who learn from them; and the classes."""
+    found = read_dataset(data)
+    samples = tuple(replace(s, saliency=s.image) for s in found.train[:count])
+    return (*samples[:-1], replace(samples[-1], tags=())), found.classes
+
+
+def built(name: str, classes: tuple[str, ...], steps: int = 4, **changes: Any) -> Method:
+    """The method, with a network of half a million weights."""
+    kind: Any = load_method(name)
+    transformer = issubclass(kind, SingleStage)
+    small = {**SMALL, **({"side": 64} if transformer else {}), **changes}
+    settings = kind.Settings(**{k: v for k, v in small.items() if k in kind.Settings.model_fields})
+    torch.manual_seed(0)
+    return kind("test_vit" if transformer else "test_resnet", "random", classes, settings, steps)
+
+
+def taught(
+    name: str, samples: tuple[Sample, ...], classes: tuple[str, ...], folder: Path, processes: int = 1
+) -> Method:
+    """The method after two epochs, or as many as were left to do in `folder`."""
+    schedule = Schedule(SMALL["epochs"], SMALL["batch_size"], seed=0)
+    network = built(name, classes, schedule.steps(len(samples)))
+    if network.accumulates:
+        network.accumulated = network.accumulator(folder / "accumulated", samples, [(64, 64)] * len(samples))
+    views = network.training_views(samples, seed=0)
+    train(network, views, schedule, folder, name, Reporter(quiet=True), processes)
+    return network

@@ -1,0 +1,135 @@
+"""What every method owes its users, whichever it is."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tagseg.errors import BadInput
+from tagseg.methods.base import Method
+from tagseg.methods.saved import load_saved, save_classifier
+from tagseg.methods.table import load_method, method_names, method_settings
+from tests.conftest import names
+from tests.methods.any_method import built, some, taught
+
+each = pytest.mark.parametrize("name", method_names())
+
+
+@each
+def test_the_table_knows_the_class_by_its_settings(name: str):
+    kind = load_method(name)
+    assert issubclass(kind, Method)
+    assert kind.Settings is method_settings(name)
+    assert isinstance(kind.Settings(), method_settings(name))  # the paper's values are its defaults
+
+
+@each
+def test_two_epochs_teach_it_with_finite_gradients(
+    name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    kind: Any = load_method(name)
+    seen: list[bool] = []
+    step = kind.training_step
+
+    def watched(self: Method, batch: Any, index: int) -> Any:
+        loss = step(self, batch, index)
+        assert torch.isfinite(loss)
+        for parameter in self.parameters():
+            if parameter.requires_grad and not getattr(parameter, "watched", False):
+                parameter.register_hook(lambda g: seen.append(bool(torch.isfinite(g).all())))
+                parameter.watched = True  # type: ignore[attr-defined]
+        return loss
+
+    monkeypatch.setattr(kind, "training_step", watched)
+    samples, classes = some(tiny_set)
+    before = built(name, classes).state_dict()
+    after = taught(name, samples, classes, tmp_path).state_dict()
+    assert seen
+    assert all(seen)
+    changed = [key for key in after if not torch.equal(before[key], after[key].cpu())]
+    assert any("backbone" in key for key in changed)
+    assert any("backbone" not in key for key in changed)
+    assert all(torch.isfinite(value).all() for value in after.values())
+
+
+@each
+def test_it_resumes_as_if_nothing_had_been(name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    kind: Any = load_method(name)
+    samples, classes = some(tiny_set)
+    whole = taught(name, samples, classes, tmp_path / "whole").state_dict()
+    step = kind.training_step
+
+    def interrupted(self: Method, batch: Any, index: int) -> Any:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    monkeypatch.setattr(kind, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        taught(name, samples, classes, tmp_path / "run")
+    monkeypatch.setattr(kind, "training_step", step)
+    again = taught(name, samples, classes, tmp_path / "run").state_dict()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+@each
+@pytest.mark.parametrize("size", [(61, 117), (33, 16), (100, 50)])
+def test_maps_of_any_size_lie_on_the_grid(name: str, size: tuple[int, int]):
+    network = built(name, names(3)).eval()
+    height, width = network.backbone.grid.fit(*size)
+    with torch.inference_mode():
+        images = torch.randn(2, 3, height, width)
+        maps, logits = network.maps_and_logits(network.score_maps(images))
+        plain = network.class_maps(images)
+    assert maps.shape == plain.shape == (2, 3, *network.backbone.grid.cells(height, width))
+    assert logits.shape == (2, 3)
+    assert torch.isfinite(maps).all()
+    assert torch.isfinite(logits).all()
+    if network.segments:
+        with torch.inference_mode():
+            assert network.segment(images).shape[:2] == (2, 4)
+
+
+@each
+def test_one_class_is_learnt_or_refused_in_a_sentence(name: str, tiny_set: Path, tmp_path: Path):
+    samples, _ = some(tiny_set)
+    samples = tuple(replace(s, tags=s.tags and (0,)) for s in samples)
+    try:
+        network = taught(name, samples, ("thing",), tmp_path)
+    except BadInput as refusal:
+        assert "one class" in str(refusal)
+        return
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+@each
+def test_it_saves_and_loads(name: str, tmp_path: Path):
+    network = built(name, names(3)).eval()
+    save_classifier(network, tmp_path, method=name, role="first")
+    again = load_saved(tmp_path).eval()
+    assert type(again) is type(network)
+    assert again.classes == names(3)
+    assert again.settings == network.settings
+    images = torch.randn(1, 3, *network.backbone.grid.fit(64, 80))
+    with torch.inference_mode():
+        torch.testing.assert_close(again.class_maps(images), network.class_maps(images), rtol=0, atol=0)
+
+
+def test_two_processes_learn_one_and_the_same(tiny_set: Path, tmp_path: Path):
+    script = Path(__file__).parent / "in_two_processes.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [*launcher, str(script), str(tiny_set), str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in method_names():
+        first, second = (torch.load(tmp_path / name / f"process-{n}.pt", weights_only=True) for n in range(2))
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+        assert all(torch.isfinite(value).all() for value in first.values()), name
