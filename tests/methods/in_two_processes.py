@@ -21,5 +21,5 @@ if __name__ == "__main__":
     training._strategy = lambda module, processes: spawned(module, processes).replace("_spawn", "")
     for name in method_names():
         network = taught(name, samples, classes, out / name, processes=2)
-        values = {key: value.cpu() for key, value in network.state_dict().items()}
+        values = {key: value.detach().cpu() for key, value in network.named_parameters()}
         torch.save(values, out / name / f"process-{os.environ['RANK']}.pt")

@@ -105,7 +105,7 @@ def read_mask(source: MaskSource) -> np.ndarray:
 
 
 def read_saliency(sample: Sample, size: tuple[int, int]) -> np.ndarray:
-    """Reads the `(H, W)` uint8 saliency of a photograph of that size; a smaller map is enlarged.
+    """Reads the `(H, W)` uint8 saliency of a photograph of that size; a map of another size is resized.
 
     Raises:
         BadInput: it has none, or one that cannot be read or has other proportions.

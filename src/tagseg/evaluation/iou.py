@@ -69,7 +69,8 @@ class Confusion:
 class Scores:
     """The scores per class, background first, each in [0, 1].
 
-    They are NaN for a class that is neither there nor predicted.
+    A score is NaN where it has nothing to divide by: precision of a class that is not predicted, recall of one that is
+    not there, IoU of one that is neither.
     """
 
     iou: np.ndarray

@@ -29,7 +29,8 @@ def box_of_map(class_map: np.ndarray, threshold: float = ILSVRC_THRESHOLD) -> tu
 
 
 def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Returns the box `(x0, y0, x1, y1)`, ends exclusive, of the largest 8-connected component of `(H, W)` bool."""
+    """Returns the box `(x0, y0, x1, y1)`, ends exclusive, of the largest 8-connected component of `(H, W)` bool;
+    None where nothing is set."""
     count, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count < 2:
         return None

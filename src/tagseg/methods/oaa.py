@@ -196,6 +196,7 @@ class OAALocalisation(OAA):
 
     Settings = OAALocalisationSettings
     trained_as = None
+    rests = True  # until there are cumulative maps the second branch learns nothing
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)

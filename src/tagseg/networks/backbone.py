@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         return self.grid.stride
 
     def freeze(self, early: bool, norms: bool) -> None:
-        """Keeps what comes before stride 4 (`early`) and every batch normalisation (`norms`) as they are.
+        """Keeps what has at most stride 4 (`early`) and every batch normalisation (`norms`) as they are.
 
         Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
         """

@@ -9,7 +9,7 @@ import torch
 
 
 def default_device() -> torch.device:
-    """Returns the first accelerator, or the CPU."""
+    """Returns the accelerator in use, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():

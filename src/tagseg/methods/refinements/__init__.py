@@ -1,7 +1,8 @@
 """The networks of refinements that learn (see `tagseg.masks.refinements`), one file a paper.
 
 They are taught by the confident parts of the class maps which neighbours belong together, so that the maps can walk
-along them. Their settings, and their place in the table, are declared in the file of the same name in `masks/refinements`.
+along them. Their settings, and their place in the table, are declared in the file of the same name in
+`masks/refinements`.
 """
 
 from __future__ import annotations
