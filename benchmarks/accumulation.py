@@ -17,14 +17,13 @@ import torch
 from common import machine, run_parser
 from torch.nn import functional as F
 
+from tagseg.cores import cpu_count
 from tagseg.data.geometry import Window
 from tagseg.data.loading import TrainingLoader
-from tagseg.cores import cpu_count
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
-from tagseg.methods.base import load_method
 from tagseg.methods.oaa import trusted
+from tagseg.methods.table import load_method
 from tagseg.networks.precision import default_device, inference_autocast
-from tagseg.pipeline.accumulating import open_accumulator
 from tagseg.pipeline.settings import parse_assignments, resolve
 
 STEPS = 8
@@ -36,12 +35,13 @@ def main() -> None:
     torch.set_num_threads(cpu_count())
     dataset, facts = inspect_files(read_dataset(arguments.data), FileFacts())
     device, s = default_device(), settings.train
-    method = load_method(settings.method)(settings.backbone, settings.weights, len(dataset.classes), s, 1)
+    method = load_method(settings.method)(settings.backbone, settings.weights, dataset.classes, s, 1)
     method.to(device).to(memory_format=torch.channels_last).train()
+    sizes = [facts[sample.name].size for sample in dataset.train]
     with tempfile.TemporaryDirectory() as folder:
-        accumulated = method.accumulated = open_accumulator(method, Path(folder), dataset.train, facts)
+        accumulated = method.accumulated = method.accumulator(Path(folder), dataset.train, sizes)
         accumulated.begin()
-        for index, (tags, grid) in enumerate(zip(accumulated.classes, accumulated.grids, strict=True)):
+        for index, (tags, grid) in enumerate(zip(accumulated.classes, accumulated.cells, strict=True)):
             for position in range(len(tags)):  # something to hide: the middle of every photograph
                 window = Window((grid[0] * 16, grid[1] * 16), (0, 0, grid[1] * 16, grid[0] * 16), flipped=False)
                 accumulated.add(index, position, np.pad(np.ones((1, 1)), 1), window)

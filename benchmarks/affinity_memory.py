@@ -21,7 +21,7 @@ from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.networks.vit import Tokens
 
 KINDS = ("none", "mean", "enhanced", "held")
-CLASSES = 20
+CLASSES = tuple(f"class {n}" for n in range(20))
 
 
 class Held(SSEPA):

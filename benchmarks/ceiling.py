@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from common import machine, mean_spread_each, seeds_parser
 
-from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.cores import cpu_count
+from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import Confusion
 from tagseg.networks.backbone import Backbone
-from tagseg.progress import Reporter
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import FitSettings, parse_assignments, resolve
+from tagseg.progress import Reporter
 
 
 def main() -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.cores import cpu_count
+from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.networks.precision import default_device, trainer_precision
-from tagseg.pipeline.mining import maps_at
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:
@@ -32,14 +31,12 @@ def seeds_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def maps_and_truth(
-    data: Dataset, store: MapStore, corners: bool
-) -> Iterator[tuple[Sample, StoredMaps, np.ndarray, np.ndarray]]:
+def maps_and_truth(data: Dataset, store: MapStore) -> Iterator[tuple[Sample, StoredMaps, np.ndarray, np.ndarray]]:
     """Every training photograph that has a true mask: what is stored of it, its maps `(K, H, W)`, and the mask."""
     for sample in data.train:
         if sample.mask is not None:
             truth, stored = read_mask(sample.mask), store.read(sample.name)
-            yield sample, stored, maps_at(stored, truth.shape, corners), truth
+            yield sample, stored, stored.at(truth.shape), truth
 
 
 def mean_spread_each(values: Sequence[float]) -> tuple[str, str, str]:

@@ -18,21 +18,21 @@ import torch
 from common import machine, maps_and_truth, mean_spread_each, seeds_parser
 
 import tagseg
+from tagseg.cores import cpu_count
 from tagseg.data.dataset import Dataset, Sample, multi_hot, read_mask
-from tagseg.files import read_json, write_json
 from tagseg.data.images import read_image
 from tagseg.data.loading import TrainingLoader
-from tagseg.cores import cpu_count
 from tagseg.data.map_store import MapStore
-from tagseg.data.reading import read_dataset, remembered
+from tagseg.data.reading import FileFacts, read_dataset
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
-from tagseg.methods.base import load_method
+from tagseg.files import read_json, write_json
+from tagseg.methods.saved import load_saved
+from tagseg.methods.table import load_method, method_settings
 from tagseg.networks.precision import default_device, inference_autocast
-from tagseg.explaining.classifiers import load_network
 from tagseg.pipeline.masking import choose_background
-from tagseg.pipeline.mining import Miner, maps_at, mine
+from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.settings import FitSettings, MaskSettings, MineSettings, parse_assignments, resolve
 from tagseg.report.pictures import colour_mask, overlay_map
 from tagseg.report.sheets import contact_sheet, write_picture
@@ -43,14 +43,14 @@ COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "tags", "epochs", "seco
 
 def known_to(method: str, given: dict[str, Any]) -> dict[str, Any]:
     """What is given, less what is for the training of others."""
-    known = load_method(method).Settings.model_fields
+    known = method_settings(method).model_fields
     return {k: v for k, v in given.items() if not k.startswith("train.") or k.removeprefix("train.") in known}
 
 
 def step_of(data: Dataset, method: str, settings: FitSettings) -> tuple[Callable[[], None], Any]:
     """A training step on one batch, and the network."""
     torch.manual_seed(0)
-    network = load_method(method)(settings.backbone, settings.weights, len(data.classes), settings.train, 100)
+    network = load_method(method)(settings.backbone, settings.weights, data.classes, settings.train, 100)
     network.log = lambda *_: None
     network.train().to(default_device(), memory_format=torch.channels_last)
     optimiser = network.configure_optimizers()["optimizer"]
@@ -156,8 +156,8 @@ class EqualTime:
         self, row: str, run: Path, changed: Callable[[Any], Any] = lambda network: network
     ) -> tuple[MapStore, Any]:
         """The maps of the run's network, or of what it is `changed` to, under the name `row`; and that network."""
-        network = changed(load_network(run))
-        facts = remembered(run / "files.json")
+        network = changed(load_saved(run / "train"))
+        facts = FileFacts.read(run / "files.json")
         miner = Miner(network, self.mine_settings(row, network))
         return mine(miner, self.data.train, facts, run / f"maps of {row}", lambda *_: None), network
 
@@ -181,7 +181,7 @@ class EqualTime:
         store, network = self.maps_of(row, run)
         record = read_json(run / "train" / "stage.json")
         numbers = {"epochs": float(network.settings.epochs), "seconds": float(record["seconds"])}
-        return measured(self.data, store, network.backbone.corners) | numbers
+        return measured(self.data, store) | numbers
 
     def line(self, name: str, found: Sequence[dict[str, float]]) -> None:
         """Print a row of the table; `found` are the numbers of every seed."""
@@ -207,33 +207,33 @@ class EqualTime:
 
     def drawn(self, row: str, run: Path, shown: Sequence[Sample]) -> list[list[np.ndarray]]:
         """Of each photograph what stands below each other in the column of a row: the map of its first tag."""
-        store, network = self.maps_of(row, run)
+        store, _ = self.maps_of(row, run)
         found = []
         for sample in shown:
             photo = read_image(sample.image)
-            maps = maps_at(store.read(sample.name), photo.shape[:2], network.backbone.corners)
+            maps = store.read(sample.name).at(photo.shape[:2])
             found.append([overlay_map(photo, maps[0])])
         return found
 
 
-def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, float]:
+def measured(data: Dataset, store: MapStore) -> dict[str, float]:
     """What a table says of the maps, percentages."""
     sweep, coverage = ThresholdSweep(len(data.classes)), Coverage(len(data.classes))
     said: list[np.ndarray] = []
     tags: list[np.ndarray] = []
-    for sample, stored, maps, truth in maps_and_truth(data, store, corners):
+    for sample, stored, maps, truth in maps_and_truth(data, store):
         sweep.add(maps, sample.tags, truth)
         coverage.add(maps, sample.tags, truth)
         said.append(stored.tag_probabilities)
         tags.append(multi_hot(sample.tags, len(data.classes)))
-    found = coverage.as_dict(data.classes)
+    found = coverage.table(data.classes)
     background = choose_background(store, data.train, MaskSettings())
     return {
         "seeds": 100 * sweep.at(background).scores().miou,
         "0.25": 100 * sweep.at(0.25).scores().miou,
         "oracle": 100 * sweep.oracle()[1],
-        "recall": found["recall"],
-        "noise": found["noise"],
-        "precision": 100 - found["noise"],
+        "recall": found.recall,
+        "noise": found.noise,
+        "precision": 100 - found.noise,
         "tags": 100 * mean_average_precision(np.array(said), np.array(tags)),
     }

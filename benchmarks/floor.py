@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from common import machine, run_parser
 
+from tagseg.cores import cpu_count
 from tagseg.data.images import read_image
 from tagseg.data.loading import TrainingLoader
-from tagseg.cores import cpu_count
 from tagseg.data.reading import read_dataset
-from tagseg.methods.base import load_method
+from tagseg.methods.table import load_method
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.mining import BATCH, Miner
 from tagseg.pipeline.settings import FitSettings, parse_assignments, resolve
@@ -40,7 +40,7 @@ def main() -> None:
 
 def _training(data: Path, settings: FitSettings) -> tuple[float, float]:
     dataset, device, s = read_dataset(data), default_device(), settings.train
-    method = load_method(settings.method)(settings.backbone, settings.weights, len(dataset.classes), s, 1)
+    method = load_method(settings.method)(settings.backbone, settings.weights, dataset.classes, s, 1)
     method.to(device).to(memory_format=torch.channels_last).train()
     loader = TrainingLoader(method.training_views(dataset.train, 0), s.batch_size, 0, threads=min(8, cpu_count()))
 
@@ -62,7 +62,7 @@ def _training(data: Path, settings: FitSettings) -> tuple[float, float]:
 
 def _mining(data: Path, settings: FitSettings) -> tuple[float, float]:
     dataset, device = read_dataset(data), default_device()
-    method = load_method(settings.method)(settings.backbone, "random", len(dataset.classes), settings.train, 1)
+    method = load_method(settings.method)(settings.backbone, "random", dataset.classes, settings.train, 1)
     miner = Miner(method, settings.mine)
     photos = [read_image(dataset.train[0].image)] * BATCH
     sizes = miner.sizes(*photos[0].shape[:2])

@@ -22,11 +22,10 @@ from equal_time import COLUMNS, EqualTime, Rows, arguments_parser, known_to, sec
 
 from tagseg.data.dataset import read_mask
 from tagseg.data.images import read_image
-from tagseg.labels import IGNORE
 from tagseg.data.views import resize, whole
+from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.ktse import KTSESettings
-from tagseg.pipeline.mining import maps_at
 from tagseg.pipeline.settings import resolve
 
 
@@ -74,7 +73,7 @@ def labels(tables: EqualTime) -> None:
     names = ("background", "right", "objects", "right", "unsure", "of the objects found")
     print(f"{tables.arguments.data.name}\n\n| | {' | '.join(names)} |")
     for row in tables.arguments.rows:
-        store, network = tables.maps_of(row, tables.run_of(row, tables.arguments.seeds[0]))
+        store, _ = tables.maps_of(row, tables.run_of(row, tables.arguments.seeds[0]))
         settings = KTSESettings()
         counts = np.zeros((3, 3))  # background, object, unsure; truly background, truly that object, another
         for sample in tables.data.train:
@@ -85,7 +84,7 @@ def labels(tables: EqualTime) -> None:
             view = resize(whole(photo, read_mask(sample.mask)), tuple(round(n * factor) for n in photo.shape[:2]))
             size, stored = view.image.shape[:2], store.read(sample.name)
             maps, tags = torch.zeros(1, len(tables.data.classes), *size), torch.zeros(1, len(tables.data.classes))
-            maps[0, list(stored.classes)] = torch.from_numpy(maps_at(stored, size, network.backbone.corners))
+            maps[0, list(stored.classes)] = torch.from_numpy(stored.at(size))
             tags[0, list(sample.tags)] = 1
             pixels = torch.from_numpy(view.image).permute(2, 0, 1)[None].float()
             found = refined_labels(pixels, maps, tags, high=settings.high, low=settings.low)[0].numpy()

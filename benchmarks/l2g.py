@@ -24,7 +24,7 @@ from common import machine
 from equal_time import EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
 
 from tagseg.data.dataset import Dataset
-from tagseg.methods.base import load_method
+from tagseg.methods.table import method_settings
 from tagseg.pipeline.settings import MineSettings, resolve
 
 SHAPE = {"train.saliency": True}
@@ -56,7 +56,7 @@ class Tables(EqualTime):
         method, settings = super().settings_of(row)
         share = settings.pop("share", None)
         if share is not None:
-            side = settings.get("train.side", load_method(method).Settings.model_fields["side"].default)
+            side = settings.get("train.side", method_settings(method).model_fields["side"].default)
             settings |= {"train.view_side": round(share * side)}
         return method, settings
 

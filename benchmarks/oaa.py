@@ -27,19 +27,19 @@ from common import machine, maps_and_truth, mean_spread_each, seeds_parser
 import tagseg
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, read_mask, read_saliency
-from tagseg.files import read_json
 from tagseg.data.images import read_image
 from tagseg.data.map_store import MapStore
-from tagseg.data.reading import read_dataset, remembered
+from tagseg.data.reading import FileFacts, read_dataset
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
+from tagseg.files import read_json
 from tagseg.masks.background import label_mask
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
-from tagseg.pipeline.accumulating import open_accumulator, store_accumulated
-from tagseg.explaining.classifiers import load_network
+from tagseg.methods.saved import load_saved
+from tagseg.pipeline.accumulating import store_accumulated
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.measure import measure_rounds
-from tagseg.pipeline.mining import Miner, mine, upsampled
+from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.settings import MaskSettings, MineSettings, parse_assignments
 from tagseg.report.curves import line_figure
 from tagseg.report.pictures import colour_mask, overlay_map
@@ -81,31 +81,31 @@ def run_variant(data: Path, out: Path, name: str, seed: int, settings: dict[str,
 
 def opened(run: Path, data: Dataset) -> tuple[Any, Accumulator]:
     """The trained classifier of a run, and its cumulative maps."""
-    method = load_network(run)
-    return method, open_accumulator(method, run / "train", data.train, remembered(run / "files.json"))
+    method, facts = load_saved(run / "train"), FileFacts.read(run / "files.json")
+    sizes = [facts[sample.name].size for sample in data.train]
+    return method, method.accumulator(run / "train" / "accumulated", data.train, sizes)
 
 
-def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> tuple[MapStore, bool]:
-    """The maps of a row of the table, and their geometry."""
+def store_of(name: str, run: Path, data: Dataset, settings: dict[str, Any]) -> MapStore:
+    """The maps of a row of the table."""
     network, accumulated = opened(run, data)
     folder = run / f"maps of {name}"
     row = name.removesuffix(MULTI)
     if (run / "integral").exists():
-        network = load_network(run, "integral")
+        network = load_saved(run / "integral")
     elif row not in OF_CLASSIFIER:
-        store = store_accumulated(accumulated, data.train, len(data.classes), folder, lambda *_: None)
-        return store, accumulated.corners
+        return store_accumulated(accumulated, data.train, len(data.classes), folder, lambda *_: None)
     how = MineSettings(side=network.settings.side, scales=(1.0,), flip=False)
     if row != name:
         how = MineSettings(**{k.removeprefix("mine."): v for k, v in settings.items() if k.startswith("mine.")})
-    facts = remembered(run / "files.json")
-    return mine(Miner(network, how), data.train, facts, folder, lambda *_: None), accumulated.corners
+    facts = FileFacts.read(run / "files.json")
+    return mine(Miner(network, how), data.train, facts, folder, lambda *_: None)
 
 
-def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, Any]:
+def measured(data: Dataset, store: MapStore) -> dict[str, Any]:
     size = len(data.classes)
     sweep, coverage, salient = ThresholdSweep(size), Coverage(size), Confusion(size)
-    for sample, _, maps, truth in maps_and_truth(data, store, corners):
+    for sample, _, maps, truth in maps_and_truth(data, store):
         sweep.add(maps, sample.tags, truth)
         coverage.add(maps, sample.tags, truth)
         if sample.saliency is not None and sample.tags:
@@ -116,7 +116,7 @@ def measured(data: Dataset, store: MapStore, corners: bool) -> dict[str, Any]:
     seeds = 100 * sweep.at(background).scores().miou
     with_saliency = 100 * salient.scores().miou
     return {
-        **coverage.as_dict(data.classes),
+        **dict(coverage.table(data.classes)),
         "seeds": seeds,
         "oracle": 100 * sweep.oracle()[1],
         "with saliency": with_saliency,
@@ -136,11 +136,11 @@ def seconds_of(run: Path) -> float:
 def curve(runs: dict[str, Path], data: Dataset, path: Path) -> None:
     lines = {}
     for name, run in runs.items():
-        rounds = [r for r in measure_rounds(data, opened(run, data)[1]) if r["recall"]]
-        print(f"\n{name} | " + " | ".join(str(r["round"]) for r in rounds))
+        rounds = [r for r in measure_rounds(data, opened(run, data)[1]) if r.recall]
+        print(f"\n{name} | " + " | ".join(str(r.round) for r in rounds))
         for key in ("recall", "noise"):
-            lines[f"{key}, {name}"] = ([r["round"] for r in rounds], [r[key] for r in rounds])
-            print(f"{key} | " + " | ".join(f"{r[key]:.1f}" for r in rounds))
+            lines[f"{key}, {name}"] = ([r.round for r in rounds], [getattr(r, key) for r in rounds])
+            print(f"{key} | " + " | ".join(f"{getattr(r, key):.1f}" for r in rounds))
     write_picture(path, rendered(line_figure(lines, x="epochs", y="%")))
 
 
@@ -156,7 +156,7 @@ def growth(runs: dict[str, Path], data: Dataset, names: list[str], path: Path) -
         row: list[np.ndarray | None] = [photo]
         for accumulated in found.values():
             for number in rounds:
-                maps = upsampled(accumulated.maps(index, number)[:1], photo.shape[:2], accumulated.corners)
+                maps = accumulated.grid.resize(accumulated.maps(index, number)[:1], photo.shape[:2])
                 row.append(overlay_map(photo, maps[0]))
         assert sample.mask is not None
         rows.append([*row, colour_mask(read_mask(sample.mask), np.array([[0] * 3, *[[255] * 3] * 254, [128] * 3]))])
@@ -185,7 +185,7 @@ def main() -> None:
     for name in arguments.variants:
         for seed in arguments.seeds:
             run = run_variant(arguments.data, arguments.out, _run_of(name), seed, settings)
-            scores = measured(data, *store_of(name, run, data, settings))
+            scores = measured(data, store_of(name, run, data, settings))
             hit, _, covered = scores["counts"] - bases.setdefault(seed, scores["counts"])
             scores |= {"seconds": seconds_of(run), "added": 100 * hit / covered if covered > 0 else float("nan")}
             found.setdefault(name, []).append(scores)

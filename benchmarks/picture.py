@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import tagseg
-from tagseg.files import read_json
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
-from tagseg.pipeline.mining import maps_at
+from tagseg.files import read_json
 from tagseg.report.pictures import overlay_map, overlay_mask
 
 HEIGHT, GAP, COLUMNS = 150, 6, ("photograph", "class map", "pseudo-mask", "prediction", "truth")
@@ -35,7 +34,7 @@ def main() -> None:
     rows = []
     for sample in samples:
         photo = read_image(sample.image)
-        maps = maps_at(store.read(sample.name), photo.shape[:2], model.network.backbone.corners)
+        maps = store.read(sample.name).at(photo.shape[:2])
         mask = read_index_png(arguments.run / "masks" / f"{sample.name}.png")
         pictures = [
             photo,

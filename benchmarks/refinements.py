@@ -19,13 +19,12 @@ from common import machine, mean_spread_each, run_parser
 
 import tagseg
 from tagseg.data.dataset import Dataset, read_mask
-from tagseg.files import read_json
 from tagseg.data.images import read_image, read_index_png, voc_palette
-from tagseg.labels import IGNORE
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
-from tagseg.pipeline.mining import maps_at
+from tagseg.files import read_json
+from tagseg.labels import IGNORE
 from tagseg.pipeline.settings import parse_assignments
 from tagseg.report.pictures import overlay_map, overlay_mask
 from tagseg.report.sheets import contact_sheet, write_picture
@@ -85,7 +84,7 @@ def measure(data: Dataset, folder: Path, before: Path) -> dict[str, Any]:
     if (folder / "affinity").exists():
         seconds += read_json(folder / "affinity" / "stage.json")["seconds"]
     shares = {"better": 100 * np.mean(np.array(changes) > 0.01), "worse": 100 * np.mean(np.array(changes) < -0.01)}
-    return {**confusion.scores().as_dict(data.classes), "seconds": seconds, **shares}
+    return {**confusion.scores().table(data.classes).model_dump(), "seconds": seconds, **shares}
 
 
 def own_iou(mask: np.ndarray, truth: np.ndarray, tags: tuple[int, ...]) -> float:
@@ -100,7 +99,7 @@ def oracle(data: Dataset, maps: Path) -> float:
     for sample in data.train:
         if sample.mask is not None:
             truth = read_mask(sample.mask)
-            sweep.add(maps_at(store.read(sample.name), truth.shape, True), sample.tags, truth)
+            sweep.add(store.read(sample.name).at(truth.shape), sample.tags, truth)
     return 100 * sweep.oracle()[1]
 
 
@@ -111,7 +110,7 @@ def picture(data: Dataset, folders: dict[str, Path], names: list[str], path: Pat
     shown = [s for s in data.train if s.name in names]
     for sample in shown:
         photo = read_image(sample.image)
-        maps = maps_at(store.read(sample.name), photo.shape[:2], True)
+        maps = store.read(sample.name).at(photo.shape[:2])
         line: list[np.ndarray | None] = [photo, overlay_map(photo, maps[0])]
         for folder in folders.values():
             mask = read_index_png(folder / "masks" / f"{sample.name}.png")

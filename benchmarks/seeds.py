@@ -42,7 +42,7 @@ def main() -> None:
         result = tagseg.fit(
             arguments.data, out, recipe=arguments.recipe, settings={**settings, "seed": seed}, quiet=True
         )
-        metrics.append(result.metrics)
+        metrics.append(result.metrics.present())
         seconds.append(
             {s: read_json(out / s / "stage.json")["seconds"] for s in ("train", "mine", "masks", "segment", "report")}
         )

@@ -32,13 +32,14 @@ from torch.nn import functional as F
 
 import tagseg
 from tagseg.data.dataset import Sample
-from tagseg.files import read_json
 from tagseg.data.images import read_image, voc_palette
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
-from tagseg.methods.base import load_method
+from tagseg.files import read_json
+from tagseg.methods.base import Method
+from tagseg.methods.saved import load_saved
+from tagseg.methods.table import method_settings
 from tagseg.networks.precision import inference_autocast
-from tagseg.explaining.classifiers import load_network
 from tagseg.pipeline.settings import resolve
 from tagseg.report.pictures import overlay_mask
 
@@ -67,7 +68,7 @@ class SingleStage(EqualTime):
 
     def last_phase(self, method: str) -> dict[str, Any]:
         """Settings with which everything is learnt from the first step."""
-        known = load_method(method).Settings.model_fields
+        known = method_settings(method).model_fields
         return {f"train.{name}": 0.0 for name in ("classes_first", "spread_from") if name in known}
 
     def numbers(self, row: str, seed: int) -> dict[str, float]:
@@ -93,11 +94,11 @@ class SingleStage(EqualTime):
         return maps
 
 
-class Spread(torch.nn.Module):
+class Spread(Method):
     """The class maps of a network, spread along the mean of what patches attend to."""
 
     def __init__(self, network: Any) -> None:
-        super().__init__()
+        super().__init__(network.classes, network.settings, 1)
         self.network, self.backbone = network, network.backbone
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
@@ -118,8 +119,8 @@ def spread(tables: EqualTime) -> None:
         for name, changed in ((row, lambda network: network), (f"{row}, spread afterwards", Spread)):
             found = []
             for run in runs:
-                store, network = tables.maps_of(name, run, changed)
-                found.append(measured(tables.data, store, network.backbone.corners))
+                store, _ = tables.maps_of(name, run, changed)
+                found.append(measured(tables.data, store))
             tables.line(name, found)
 
 
@@ -128,7 +129,7 @@ def weights(tables: SingleStage) -> None:
     print(tables.heading())
     for row in tables.arguments.rows:
         for seed in tables.arguments.seeds:
-            network = load_network(tables.run_of(row, seed)).eval()
+            network = load_saved(tables.run_of(row, seed) / "train").eval()
             found = []
             for sample in tables.data.val:
                 pixels = resize(whole(read_image(sample.image)), (network.side, network.side)).image
@@ -145,7 +146,7 @@ def passes(network: Any, side: int) -> Callable[[], None]:
     crops = batch.new_zeros(0)
     if hasattr(network, "crop_side"):
         crops = torch.randn(network.settings.crops * len(batch), 3, *[network.crop_side] * 2, device=network.device)
-    scales = [network.backbone.fit_size(side * scale, side * scale) for scale in network.settings.map_scales]
+    scales = [network.backbone.grid.fit(side * scale, side * scale) for scale in network.settings.map_scales]
     shown = [F.interpolate(batch, at) for at in scales for _ in range(1 if at == (side, side) else 2)]
 
     def once() -> None:

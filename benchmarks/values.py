@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-import tagseg
 from tagseg.data.dataset import read_mask
-from tagseg.files import read_json
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import ThresholdSweep
-from tagseg.pipeline.mining import maps_at
+from tagseg.files import read_json
 
 
 def main() -> None:
@@ -24,12 +22,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
     data, store = read_dataset(read_json(run / "run.json")["data"]), MapStore(run / "mine")
-    corners = tagseg.load(run).network.backbone.corners
     sweep = ThresholdSweep(len(data.classes))
     for sample in data.train:
         if sample.mask is not None:
             truth = read_mask(sample.mask)
-            sweep.add(maps_at(store.read(sample.name), truth.shape, corners), sample.tags, truth)
+            sweep.add(store.read(sample.name).at(truth.shape), sample.tags, truth)
     pixels = sweep.counts.sum(axis=(0, 1))
     true = np.einsum("ccv->v", sweep.counts[1:, 1:])
     tenth = np.minimum(np.arange(sweep.BINS) * 10 // (sweep.BINS - 1), 9)

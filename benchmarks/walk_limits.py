@@ -13,15 +13,14 @@ import cv2
 import numpy as np
 
 from tagseg.data.dataset import read_mask
-from tagseg.files import read_json
 from tagseg.data.images import read_index_png
-from tagseg.labels import IGNORE
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import ThresholdSweep
+from tagseg.files import read_json
+from tagseg.labels import IGNORE
 from tagseg.masks.random_walk import edge_links, random_walk
 from tagseg.methods.refinements.base import shrink
-from tagseg.pipeline.mining import maps_at
 
 
 def true_edges(truth: np.ndarray) -> np.ndarray:
@@ -50,11 +49,11 @@ def main() -> None:
         objects, background = known & (labels > 0) & (labels != IGNORE), known & (labels == 0)
         right = labels == truth
         pixels += [v.sum() for v in (objects, objects & right, background, background & right, known)]
-        maps = maps_at(before.read(sample.name), truth.shape, True)
+        maps = before.read(sample.name).at(truth.shape)
         edge = true_edges(truth)
         walked = random_walk(shrink(maps, edge.shape) * (1 - edge), edge_links(edge, 5), 5, beta=10, log_steps=8)
         walked = np.stack([cv2.resize(w, truth.shape[::-1]) for w in walked / max(float(walked.max()), 1e-8)])
-        learnt = maps_at(after.read(sample.name), truth.shape, True)
+        learnt = after.read(sample.name).at(truth.shape)
         for name, values in zip(names, (maps, learnt, walked), strict=True):
             sweeps[name].add(values, sample.tags, truth)
     shares = pixels[[0, 2]] / pixels[4]

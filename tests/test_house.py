@@ -57,7 +57,7 @@ def test_the_ground_floor_stands_on_itself():
 
 
 def test_a_geometry_is_told_by_a_grid_and_nothing_else():
-    """Nobody passes a bare `corners` along, or asks a network for it; the permutohedral lattice has corners of its own."""
+    """Nobody passes a bare `corners` along; the permutohedral lattice has corners of its own."""
     for path in SOURCE.rglob("*.py"):
         if path.name == "grid.py" or "permutohedral" in path.name:
             continue

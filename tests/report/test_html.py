@@ -48,8 +48,8 @@ def test_what_was_measured_is_shown_with_its_classes():
     tile = Tile("Seeds", "training photographs", 40.0, 50.0, None, {"background": 90.0, "cat": None})
     page = render(report(tiles=[tile], stages=[StageLine("masks", 1.0, remark="since it went on")]))
     assert "<b>40.0</b>" in page
-    assert "recall –" in page
-    assert "<td>cat</td><td>–</td>" in page
+    assert "recall \N{EN DASH}" in page
+    assert "<td>cat</td><td>\N{EN DASH}</td>" in page
     assert "Background score 0.310" in page
     assert "since it went on" in page
 

@@ -16,7 +16,6 @@ from tagseg.studies import altered, decomposed
 from tagseg.studies.decomposed import Example, overlapping_label, pearson
 from tests.attribution.test_hierarchy import Unbiased, images
 
-
 CHANNELS = [  # the studies of what single channels do
     "agreement",
     "contributions",

@@ -188,11 +188,13 @@ class Recording:
         means = values.mean(dim=(2, 3))
         picked = self._picked(decisions)
         found: dict[int, Any] = {}
+        # turns take the decisions in another order, which is put right in the end
         for turn, gradient in self._gradients(decisions, picked, self.activations[level], name):
             grid = as_grid(gradient, self.size, name).float()
             for number in turn:
                 d = decisions[number]
                 value = float(picked[number].detach())
+                # A_k = dF/dF_k * F_k, of the decision without its sign
                 slopes = grid[d.image] * (-1.0 if value < 0 else 1.0)
                 found[number] = use(Parts(d, level, abs(value), slopes * values[d.image], slopes, means[d.image]))
         yield from (found[number] for number in range(len(decisions)))
@@ -226,10 +228,12 @@ class Recording:
         turns: list[list[int]] = []
         seen: dict[int, int] = {}
         for number, decision in enumerate(decisions):
+            # the n-th decision of every image goes into the n-th turn
             place = seen[decision.image] = seen.get(decision.image, -1) + 1
             if place == len(turns):
                 turns.append([])
             turns[place].append(number)
+        # images do not touch one another: the gradient of a turn's sum holds each decision's in its image's row
         sums = [torch.stack([picked[n] for n in turn]).sum() for turn in turns]
         factor = 1024.0 if root.dtype == torch.float16 else 1.0  # gradients of deep networks vanish in 16 bits
         if not sums[0].requires_grad:
@@ -278,12 +282,14 @@ def _before_clips(layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tens
 
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
+            # the last module need not be the last one called: `before` asks whether it ends the layer
             clip = list(layer.module.modules())[-1]
             if not isinstance(clip, nn.Hardtanh):  # ReLU6 is one
                 continue
 
             def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...], number: int = number) -> tuple[torch.Tensor]:
                 assert isinstance(module, nn.Hardtanh)
+                # where nothing before it is recorded, what goes into the clip is where the recording begins
                 entering = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
                 clips[number] = entering, module
                 return (entering.clone(),)  # the clip may write over what it gets

@@ -152,6 +152,7 @@ class Hierarchy:
             (tree, recording.score(image, tree.number)) for image, row in enumerate(trees) for tree in row
         ]
         lowest = 0 if self.levels is None else max(0, len(recording.layers) - self.levels)
+        # level by level, so that all decisions of one level are decomposed together
         for _ in range(lowest, len(recording.layers)):
             parents = self._grow(recording, parents)
         return trees
@@ -208,6 +209,7 @@ def strongest(
         contributions: `(D,)`.
     """
     order = contributions.argsort(descending=True, stable=True)
+    # what speaks against the decision is no candidate
     order = order[contributions[order] > 0]
     cells = cells_of(maps[order]).flatten(1).float()
     areas = cells.sum(dim=1)
@@ -218,7 +220,9 @@ def strongest(
             break
         if not free[place]:
             continue
+        # of cells that are 0 and 1, products count those in common
         common = cells @ cells[place]
+        # IoU above `overlap`, without a division
         same = free & (common > overlap * (areas + areas[place] - common))
         same[place] = False
         free &= ~same
@@ -280,6 +284,7 @@ def field_box(magnitude: np.ndarray, share: float = 0.95) -> Box:
 def _span(mass: np.ndarray, share: float) -> tuple[int, int]:
     reached = mass.cumsum() / mass.sum()
     tail = (1 - share) / 2
+    # the cells in which either tail ends still belong to the span
     first = int(np.searchsorted(reached, tail, side="right"))
     last = int(np.searchsorted(reached, 1 - tail, side="left"))
     return min(first, len(mass) - 1), min(max(last, first) + 1, len(mass))

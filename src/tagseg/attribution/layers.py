@@ -173,14 +173,18 @@ class _Call:
 def _stages(model: nn.Module, image: torch.Tensor) -> list[Layer]:
     calls = _before_class_maps(_watch(model, image))
     levels = _levels(calls)
+    # one resolution throughout: it may be a transformer
     blocks = _transformer_blocks(model, calls) if len(levels) <= 1 else []
     if blocks:
         return blocks
     stages = []
     for number, level in enumerate(levels):
+        # parts of the blocks that lead on to the next resolution are not where this stage ends
         inside = tuple(f"{block}." for block in _downsampling(calls, levels, number))
         own = [c for c in calls if c.grid_out == level and not c.name.startswith(inside)]
+        # nor are modules that hold several stages; of the others the last to end comes last
         ends = [c for c in own if _reach(c, levels) <= 1]
+        # a stem of one strided convolution is no stage
         stem = number == 0 and len(levels) > 1 and _is_stem([c.module for c in own if c.computes])
         if ends and not stem:
             end = _activated(calls, ends[-1])

@@ -139,6 +139,7 @@ def _transform(weight: np.ndarray, filters: np.ndarray, flip: bool) -> None:
                 y, x = (2 - i, 2 - j) if flip else (i, j)
                 for d in range(inputs):
                     taps[i, j, d] = weight[o, d, y, x]
+        # G from the left, along the columns; then G^T from the right, along the rows
         for j in range(3):
             _filter(taps[0, j], taps[1, j], taps[2, j], half[:, j])
         for i in range(6):
@@ -150,6 +151,7 @@ def _filter(g0: np.ndarray, g1: np.ndarray, g2: np.ndarray, into: np.ndarray) ->
     """G g along one direction: `(D,)` three times -> `(6, D)`."""
     t0, t1, t2, t3, t4, t5 = into[0], into[1], into[2], into[3], into[4], into[5]
     for d in range(len(g0)):
+        # rows of G: (6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24), all over 24
         p, q = g0[d] + g2[d], g0[d] / 24 + g2[d] / 6
         t0[d] = g0[d] / 4
         t1[d] = -(p + g1[d]) / 6
@@ -165,6 +167,7 @@ def _cut(image: np.ndarray, tiles: np.ndarray, first: int, last: int) -> None:
     _, height, width, channels = image.shape
     down, across = (height + 3) // 4, (width + 3) // 4
     for row in numba.prange(first, last):
+        # tiles begin one pixel above and left of their outputs, and overlap by two
         number, top = row // down, (row % down) * 4 - 1
         half = np.empty((6, 6, _BLOCK), np.float32)
         zeros = np.zeros(_BLOCK, np.float32)
@@ -175,6 +178,7 @@ def _cut(image: np.ndarray, tiles: np.ndarray, first: int, last: int) -> None:
                 for j in range(6):
                     x = left + j
                     inside = 0 <= x < width
+                    # outside the image lies the padding
                     d0 = image[number, top, x, start:end] if inside and top >= 0 else zeros
                     d1 = image[number, top + 1, x, start:end] if inside and top + 1 < height else zeros
                     d2 = image[number, top + 2, x, start:end] if inside and top + 2 < height else zeros
@@ -182,6 +186,7 @@ def _cut(image: np.ndarray, tiles: np.ndarray, first: int, last: int) -> None:
                     d4 = image[number, top + 4, x, start:end] if inside and top + 4 < height else zeros
                     d5 = image[number, top + 5, x, start:end] if inside and top + 5 < height else zeros
                     for c in range(_BLOCK):
+                        # B^T from the left: its rows 1 and 2, and 3 and 4, share their terms but for a sign
                         p, q = d4[c] - 4 * d2[c], d3[c] - 4 * d1[c]
                         r, s = d4[c] - d2[c], 2 * (d3[c] - d1[c])
                         half[0, j, c] = 4 * d0[c] - 5 * d2[c] + d4[c]
@@ -191,6 +196,7 @@ def _cut(image: np.ndarray, tiles: np.ndarray, first: int, last: int) -> None:
                         half[4, j, c] = r - s
                         half[5, j, c] = 4 * d1[c] - 5 * d3[c] + d5[c]
                 for i in range(6):
+                    # and B from the right
                     t0, t1 = tiles[6 * i, place, start:end], tiles[6 * i + 1, place, start:end]
                     t2, t3 = tiles[6 * i + 2, place, start:end], tiles[6 * i + 3, place, start:end]
                     t4, t5 = tiles[6 * i + 4, place, start:end], tiles[6 * i + 5, place, start:end]
@@ -224,12 +230,14 @@ def _join(products: np.ndarray, bias: np.ndarray, result: np.ndarray, first: int
                     m2, m3 = products[12 + j, place, start:end], products[18 + j, place, start:end]
                     m4, m5 = products[24 + j, place, start:end], products[30 + j, place, start:end]
                     for c in range(_BLOCK):
+                        # A^T from the left: sums and differences of the same pairs serve all four rows
                         s, d, u, v = m1[c] + m2[c], m1[c] - m2[c], m3[c] + m4[c], m3[c] - m4[c]
                         half[0, j, c] = m0[c] + s + u
                         half[1, j, c] = d + 2 * v
                         half[2, j, c] = s + 4 * u
                         half[3, j, c] = d + 8 * v + m5[c]
                 b = bias[start:end]
+                # and A from the right; what would lie beyond the border goes into `spare`, or is not computed
                 for i in range(min(4, height - top)):
                     r0 = result[number, top + i, left, start:end]
                     r1 = result[number, top + i, left + 1, start:end] if left + 1 < width else spare

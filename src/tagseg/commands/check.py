@@ -15,7 +15,7 @@ from tagseg.progress import Reporter
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a data set holds, and one sentence for everything that is wrong with it."""
+    """The contents of a data set, and one sentence for everything that is wrong with it."""
 
     train: int
     val: int
@@ -26,7 +26,7 @@ class CheckResult:
 
 
 def check(data: str | os.PathLike[str], *, tags: Literal["xml", "masks"] = "xml", quiet: bool = False) -> CheckResult:
-    """Read the data set at `data` and open every photograph and mask in it; nothing is written.
+    """Reads the data set at `data` and opens every photograph and mask in it; nothing is written.
 
     Args:
         data: folder of the data set (see `tagseg.data.reading.read_dataset`).

@@ -14,7 +14,7 @@ TRAIN, VAL = 500, 100
 
 
 def demo(out: str | os.PathLike[str] = "tagseg-demo", *, seed: int = 0, quiet: bool = False) -> FitResult:
-    """Make a data set in `out/data` and fit on it in `out/run`; nothing is downloaded, a second call goes on.
+    """Makes a data set in `out/data` and fits on it in `out/run`; nothing is downloaded, a second call goes on.
 
     Args:
         out: folder for both.

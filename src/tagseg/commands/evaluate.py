@@ -17,8 +17,10 @@ from tagseg.labels import IGNORE
 
 
 class Evaluation(ScoreTable):
-    """The scores of a folder of masks, and of how many: `masks` were compared, and of `truths_without_prediction` there
-    was nothing to compare."""
+    """The scores of a folder of masks, and how many masks they are of.
+
+    `masks` were compared, and of `truths_without_prediction` there was nothing to compare.
+    """
 
     masks: int
     truths_without_prediction: int

@@ -115,11 +115,13 @@ class Accumulator:
             parts.append(self._open(rounds - 1))
         with write_aside(self.path(rounds)) as aside:
             whole = np.lib.format.open_memmap(aside, mode="w+", dtype=self._kind, shape=(int(self._starts[-1]),))
+            # block by block: the maps of all photographs need not fit into memory
             for start in range(0, len(whole), _BLOCK):
                 block = slice(start, start + _BLOCK)
                 whole[block] = self._joined([part[block] for part in parts])
             whole.flush()
         kept = self.rounds()
+        # oldest first, as many as are too many for `ROOM`, but never the last two
         for old in kept[: min(len(kept) - 2, max(0, len(kept) - ROOM // max(1, self.bytes)))]:
             self._opened.pop(old, None)
             self.path(old).unlink()

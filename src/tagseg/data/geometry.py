@@ -46,11 +46,14 @@ def paste(maps: np.ndarray, window: Window, cells: tuple[int, int], grid: Grid) 
         `(K, h', w')` float32, bilinear and 0 outside the window; and which cells the window holds, `(h', w')` bool.
     """
     (height, width), (x0, y0, x1, y1), flipped = window
+    # where the photograph's cells lie in the window: beyond it they have no weights
     rows = grid.weights(grid.centres(cells[0], height) - y0, y1 - y0, maps.shape[1])
     columns = grid.centres(cells[1], width) - x0
     if flipped:
+        # a mirrored view counts its columns from the right
         columns = (x1 - x0 - 1) - columns
     across = grid.weights(columns, x1 - x0, maps.shape[2])
+    # bilinear weights are separable, and so is lying inside
     inside: np.ndarray = np.logical_and.outer(rows.any(axis=1), across.any(axis=1))
     return rows @ maps.astype(np.float32) @ across.T, inside
 
@@ -72,9 +75,11 @@ def view_of(
     """
     (height, width), (x0, y0, x1, y1), flipped = window
     own = PIXELS if pixels else grid
+    # where the view's cells lie on the photograph: beyond it they have no weights
     rows = grid.weights(own.centres(cells[0], y1 - y0) + y0, height, maps.shape[1])
     columns = own.centres(cells[1], x1 - x0)
     if flipped:
+        # mirrored within the window first, then moved to its place on the photograph
         columns = (x1 - x0 - 1) - columns
     across = grid.weights(columns + x0, width, maps.shape[2])
     return rows @ maps.astype(np.float32) @ across.T

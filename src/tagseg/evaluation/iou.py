@@ -123,9 +123,11 @@ class ThresholdSweep:
 
     def at(self, score: float) -> Confusion:
         """Returns the confusion at one background score in [0, 1]."""
+        # the first bin whose values are not below the score
         edge = min(self.BINS, int(np.ceil(score * (self.BINS - 1))))
         counts = np.zeros((self.num_classes + 1, self.num_classes + 2), dtype=np.int64)
         counts[:, :-1] = self.counts[:, :, edge:].sum(axis=2)
+        # below it background wins, whichever class is strongest
         counts[:, 0] += self.counts[:, :, :edge].sum(axis=(1, 2))
         return Confusion(self.num_classes, counts)
 

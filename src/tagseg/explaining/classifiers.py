@@ -40,19 +40,23 @@ class Classifier:
     exclusive: bool
 
     def images(self, photos: Sequence[np.ndarray]) -> torch.Tensor:
-        """`(H, W, 3)` uint8 RGB photographs -> `(B, 3, side, side)` on the model's device."""
+        """Returns photographs as the model takes them, on its device.
+
+        `(H, W, 3)` uint8 RGB photographs -> `(B, 3, side, side)`.
+        """
         return torch.stack([normalise(square(photo, self.side), self) for photo in photos]).to(self.device)
 
     @property
     def device(self) -> torch.device:
+        """Returns the device of the model."""
         return next(self.model.parameters()).device
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
-        """`(B, C)` scores to what a person reads."""
+        """Turns scores `(B, C)` into probabilities, which is what a person reads."""
         return scores.float().softmax(dim=1) if self.exclusive else scores.float().sigmoid()
 
     def numbers(self, names: Sequence[str]) -> list[int]:
-        """Class numbers of names (or of numbers written out).
+        """Returns the class numbers of names (or of numbers written out).
 
         Raises:
             BadInput: a name that the classifier does not know, with the nearest one.
@@ -70,13 +74,13 @@ class Classifier:
 
 
 def square(photo: np.ndarray, side: int) -> np.ndarray:
-    """Resize `(H, W, 3)` to `(side, side, 3)`: area averaging when shrinking, bilinear when enlarging."""
+    """Resizes `(H, W, 3)` to `(side, side, 3)`: area averaging when shrinking, bilinear when enlarging."""
     shrinking = side < min(photo.shape[:2])
     return cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 def load_classifier(source: str | os.PathLike[str], weights: str = "pretrained", side: int | None = None) -> Classifier:
-    """Open a classifier.
+    """Opens a classifier.
 
     Args:
         source: `timm:NAME`, `torchvision:NAME`, or the folder of a run (its classifier).
@@ -120,6 +124,7 @@ class TagClassifier(nn.Module):
         return (self.where or self.method).class_maps(images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the tag scores. `(B, 3, H, W) -> (B, C)`."""
         return self.method.maps_and_logits(self.method.score_maps(images))[1]
 
 

@@ -32,7 +32,7 @@ _FRAME = (250, 204, 21)
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Where the tree of one photograph and class lies, and the tree."""
+    """The tree of one photograph and class, and the folder where it lies."""
 
     folder: Path
     tree: Tree
@@ -55,9 +55,9 @@ def decompose(
 ) -> list[Decomposed]:
     """Decomposes class scores onto the channels of the deepest layer, these onto the layer before, and so on.
 
-    For every photograph and class a folder `OUT/NAME.CLASS` with `pyramid.png` (the tree as one figure), `tree.json`
-    and, below `nodes/`, the pictures that it names: each channel's map over the photograph, Guided Backpropagation from
-    its peak, and the part of the photograph that the peak makes use of.
+    For every photograph and class it writes a folder `OUT/NAME.CLASS` with `pyramid.png` (the tree as one figure),
+    `tree.json` and, below `nodes/`, the pictures that it names: each channel's map over the photograph, Guided
+    Backpropagation from its peak, and the part of the photograph that the peak makes use of.
 
     Args:
         images: files, or folders that are searched through.
@@ -111,7 +111,7 @@ def save_tree(
     facts: dict[str, Any] | None = None,
     exciting: dict[Channel, list[np.ndarray]] | None = None,
 ) -> None:
-    """Write `tree.json`, `pyramid.png` and `nodes/`; the tree must have been traced to the pixels.
+    """Writes `tree.json`, `pyramid.png` and `nodes/`; the tree must have been traced to the pixels.
 
     Args:
         photo: `(H, W, 3)` uint8, the photograph in its own size.
@@ -162,10 +162,10 @@ def _facts(node: Node) -> dict[str, Any]:
 
 
 def node_pictures(photo: np.ndarray, node: Node, size: tuple[int, int], long_side: int = 320) -> dict[str, np.ndarray]:
-    """`map`: the channel's map over the photograph, with the peak's box; `guided`: Guided Backpropagation; `patch`:
-    what lies in the box.
+    """Returns the pictures of a channel in a tree, by their kind.
 
-    All `(H, W, 3)` uint8, at most `long_side`; `size` is (H, W) of the network's image.
+    `map` is the channel's map over the photograph, with the peak's box; `guided` is Guided Backpropagation; `patch` is
+    what lies in the box. All are `(H, W, 3)` uint8, at most `long_side`; `size` is (H, W) of the network's image.
     """
     assert node.pixels is not None
     assert node.box is not None
@@ -178,13 +178,16 @@ def node_pictures(photo: np.ndarray, node: Node, size: tuple[int, int], long_sid
 
 
 def heat(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """A map in a layer's grid, signed, to `(H, W)` in [0, 1]."""
+    """Turns a map in a layer's grid, signed, into `(H, W)` in [0, 1]."""
     values = np.maximum(values, 0)
     return cv2.resize(values / max(float(values.max()), 1e-30), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def guided_patch(node: Node, patch: np.ndarray) -> np.ndarray:
-    """Guided Backpropagation under the peak's box, in the size of the patch of the photograph that lies there."""
+    """Returns Guided Backpropagation under the peak's box.
+
+    It has the size of the patch of the photograph that lies there.
+    """
     assert node.pixels is not None
     assert node.box is not None
     x0, y0, x1, y1 = node.box
@@ -192,12 +195,15 @@ def guided_patch(node: Node, patch: np.ndarray) -> np.ndarray:
 
 
 def grey(values: np.ndarray) -> np.ndarray:
-    """`(H, W)` in [0, 1] -> `(H, W, 3)` uint8, small values lifted by a square root."""
+    """Turns `(H, W)` in [0, 1] into `(H, W, 3)` uint8, small values lifted by a square root."""
     return np.repeat((255 * np.sqrt(values)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
-    """The evidence pyramid: under every channel the part of the photograph that its peak uses, and guided gradients."""
+    """Draws the evidence pyramid.
+
+    Under every channel there are the part of the photograph that its peak uses, and guided gradients.
+    """
     tall = float(np.clip(photo.shape[0] / photo.shape[1], 0.6, 1.4))
     root = Tile((framed(photo, 200, tall),), f"{label}\nscore {tree.score:.2f}")
     rows, names = [[root]], ["photograph"]
@@ -222,7 +228,7 @@ def _tile(node: Node, photo: np.ndarray, size: tuple[int, int], tall: float, abo
 
 
 def framed(picture: np.ndarray, side: int, tall: float = 1.0) -> np.ndarray:
-    """The whole picture in a white frame, `side` wide and `tall` times as high."""
+    """Returns the whole picture in a white frame, `side` wide and `tall` times as high."""
     height, width = picture.shape[:2]
     rows = round(side * tall)
     factor = min(side / width, rows / height)
@@ -234,5 +240,5 @@ def framed(picture: np.ndarray, side: int, tall: float = 1.0) -> np.ndarray:
 
 
 def strip(patches: Sequence[np.ndarray], side: int = 120) -> np.ndarray:
-    """Patches, at least one, side by side."""
+    """Returns patches, at least one, side by side."""
     return np.concatenate([framed(patch, side) for patch in patches], axis=1)

@@ -37,7 +37,10 @@ class Excitations:
     grids: list[tuple[int, int]]
 
     def at(self, level: int, channel: int) -> list[tuple[int, int, int, float]]:
-        """Photograph, row, column and value, high to low; none where the channel never fires."""
+        """Returns photograph, row, column and value of the places that excite a channel, high to low.
+
+        There are none where the channel never fires.
+        """
         height, width = self.grids[level]
         found = []
         for place, value in zip(self.places[level][channel], self.values[level][channel], strict=True):
@@ -54,7 +57,10 @@ def find_excitations(
     count: int = 6,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Excitations:
-    """Look through photographs, one forward pass each; a photograph counts once for every channel."""
+    """Looks through photographs for what excites channels, one forward pass each.
+
+    A photograph counts once for every channel.
+    """
     if not paths:
         raise BadInput("no photographs to look through; name a folder that holds some.")
     values: list[torch.Tensor] = []
@@ -92,7 +98,10 @@ def find_excitations(
 def exciting_patches(
     classifier: Classifier, recorder: Recorder, excitations: Excitations, channels: Sequence[Channel]
 ) -> dict[Channel, list[np.ndarray]]:
-    """The patches `(h, w, 3)` uint8 that excite each channel most, cut to what the peaks make use of."""
+    """Returns the patches `(h, w, 3)` uint8 that excite each channel most.
+
+    They are cut to what the peaks make use of.
+    """
     wanted: dict[int, list[tuple[Channel, int, Decision]]] = {}
     for level, channel in dict.fromkeys(channels):
         for rank, (photograph, y, x, _) in enumerate(excitations.at(level, channel)):

@@ -38,8 +38,8 @@ def explain(
 ) -> list[Path]:
     """Shows where a classifier sees its classes.
 
-    For every photograph and class: the fused map of each method over the photograph (`NAME.CLASS.METHOD.jpg`), and a
-    contact sheet of methods by layers (`NAME.CLASS.sheet.png`).
+    For every photograph and class it writes the fused map of each method over the photograph (`NAME.CLASS.METHOD.jpg`),
+    and a contact sheet of methods by layers (`NAME.CLASS.sheet.png`).
 
     Args:
         images: files, or folders that are searched through.

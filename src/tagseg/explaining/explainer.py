@@ -21,22 +21,24 @@ from tagseg.explaining.table import check_attributions
 
 @dataclass(frozen=True)
 class MethodMaps:
-    """What one method says of one photograph: layer names, and `(K, h, w)` unnormalised per layer."""
+    """The maps of one photograph by one method: layer names, and `(K, h, w)` unnormalised per layer."""
 
     layers: tuple[str, ...]
     maps: list[torch.Tensor]
 
     def fused(self, size: tuple[int, int]) -> np.ndarray:
-        """`(K, H, W)` in [0, 1]."""
+        """Returns the maps of all layers fused, `(K, H, W)` in [0, 1]."""
         return fuse([m[None] for m in self.maps], size)[0].cpu().numpy()
 
     def single(self, number: int, size: tuple[int, int]) -> np.ndarray:
-        """`(K, H, W)` in [0, 1] of one layer."""
+        """Returns the maps of one layer, `(K, H, W)` in [0, 1]."""
         return fuse([self.maps[number][None]], size)[0].cpu().numpy()
 
 
 class Explainer:
-    """Several methods over one classifier; those that use gradients share one forward and backward pass.
+    """An attribution by several methods over one classifier.
+
+    Those that use gradients share one forward and backward pass.
 
     Args:
         classifier: see `load_classifier`.
@@ -64,7 +66,7 @@ class Explainer:
     def __call__(
         self, images: torch.Tensor, classes: Any
     ) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, MethodMaps]]]:
-        """Scores `(B, C)`, class numbers `(B, K)`, and for every image the maps by method.
+        """Returns scores `(B, C)`, class numbers `(B, K)`, and for every image the maps by method.
 
         Args:
             images: `(B, 3, H, W)`.
@@ -107,7 +109,7 @@ class OwnMaps:
 
     @torch.no_grad()
     def layer_maps(self, images: torch.Tensor, classes: torch.Tensor) -> list[torch.Tensor]:
-        """`[(B, K, h, w)]`, signed, unnormalised."""
+        """Returns the class maps in a list of one: `[(B, K, h, w)]`, signed, unnormalised."""
         maps = self.model.class_maps(images).float()
         return [torch.stack([m[c] for m, c in zip(maps, classes, strict=True)])]
 
@@ -124,7 +126,7 @@ class Shown:
 
 
 def explained(explainer: Explainer, found: dict[str, Path], classes: Sequence[str] | None, top: int) -> Iterator[Shown]:
-    """The photographs in order, with the maps of the named classes or of the `top` highest scores."""
+    """Yields the photographs in order, with the maps of the named classes or of the `top` highest scores."""
     classifier = explainer.classifier
     if top < 1:
         raise BadInput(f"top {top}: give at least 1.")

@@ -10,7 +10,7 @@ from tagseg.errors import BadInput, nearest
 
 @dataclass(frozen=True)
 class Attribution:
-    """One way to maps.
+    """One way from a classifier to maps.
 
     weight: what weighs a channel, for tables.
     source: the paper.

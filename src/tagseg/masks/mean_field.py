@@ -34,6 +34,7 @@ def mean_field(
     relative = np.empty((size, width), np.float32)  # energies above that of the last label
     relative[:, labels - 1 :] = 1e9  # no label
     np.subtract(energy[:, :-1], energy[:, -1:], out=relative[:, : labels - 1], casting="same_kind")
+    # the message that all labels together get: that of the filtered constant
     constant = weights[0] * ones[0] + weights[1] * ones[1]
     result = np.empty((size, labels), np.float32)
     buffers = [Buffers(lattice, width) for lattice in lattices]
@@ -42,10 +43,12 @@ def mean_field(
     for lattice, buffer, weight in zip(lattices, buffers, weights, strict=True):
         sides.append((lattice.corners, lattice.weights, lattice.rows, lattice.members, weight * lattice.gain, buffer))
     for step in range(iterations + 1):
+        # made anew every time, for `blur` swaps its two grids
         arguments = [
             (corners, shares, rows, members, factor, buffer.grid, buffer.partial)
             for corners, shares, rows, members, factor, buffer in sides
         ]
+        # one step more than iterations: the first has nothing to read yet, the last spreads nothing
         run(kernels, "step", relative, constant, *arguments, step == 0, step == iterations, result, lanes)
         if step < iterations:
             for lattice, buffer in zip(lattices, buffers, strict=True):
@@ -76,6 +79,7 @@ def _step(
         rest = np.empty(_TILE, np.float32)
         own_s = partial_s[rows_s[chunk] : rows_s[chunk + 1]]
         own_e = partial_e[rows_e[chunk] : rows_e[chunk + 1]]
+        # only the vertices that this chunk touches, side by side, so that they stay in the cache
         if not first:
             read_s = grid_s[members_s[rows_s[chunk] : rows_s[chunk + 1]]]
             read_e = grid_e[members_e[rows_e[chunk] : rows_e[chunk + 1]]]
@@ -92,12 +96,15 @@ def _step(
                     add_gathered(tile, t, read_s, corners_s, weights_s, point, factor_s, lanes)
                     add_gathered(tile, t, read_e, corners_e, weights_e, point, factor_e, lanes)
                     rest[t] = constant[point] - row_sum(tile, t, lanes)  # what the last label hears
+                # a label's logit is its message less its energy; the last label's energy is 0
                 add_scaled(tile, t, relative, point, np.float32(-1), lanes)
                 highest = row_max(tile, t, lanes)
                 top[t] = highest if highest > rest[t] else rest[t]
+                # less the highest logit, as `exp` wants it
                 add_scaled(tile, t, ones, 0, -top[t], lanes)
             for t in range(count):
                 rest[t] = exp(rest[t] - top[t])
+            # one flat loop, which becomes vector instructions
             for place in range(count * width):
                 flat[place] = exp(flat[place])
             for t in range(count):
@@ -108,6 +115,7 @@ def _step(
                         result[point, c] = tile[t, c] * inverse
                     result[point, labels - 1] = rest[t] * inverse
                     continue
+                # d + 1 corners: 3 of the positions, and 6 of positions with colours
                 for kind in range(3):
                     corner, weight = corners_s[point, kind], weights_s[point, kind]
                     add_scaled(own_s, corner, tile, t, inverse * weight, lanes)

@@ -177,9 +177,11 @@ def _embed(
 ) -> None:
     size, dimensions = features.shape
     kinds = dimensions + 1
+    # slots of a hash table that is at most half full; a power of two, so that a mask wraps
     slots = 1
     while slots < 2 * CHUNK * kinds:
         slots *= 2
+    # added to a quotient, so that what goes into a key is not negative
     half = np.int64(1) << (bits - 1)
     for chunk in numba.prange(len(found)):
         table = np.full(slots, -1, np.int32)
@@ -190,6 +192,8 @@ def _embed(
         own = keys[chunk]
         known = 0
         for point in range(chunk * CHUNK, min(size, (chunk + 1) * CHUNK)):
+            # up to the hyperplane on which coordinates add up to 0 (section 3.1): coordinate i is the sum
+            # of the later features minus i times the one before it
             total = np.float32(0)
             for axis in range(dimensions, 0, -1):
                 value = features[point, axis - 1] * scale[axis - 1]
@@ -203,11 +207,13 @@ def _embed(
                 elevated[i] -= np.float32(origin[i] * kinds)
                 excess += origin[i]
                 rank[i] = 0
+            # the order of what is left, 0 for the largest, says in which simplex around that vertex the point lies
             for i in range(kinds):
                 for j in range(i + 1, kinds):
                     below = np.int64(elevated[i] < elevated[j])
                     rank[i] += below
                     rank[j] += 1 - below
+            # rounded coordinates may miss the sum 0: those with the most left step up, or those with the least down
             for i in range(kinds):
                 rank[i] += excess
                 if rank[i] < 0:
@@ -218,6 +224,7 @@ def _embed(
                     rank[i] -= kinds
                     origin[i] -= 1
                     elevated[i] += np.float32(kinds)
+            # barycentric weights are differences of neighbours in that order; a key holds all coordinates but the last
             for i in range(kinds + 1):
                 barycentric[i] = 0
             base = np.int64(0)
@@ -235,6 +242,7 @@ def _embed(
                     for i in range(dimensions):
                         if rank[i] == kinds - kind:
                             key -= np.int64(1) << (3 + bits * (dimensions - 1 - i))
+                # from a taken slot on to the next, until the key or a free one is met
                 slot = ((key * _GOLDEN) >> 33) & (slots - 1)
                 while table[slot] >= 0 and own[table[slot]] != key:
                     slot = (slot + 1) & (slots - 1)
@@ -250,6 +258,7 @@ def _embed(
 @numba.njit(cache=True, nogil=True)
 def _merge(keys: np.ndarray, found: np.ndarray) -> Any:
     """Number the vertices of all chunks."""
+    # where the vertices of every chunk begin, when all chunks lie one after the other
     rows = np.zeros(len(found) + 1, np.int64)
     for chunk in range(len(found)):
         rows[chunk + 1] = rows[chunk] + found[chunk]
@@ -275,6 +284,7 @@ def _merge(keys: np.ndarray, found: np.ndarray) -> Any:
                 known += 1
             members[rows[chunk] + own] = table[slot]
             counts[table[slot]] += 1
+    # a counting sort of rows by their vertex; rows of one vertex keep their order, whatever the threads do
     starts = np.zeros(known + 1, np.int32)
     for vertex in range(known):
         starts[vertex + 1] = starts[vertex] + counts[vertex]
@@ -293,20 +303,24 @@ def _find_neighbours(
     kinds = len(neighbours)
     dimensions = kinds - 1
     slots = len(table)
+    # 1 in every quotient of a key
     ones = np.int64(0)
     for _ in range(dimensions):
         ones = (ones << bits) | 1
     for vertex in numba.prange(len(vertices)):
         key = vertices[vertex]
+        # minus (1, ..., 1): the kind falls by one, and from 0 to d with all quotients one lower
         down = key - 1 if key & 7 else key - (ones << 3) + dimensions
         for direction in range(kinds):
             wanted = down
             if direction < dimensions:
+                # and d + 1 more at place j; the last place is not part of the key
                 wanted += np.int64(1) << (3 + bits * (dimensions - 1 - direction))
             slot = ((wanted * _GOLDEN) >> 33) & (slots - 1)
             while table[slot] >= 0 and table_keys[slot] != wanted:
                 slot = (slot + 1) & (slots - 1)
             if table[slot] >= 0:
+                # both ways at once: no other vertex has this one below it, so threads never write to one place
                 neighbours[direction, vertex, 0] = table[slot]
                 neighbours[direction, table[slot], 1] = vertex
 

@@ -155,16 +155,20 @@ def random_walk(
     now = np.ascontiguousarray(scores, np.float64)
     total = np.empty(now.shape[1:])
     kernels = _serial if threads == 1 else _parallel
+    # a step of the constant 1 gives every cell's sum of links, its own among them
     ones = np.ones((1, *now.shape[1:]))
     run(kernels, "step", ones, weights, offsets, np.ones_like(total), ones, 0.0, total[None])
+    # T takes the mean: its rows add up to 1
     shares = 1 / total
     coefficients = _coefficients(2**log_steps)
+    # T^n x = sum_k c_k T_k(T) x: `now` is T_k(T) x, from T_0(T) x = x on
     before, result = np.zeros_like(now), coefficients[0] * now
     for degree, coefficient in enumerate(coefficients[1:], start=1):
         after = np.empty_like(now)  # T_1 = x, then T_k = 2 x T_(k-1) - T_(k-2)
         turn = 1 if degree == 1 else 2
         run(kernels, "step", now, weights, offsets, turn * shares, before, float(degree > 1), after)
         before, now = now, after
+        # 0 where the degree has another parity than n
         if coefficient:
             result += coefficient * now
     return result.astype(np.float32)
@@ -201,16 +205,20 @@ def _step(
     for row in numba.prange(count * height):
         k, y = row // height, row % height
         line = after[k, y]
+        # the cell's own score, to which it is linked by 1
         for x in range(width):
             line[x] = scores[k, y, x]
         for d in range(len(offsets)):
             dy, dx = offsets[d, 0], offsets[d, 1]
+            # columns from which the other end lies inside the grid
             first, last = max(0, -dx), width - max(0, dx)
+            # the cell at (+dy, +dx): the link is kept here
             if y + dy < height and first < last:
                 link, there = weights[d, y, first:last], scores[k, y + dy, first + dx : last + dx]
                 here = line[first:last]
                 for x in range(last - first):
                     here[x] += link[x] * there[x]
+            # the cell at (-dy, -dx): links are kept once a pair, so that this one is kept there
             if y - dy >= 0 and first < last:
                 link, there = weights[d, y - dy, first:last], scores[k, y - dy, first:last]
                 here = line[first + dx : last + dx]

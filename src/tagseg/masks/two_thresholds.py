@@ -71,8 +71,10 @@ def _strongest(
         return [torch.zeros(size, dtype=torch.long, device=image.device)] * 2
     grid = image.shape[-2:] if affinity is None else affinity.shape[:2]
     small = F.interpolate(maps[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
+    # K + 1 channels under the high score, and K + 1 under the low one behind them
     scores = torch.cat([torch.cat([torch.full_like(small[:1], score), small]).softmax(dim=0) for score in backgrounds])
     if affinity is not None:
+        # one step along the affinity, on the grid of patches that it is of
         scores = torch.einsum("kyx,yxvu->kvu", scores, affinity.to(scores.dtype)).float()
         scores = F.interpolate(scores[None], size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
     if image.is_cpu:

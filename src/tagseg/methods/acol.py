@@ -35,8 +35,10 @@ class ACoL(CAM):
         )
 
     def branches(self, images: torch.Tensor, tags: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the signed maps of both classifiers, `(B, C, h, w)` each; what is erased before the second follows
-        `tags` `(B, C)`, or those that the first finds."""
+        """Returns the signed maps of both classifiers, `(B, C, h, w)` each.
+
+        What is erased before the second follows `tags` `(B, C)`, or those that the first finds.
+        """
         features = self.backbone(images)
         maps = self.classifier[0](features).float()
         if tags is None:

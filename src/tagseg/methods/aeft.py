@@ -21,8 +21,10 @@ from tagseg.networks.gpp import agreement
 
 
 class AEFT(PyramidClassifier):
-    """A classifier that erases adversarially what it found in images; its arguments are those of
-    `PyramidClassifier`."""
+    """A classifier that erases adversarially what it found in images.
+
+    Its arguments are those of `PyramidClassifier`.
+    """
 
     Settings = AEFTSettings
 

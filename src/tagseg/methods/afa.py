@@ -32,7 +32,7 @@ BLOCKS = 2  # the last ones, whose attention is learnt from
 
 
 class AFA(SingleStage):
-    """A transformer whose attention learns affinities; its arguments are those of `SingleStage`."""
+    """A transformer whose attention learns affinities; its arguments are those of `SingleStage` without `early`."""
 
     Settings = AFASettings
     power = 1.0
@@ -51,7 +51,10 @@ class AFA(SingleStage):
         return self.backbone.tokens(images, attention=True)
 
     def affinities(self, attention: Attention) -> torch.Tensor:
-        """`(B, n, n)` in (0, 1), symmetric: from the products of queries and keys, not scaled, and their transposes."""
+        """Returns the affinities of patches: `(B, n, n)` in (0, 1), symmetric.
+
+        They come from the products of queries and keys, not scaled, and their transposes.
+        """
         scale = self.backbone.network.blocks[-1].attn.scale
         logits = attention.logits(BLOCKS).float() / scale
         return self.affinity(logits + logits.transpose(2, 3)).float().sigmoid()[:, 0]
@@ -62,14 +65,17 @@ class AFA(SingleStage):
         loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
         if self.global_step >= s.classes_first * self.steps:
             maps, attention = self.teaching_maps(images, tokens, tags)
+            # maps were made for the classes of the whole batch; an image keeps those of its own tags
             maps = maps * tags[:, :, None, None]
             how: dict[str, Any] = {"high": s.high, "low": s.low, "boxes": batch["inside"]}
             labels_by = partial(refined_labels, images, maps, tags, **how, iterations=s.par_iterations)
+            # affinities are taught by labels of maps that were not spread along them
             labels = labels_by()
             assert tokens.attention is not None
             grid = tokens.attention.grid
             pairs = near_pairs(labels, grid, s.radius)
             loss = loss + s.affinity_weight * affinity_loss(self.affinities(tokens.attention), pairs)
+            # later the decoder learns from labels of maps that were spread along the affinities
             if self.global_step >= s.spread_from * self.steps:
                 labels = labels_by(affinity=self.transitions(attention))
             loss = loss + s.segmentation_weight * balanced_cross_entropy(self.scores_at(tokens.patches, images), labels)
@@ -78,7 +84,7 @@ class AFA(SingleStage):
 
     @torch.no_grad()
     def teaching_maps(self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor) -> tuple[torch.Tensor, Attention]:
-        """Class maps over scales and flips, `(B, C, H, W)` in [0, 1], and the attention at the largest scale.
+        """Returns class maps over scales and flips, `(B, C, H, W)` in [0, 1], and the attention at the largest scale.
 
         Args:
             images: `(B, 3, H, W)`.
@@ -97,7 +103,7 @@ class AFA(SingleStage):
 
     @torch.no_grad()
     def transitions(self, attention: Attention) -> torch.Tensor:
-        """Along what class maps are spread, `(B, h, w, h, w)`."""
+        """Returns the transitions along which class maps are spread, `(B, h, w, h, w)`."""
         height, width = attention.grid
         matrix = transition_matrix(
             self.affinities(attention), attention.grid, self.settings.radius, self.settings.power
@@ -112,14 +118,14 @@ class AFA(SingleStage):
 
 
 def within(grid: tuple[int, int], radius: int, device: torch.device) -> torch.Tensor:
-    """Which pairs of patches are at most `radius` rows and columns apart, `(n, n)` bool."""
+    """Returns which pairs of patches are at most `radius` rows and columns apart, `(n, n)` bool."""
     y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
     rows, columns = y.flatten(), x.flatten()
     return ((rows[:, None] - rows).abs() <= radius) & ((columns[:, None] - columns).abs() <= radius)
 
 
 def near_pairs(labels: torch.Tensor, grid: tuple[int, int], radius: int) -> torch.Tensor:
-    """Pairs of patches: 1 of the same label, 0 of others, 255 unknown or too far apart.
+    """Returns labels of pairs of patches: 1 of the same label, 0 of others, 255 unknown or too far apart.
 
     `(B, H, W)` labels, 255 for unknown -> `(B, n, n)`.
     """
@@ -130,13 +136,16 @@ def near_pairs(labels: torch.Tensor, grid: tuple[int, int], radius: int) -> torc
 
 
 def affinity_loss(affinity: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """L_aff: half from pairs that are alike, half from those that are not. `(B, n, n)` in [0, 1], and `near_pairs`."""
+    """Returns L_aff: half from pairs that are alike, half from those that are not.
+
+    It takes affinities `(B, n, n)` in [0, 1], and the pairs that `near_pairs` gives.
+    """
     alike, other = pairs == 1, pairs == 0
     positive = ((1 - affinity) * alike).sum() / (alike.sum() + 1)
     return (positive + (affinity * other).sum() / (other.sum() + 1)) / 2
 
 
 def transition_matrix(affinity: torch.Tensor, grid: tuple[int, int], radius: int, power: float) -> torch.Tensor:
-    """Near affinities to a power, every column divided by its sum and 0.1. `(B, n, n)` -> the same."""
+    """Returns near affinities to a power, every column divided by its sum plus 0.1. `(B, n, n)` -> the same."""
     near = (affinity * within(grid, radius, affinity.device)) ** power
     return near / (near.sum(dim=1, keepdim=True) + 0.1)

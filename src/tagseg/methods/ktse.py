@@ -73,7 +73,7 @@ class KTSE(PyramidClassifier):
     def erasing(
         self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """L_kt of the first images of the batch, each joined with its partner."""
+        """Returns L_kt of the first images of the batch, each joined with its partner."""
         del labels
         chosen = slice(0, self.settings.synthesised)
         images, partners, maps = batch["image"][chosen], batch["partner"][chosen], scores[chosen, 1:]
@@ -92,20 +92,23 @@ class KTSE(PyramidClassifier):
     def official_erasing(
         self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """The same as in the published code, and the cross entropy of joined images with joined `labels`."""
+        """Returns L_kt as in the published code, plus the cross entropy of joined images with joined `labels`."""
         s, chosen, stride = self.settings, slice(0, self.settings.synthesised), self.backbone.stride
         if s.erasing == "cutmix":
             return self.erasing(batch, scores, labels)
         images, partners = batch["image"][chosen], batch["partner"][chosen]
         tags, others = batch["tags"][chosen], batch["partner_tags"][chosen]
+        # either half is held against the tags of both images
         seen, union = self.all_maps(partners), torch.maximum(tags, others)
         both_images = joined(images, partners, "below", stride)
         both = self.all_maps(both_images)
+        # the maps of the two alone, laid as the images are: `joined` keeps cells where they were
         target = torch.cat([scores[chosen, 1:], seen[:, 1:]], dim=2)
         if not s.bidirectional:
             target = target.detach()
         loss = rise_loss(target, both[:, 1:], union, OFFICIAL_MARGIN)
         if labels is not None:
+            # the truth of the joined image is that of its halves; on the stripe nothing is known
             found = self.labels(partners, seen, others, None)
             truth = joined(labels[chosen, None], found[:, None], "below", stride, fill=IGNORE)[:, 0]
             background, classes = official_label_loss(self.grown(both, both_images).relu(), truth)
@@ -115,7 +118,10 @@ class KTSE(PyramidClassifier):
     def labels(
         self, images: torch.Tensor, scores: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor | None
     ) -> torch.Tensor:
-        """Pseudo-labels by two thresholds and PAR. `(B, H, W)` int64, class c at c + 1, 255 where nothing is sure."""
+        """Returns pseudo-labels by two thresholds and PAR.
+
+        They are `(B, H, W)` int64, class c at c + 1, 255 where nothing is sure.
+        """
         s = self.settings
         boxes = None if s.compat == "official" else inside
         maps = images.new_zeros(*tags.shape, *images.shape[2:])
@@ -125,13 +131,13 @@ class KTSE(PyramidClassifier):
         return refined_labels(images, maps, tags, high=s.high, low=s.low, boxes=boxes)
 
     def foreground(self, images: torch.Tensor, maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-        """Where the tags are, at the size of the images. `(B, 1, H, W)` in [0, 1]."""
+        """Returns where the tags are, at the size of the images: `(B, 1, H, W)` in [0, 1]."""
         return foreground(maps, tags, self.settings.compat, images.shape[2:], self.backbone.grid)
 
     def regularisation(
         self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """L_ce and L_inter."""
+        """Returns L_ce plus the weighted L_inter."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         large = self.grown(scores, images).relu()
         seen = self.foreground(images, scores[:, 1:], tags) > s.inter_threshold
@@ -142,7 +148,7 @@ class KTSE(PyramidClassifier):
         return background + OFFICIAL_CLASS_WEIGHT * classes + inter
 
     def alignment(self, batch: dict[str, torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
-        """L_global and L_local, with the image whose strongest parts are erased."""
+        """Returns L_global, L_local or both, as it is set, with the image whose strongest parts are erased."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         keep = self.foreground(images, maps, tags) < s.erase_threshold
         erased = self.class_maps(images * keep)
@@ -168,22 +174,28 @@ class KTSE(PyramidClassifier):
 
 
 def rise_loss(teacher: torch.Tensor, learner: torch.Tensor, tags: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
-    """How much the tags' maps of one are above those of the other: L_kt and L_local. Both sides learn from it.
+    """Returns how much the tags' maps of the teacher are above those of the learner: L_kt and L_local.
 
-    Two `(B, C, h, w)` signed, and `(B, C)` multi-hot; the mean over all classes and places.
+    Both sides learn from it. Two `(B, C, h, w)` signed, and `(B, C)` multi-hot; the mean over all classes and places.
     """
     return ((teacher - learner - margin).relu() * tags[:, :, None, None]).mean()
 
 
 def global_alignment(maps: torch.Tensor, erased: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-    """L_global: the mean difference of the tags' pooled, rectified maps. Arguments as for `rise_loss`."""
+    """Returns L_global: the mean absolute difference of the tags' pooled, rectified maps.
+
+    Two `(B, C, h, w)` signed, and `(B, C)` multi-hot.
+    """
     difference = maps.relu().mean(dim=(2, 3)) - erased.relu().mean(dim=(2, 3))
     return (difference * tags).abs().mean()
 
 
 def label_maps(maps: torch.Tensor, compat: Literal["paper", "official"]) -> torch.Tensor:
-    """Maps from which pseudo-labels are made, `(B, C, H, W)`: normalised, or in the code divided without being
-    rectified, which turns the sign of a map that is negative everywhere."""
+    """Returns the normalised maps from which pseudo-labels are made, `(B, C, H, W)`.
+
+    In the published code they are divided without being rectified, which turns the sign of a map that is negative
+    everywhere.
+    """
     if compat == "paper":
         return normalised(maps)
     return maps / (maps.amax(dim=(2, 3), keepdim=True) + 1e-5)
@@ -192,15 +204,18 @@ def label_maps(maps: torch.Tensor, compat: Literal["paper", "official"]) -> torc
 def official_label_loss(
     scores: torch.Tensor, labels: torch.Tensor, tags: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two halves of L_ce in the published code: of background and of class pixels, each the mean of its own, and 0
-    without any. With `tags` `(B, C)` class pixels count in images with a single one only.
+    """Returns the two halves of L_ce in the published code: of background and of class pixels.
+
+    Each is the mean of its own pixels, and 0 without any. With `tags` `(B, C)` class pixels count in images with a
+    single one only.
     """
     return halves_of_loss(scores, labels, None if tags is None else tags.sum(dim=1) == 1)
 
 
 def inter_loss(scores: torch.Tensor, tags: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """L_inter: how near the second strongest class comes to the strongest, which does not learn from it; in images with
-    several tags, 0 without any.
+    """Returns L_inter: how near the second strongest class comes to the strongest, which does not learn from it.
+
+    It is taken in images with several tags, and is 0 without any.
 
     Args:
         scores: `(B, C, H, W)`.
@@ -210,12 +225,13 @@ def inter_loss(scores: torch.Tensor, tags: torch.Tensor, seen: torch.Tensor) -> 
     where = seen[:, 0] & (tags.sum(dim=1) > 1)[:, None, None]
     if not where.any():  # nor, then, could there be two classes to choose from
         return scores.new_zeros(())
+    # (P, C), the pixels that count only; the second is sought among all classes, tags or not
     strongest, second = scores.movedim(1, -1)[where].topk(2, dim=-1).values.unbind(-1)
     return (second - strongest.detach()).mean()
 
 
 def joined(images: torch.Tensor, partners: torch.Tensor, side: Side, stride: int, fill: float = 0.0) -> torch.Tensor:
-    """Images with their partners on one side of them, "below" or another.
+    """Joins images with their partners on one side of them, "below" or another.
 
     Where a side is not a multiple of the stride, a stripe of `fill` between the two keeps cells on the pixels they were
     on, so that the network's grid of the whole is the two grids side by side. `(B, K, S, S)` twice -> twice as high or
@@ -229,7 +245,7 @@ def joined(images: torch.Tensor, partners: torch.Tensor, side: Side, stride: int
 
 
 def own_part(maps: torch.Tensor, side: Side, grid: tuple[int, ...]) -> torch.Tensor:
-    """The anchors' part of maps of `joined` images. `(B, C, H, W) -> (B, C, *grid)`."""
+    """Returns the anchors' part of maps of `joined` images. `(B, C, H, W) -> (B, C, *grid)`."""
     height, width = grid
     if side in ("below", "right"):
         return maps[:, :, :height, :width]
@@ -237,7 +253,10 @@ def own_part(maps: torch.Tensor, side: Side, grid: tuple[int, ...]) -> torch.Ten
 
 
 def random_box(grid: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The box of CutMix in cells, y0, y1, x0, x1: a random share of the grid at a random place, cut at its border."""
+    """Draws the box of CutMix in cells: y0, y1, x0, x1.
+
+    It is a random share of the grid at a random place, cut at its border.
+    """
     height, width = grid
     ratio = float((1 - torch.rand(())).sqrt())
     y, x = (int(torch.randint(n, ())) for n in (height, width))
@@ -246,7 +265,7 @@ def random_box(grid: tuple[int, ...]) -> tuple[int, int, int, int]:
 
 
 def with_box(images: torch.Tensor, partners: torch.Tensor, box: tuple[int, int, int, int], stride: int) -> torch.Tensor:
-    """Images `(B, 3, H, W)` with the box, in cells, of their partners."""
+    """Returns images `(B, 3, H, W)` with the box, in cells, of their partners."""
     y0, y1, x0, x1 = (stride * edge for edge in box)
     mixed = images.clone()
     mixed[:, :, y0:y1, x0:x1] = partners[:, :, y0:y1, x0:x1]

@@ -48,7 +48,9 @@ SALIENT = 0.5  # a view in which nothing reaches it has no shape to teach
 
 
 class MapHead(nn.Module):
-    """Features to maps: a 1x1 class convolution without bias, and those maps once more, through PCM (published code).
+    """A head from features to maps: a 1x1 class convolution without bias.
+
+    Where there is a PCM, those maps are added once more, through it (published code).
 
     Args:
         backbone: whose features come in.
@@ -66,7 +68,7 @@ class MapHead(nn.Module):
             self.correlation = PCM((widths[0], widths[1]), backbone.grid)
 
     def forward(self, backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, K, h, w)` signed, float32."""
+        """Returns the maps of images. `(B, 3, H, W) -> (B, K, h, w)` signed, float32."""
         if self.correlation is None:
             return self.classifier(backbone(images)).float()
         features, stages = backbone.with_stages(images)
@@ -110,17 +112,20 @@ class LocalNetwork(Method):
         return MapHead(backbone, self.num_classes + background, self.settings.pixel_correlation)
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, K, h, w)` signed; the background's channel, if there is one, comes last."""
+        """Returns the raw maps; the background's channel, if there is one, comes last.
+
+        `(B, 3, H, W) -> (B, K, h, w)` signed.
+        """
         return self.head(self.backbone, images)
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class maps, and the raw ones' means as logits: `(B, C, h, w)` and `(B, C)`."""
+        """Returns class maps `(B, C, h, w)`, and the raw ones' means as logits `(B, C)`."""
         raw = score_maps[:, : self.num_classes]
         maps = probabilities(score_maps, self.num_classes) if self.settings.saliency else raw
         return raw if self.settings.compat == "official" else maps, raw.mean(dim=(2, 3))
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W) -> (B, C, h, w)`, signed, or in [0, 1] if it is the softmax."""
+        """Returns class maps. `(B, 3, H, W) -> (B, C, h, w)`, signed, or in [0, 1] if they are the softmax."""
         return self.maps_and_logits(self.score_maps(images))[0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -136,9 +141,9 @@ class LocalNetwork(Method):
     def targets(
         self, maps: torch.Tensor, tags: torch.Tensor, saliency: torch.Tensor | None, boxes: torch.Tensor
     ) -> torch.Tensor:
-        """What is to be learnt from the local network's maps of the views `boxes` `(M, 5)`; see `local_targets`.
+        """Returns what is to be learnt from the local network's maps of the views `boxes` `(M, 5)`.
 
-        `saliency` is that of the global views, `(B, S, S)`.
+        See `local_targets` for what that is. `saliency` is that of the global views, `(B, S, S)`.
         """
         s, cells = self.settings, maps.shape[-2:]
         if s.compat == "official":
@@ -166,7 +171,7 @@ class LocalNetwork(Method):
         )
 
     def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
-        """What is trained: backbones, heads, and how many times the rate AdamW gives them."""
+        """Returns what is trained: backbones, heads, and how many times the rate AdamW gives them."""
         return [(self.backbone, self.head, 1.0)]
 
     def configure_optimizers(self) -> Any:
@@ -183,12 +188,13 @@ class LocalNetwork(Method):
 
 
 class L2G(LocalNetwork):
-    """A local and a global network; `backbone` and `head` are those of the global one. Arguments as for
-    `LocalNetwork`.
+    """A local and a global network, of which `backbone` and `head` are those of the global one.
+
+    The arguments are those of `LocalNetwork`, with `settings` as in `L2GSettings`.
 
     Raises:
-        BadInput: as for `LocalNetwork`, or there is one class and no background, or the published code is asked for a
-            background channel that it does not have.
+        BadInput: what `LocalNetwork` refuses, or there is one class and no background, or the published code is asked
+            for a background channel that it does not have.
     """
 
     Settings = L2GSettings
@@ -211,7 +217,10 @@ class L2G(LocalNetwork):
         return [(self.local_backbone, self.local_head, 1.0), (self.backbone, self.head, times)]
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class maps, and how likely each class is where it is likeliest: `(B, C, h, w)` and `(B, C)`."""
+        """Returns class maps `(B, C, h, w)`, and how likely each class is where it is likeliest.
+
+        The latter are logits `(B, C)`.
+        """
         likely = probabilities(score_maps, self.num_classes)
         if self.settings.compat == "official":
             maps = score_maps[:, : self.num_classes]
@@ -240,7 +249,7 @@ class L2G(LocalNetwork):
 
 
 def classification_loss(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-    """Multi-label soft margin of globally pooled maps, averaged over views (equation 4).
+    """Returns the multi-label soft margin of globally pooled maps, averaged over views (equation 4).
 
     `(M, K, h, w)`, of which the first C channels are classes, and `(M, C)` multi-hot.
     """
@@ -248,7 +257,7 @@ def classification_loss(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
 
 
 def local_attention(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-    """A_i: rectified and divided by its maximum, 0 for classes that are no tags (section 3.2).
+    """Returns A_i: maps rectified and divided by their maximum, 0 for classes that are no tags (section 3.2).
 
     `(M, C, h, w)`, `(M, C)` -> `(M, C, h, w)` in [0, 1].
     """
@@ -256,14 +265,16 @@ def local_attention(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
 
 
 def winners(attention: torch.Tensor) -> torch.Tensor:
-    """Keep the strongest channel of every place. `(M, K, h, w)` -> the same, others 0."""
+    """Keeps the strongest channel of every place. `(M, K, h, w)` -> the same, others 0."""
     return attention * (attention == attention.amax(dim=1, keepdim=True))
 
 
 def local_targets(
     maps: torch.Tensor, tags: torch.Tensor, saliency: torch.Tensor | None, threshold: float
 ) -> torch.Tensor:
-    """What the global network is to say in every view: A_i, or B_i S_i where something is salient (equation 7).
+    """Returns what the global network is to say in every view.
+
+    That is A_i, or B_i S_i where something is salient (equation 7).
 
     Args:
         maps: `(M, C, h, w)` of the local network.
@@ -275,13 +286,17 @@ def local_targets(
         `(M, C + 1, h, w)` in [0, 1]. The last channel, the background, is what the classes leave over, or what is not
         salient.
     """
+    # A_i, and what is left of it when one class wins each place
     attention = local_attention(maps, tags)
     won = winners(attention)
+    # the targets without shape: what the winner leaves over is background
     plain = torch.cat([won, 1 - won.amax(dim=1, keepdim=True)], dim=1)
     if saliency is None:
         return plain
     salient = saliency[:, None]
+    # B_i S_i: here several classes may claim a place
     shaped = torch.cat([(attention > threshold) * salient, 1 - salient], dim=1)
+    # whole views fall back, never single places
     empty = (salient < SALIENT).flatten(1).all(dim=1)
     return torch.where(empty[:, None, None, None], plain, shaped)
 
@@ -289,8 +304,10 @@ def local_targets(
 def official_targets(
     maps: torch.Tensor, tags: torch.Tensor, saliency: torch.Tensor | None, threshold: float
 ) -> torch.Tensor:
-    """The same as in the published code, which never falls back. Arguments as for `local_targets`, but `maps` have a
-    background channel, which has a tag of its own, where there is saliency; the result has as many.
+    """Returns what the global network is to say in every view by the published code, which never falls back.
+
+    Where there is saliency, `maps` have a background channel, which has a tag of its own; the result has as many
+    channels. Otherwise the arguments are those of `local_targets`.
     """
     if saliency is None:
         return winners(local_attention(maps, tags))
@@ -300,31 +317,32 @@ def official_targets(
 
 
 def transfer_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference between the softmax over channels (equation 5) and the targets (equation 6).
+    """Returns the mean squared difference between the softmax over channels and the targets.
 
-    `(M, K, h, w)` scores, `(M, K, h, w)` in [0, 1].
+    The softmax is that of equation 5, the difference that of equation 6. `(M, K, h, w)` scores, `(M, K, h, w)` in [0,
+    1].
     """
     return F.mse_loss(scores.softmax(dim=1), targets)
 
 
 def probabilities(scores: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """The softmax over channels (equation 5), of the classes. `(B, K, h, w) -> (B, C, h, w)`."""
+    """Returns the softmax over channels (equation 5), of the classes. `(B, K, h, w) -> (B, C, h, w)`."""
     return scores.softmax(dim=1)[:, :num_classes]
 
 
 def with_images(boxes: torch.Tensor) -> torch.Tensor:
-    """`(B, N, 4)` boxes -> `(B N, 5)`, whose first column is the image's number."""
+    """Puts the image's number in front of its boxes. `(B, N, 4) -> (B N, 5)`."""
     numbers = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
     return torch.cat([numbers[:, None], boxes.flatten(0, 1)], dim=1)
 
 
 def crops(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Cut the local views. `(B, K, S, S)`, `(M, 5)` -> `(M, K, s, s)`."""
+    """Cuts the local views. `(B, K, S, S)`, `(M, 5)` -> `(M, K, s, s)`."""
     return torch.cat([images[i : i + 1, :, y0:y1, x0:x1] for i, x0, y0, x1, y1 in boxes.tolist()])
 
 
 def regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stride: int) -> torch.Tensor:
-    """The global maps as the local network's cells lie on them (region matching, section 3.2).
+    """Returns the global maps as the local network's cells lie on them (region matching, section 3.2).
 
     Cells of both networks are `stride` apart, so that a view's cells lie between the global ones by the same fraction
     everywhere; bilinear.
@@ -338,18 +356,25 @@ def regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stri
     Returns:
         `(M, K, h', w')`.
     """
+    # bilinear weights are separable: two small matrices a view instead of sampling
     down = _between(boxes[:, 2], grid[0], maps.shape[2], stride, maps.dtype)
     across = _between(boxes[:, 1], grid[1], maps.shape[3], stride, maps.dtype)
+    # down @ maps @ across^T, with the maps of the image that each view was cut from
     return torch.einsum("mhy,mkyx,mwx->mkhw", down, maps[boxes[:, 0]], across)
 
 
 def _between(starts: torch.Tensor, cells: int, side: int, stride: int, dtype: torch.dtype) -> torch.Tensor:
     """`(M, cells, side)`: weights of global cells along one axis, for views that start at these pixels."""
+    # in global cells; where a cell has its centre cancels out, for it is the same in both networks
     places = starts[:, None] / stride + torch.arange(cells, device=starts.device)
     distance = places[:, :, None] - torch.arange(side, device=starts.device)
+    # the hat function: only the two global cells next to a place have a weight
     return (1 - distance.abs()).clamp(min=0).to(dtype)
 
 
 def official_regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stride: int) -> torch.Tensor:
-    """The same as in the published code: RoI align without its half-cell offset. Arguments as for `regions`."""
+    """Returns the global maps under local views as in the published code, by RoI align.
+
+    It lacks the half-cell offset of RoI align. Arguments and result are those of `regions`.
+    """
     return roi_align(maps, boxes.to(maps.dtype), output_size=grid, spatial_scale=1 / stride)

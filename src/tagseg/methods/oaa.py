@@ -135,7 +135,7 @@ class OAA(AttentionNetwork):
 
     @property
     def drop(self) -> Drop | None:
-        """What the attention drop layer hides, None for nothing."""
+        """Returns what the attention drop layer hides, None for nothing."""
         s = self.settings
         return None if s.drop == "none" else Drop(s.drop, s.drop_rate, s.drop_threshold)
 
@@ -145,7 +145,10 @@ class OAA(AttentionNetwork):
         return loss
 
     def classification_loss(self, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Algorithm 1, from the backbone's features on; what is dropped of the image is dropped of the batch."""
+        """Runs algorithm 1 from the backbone's features on, and returns its loss.
+
+        What is dropped of the image is dropped of the batch.
+        """
         for layer in self.branch[:-1]:
             features = layer(features)
         if "keep" in batch:
@@ -160,19 +163,23 @@ class OAA(AttentionNetwork):
     def accumulate(
         self, maps: torch.Tensor, logits: torch.Tensor, batch: dict[str, torch.Tensor], *, epoch: int, last: bool
     ) -> None:
-        """Add the maps `(B, C, h, w)` of the tags that the classifier itself finds (`trusted`) to the cumulative ones.
+        """Adds the maps `(B, C, h, w)` of the tags that the classifier itself finds to the cumulative ones.
 
-        In the `last` epoch a tag that has no map yet takes what there is.
+        `trusted` says which these are. In the `last` epoch a tag that has no map yet takes what there is.
         """
+        # early maps are not kept, but the last epoch adds anyhow, so that no tag need end without a map
         if epoch < self.settings.accumulate_from and not last:
             return
         sure = trusted(logits, batch["tags"]).cpu()
         images, classes = batch["tags"].nonzero(as_tuple=True)
+        # only the maps of tags leave the device, in one go
         raw = maps[images, classes].float().cpu().numpy()
         indices, windows = batch["index"].tolist(), batch["window"].tolist()
         for image, tag, values in zip(images.tolist(), classes.tolist(), raw, strict=True):
             index = indices[image]
+            # a photograph's maps lie in the order of its tags
             position = self.accumulated.classes[index].index(tag)
+            # `epoch` counts from 0, so it is also how many rounds are done
             if sure[image, tag] or (last and not self.accumulated.has_map(index, position, epoch)):
                 self.accumulated.add(index, position, values, Window.from_row(windows[image]))
 
@@ -188,10 +195,10 @@ class OAA(AttentionNetwork):
 
 
 class OAALocalisation(OAA):
-    """For photographs that were never seen: a second branch learns the cumulative maps while the first makes them, and
-    its maps are used. The arguments are those of `AttentionNetwork`.
+    """A network with two branches, for photographs that were never seen.
 
-    Both branches have the same form and stand on the same features of the backbone.
+    The second branch learns the cumulative maps while the first makes them, and its maps are used. Both branches have
+    the same form and stand on the same features of the backbone. The arguments are those of `AttentionNetwork`.
     """
 
     Settings = OAALocalisationSettings
@@ -209,8 +216,10 @@ class OAALocalisation(OAA):
         return torch.cat([self.branch(features), second], dim=1)
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns class maps `(B, C, h, w)` and logits `(B, C)`: the second branch says where, as probabilities, and
-        the first one says what."""
+        """Returns class maps `(B, C, h, w)` and logits `(B, C)`.
+
+        The second branch says where, as probabilities, and the first one says what.
+        """
         first, second = score_maps.chunk(2, dim=1)
         return second.float().sigmoid(), self.tag_logits(first)
 
@@ -250,18 +259,19 @@ class OAAPlusPlusPlus(OAA):
 
 
 def trusted(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-    """Which tags are among the n strongest classes of their photograph, n being how many tags it has (published code).
+    """Returns which tags are among the n strongest classes of their photograph, n being how many tags it has.
 
-    `(B, C)` scores, `(B, C)` multi-hot -> `(B, C)` bool.
+    So does the published code. `(B, C)` scores, `(B, C)` multi-hot -> `(B, C)` bool.
     """
     rank = logits.argsort(dim=1, descending=True).argsort(dim=1)
     return tags.bool() & (rank < tags.sum(dim=1, keepdim=True))
 
 
 def enhancement_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """Attention grows where it ever was: `-mean over N+ of p log q`, 0 where N+ is empty (equations 4.6 to 4.8).
+    """Returns the enhancement loss, by which attention grows where it ever was (equations 4.6 to 4.8).
 
-    `(B, C, h, w)` log-odds of q, `(B, C, h, w)` p in [0, 1] -> `(B, C)`.
+    It is `-mean over N+ of p log q`, 0 where N+ is empty. `(B, C, h, w)` log-odds of q, `(B, C, h, w)` p in [0, 1] ->
+    `(B, C)`.
     """
     positive = (accumulated > threshold).to(scores.dtype)
     total = -(positive * accumulated * F.logsigmoid(scores)).sum(dim=(2, 3))
@@ -269,8 +279,10 @@ def enhancement_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold:
 
 
 def constraint_loss(scores: torch.Tensor, accumulated: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """Attention stays away where it never was: `-mean over N- of log(1 - q)`, 0 where N- is empty (equations 4.6 to
-    4.8). Shapes as for `enhancement_loss`.
+    """Returns the constraint loss, by which attention stays away where it never was (equations 4.6 to 4.8).
+
+    It is `-mean over N- of log(1 - q)`, 0 where N- is empty. `(B, C, h, w)` log-odds of q, `(B, C, h, w)` p in [0, 1]
+    -> `(B, C)`.
     """
     negative = ((accumulated <= threshold) & (accumulated >= 0)).to(scores.dtype)
     total = -(negative * F.logsigmoid(-scores)).sum(dim=(2, 3))
@@ -283,7 +295,7 @@ def hybrid_loss(
     threshold: float = 0.0,
     compat: Literal["paper", "official"] = "paper",
 ) -> torch.Tensor:
-    """Enhancement and constraint (equations 4.6 to 4.8): the sum over classes, the mean over photographs.
+    """Returns enhancement plus constraint (equations 4.6 to 4.8): the sum over classes, the mean over photographs.
 
     The published code takes one mean over the positive places of all photographs and classes and one over all negative
     ones, calls positive what exceeds 0.001, and adds 1e-8 inside the logarithm of `1 - q` (`compat="official"`). Absent
@@ -305,9 +317,10 @@ def hybrid_loss(
 
 
 def cross_entropy(scores: torch.Tensor, accumulated: torch.Tensor) -> torch.Tensor:
-    """The plain multi-label cross-entropy that hybrid loss is held against: every cell draws q towards p.
+    """Returns the plain multi-label cross-entropy that hybrid loss is held against.
 
-    Shapes as for `hybrid_loss`; the sum over classes, the mean over places and photographs.
+    Every cell draws q towards p. The shapes are those of `hybrid_loss`; it is the sum over classes, the mean over
+    places and photographs.
     """
     known = (accumulated >= 0).to(scores.dtype)
     each = F.binary_cross_entropy_with_logits(scores, accumulated.clamp(min=0), weight=known, reduction="none")

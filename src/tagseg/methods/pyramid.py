@@ -16,8 +16,9 @@ from tagseg.networks.optimisers import poly_optimiser
 
 
 class PyramidClassifier(Method):
-    """A classifier of a 1x1 convolution with ReLU, and one to the class maps, which gated pyramid pooling scores;
-    neither has a bias.
+    """A classifier of a 1x1 convolution with ReLU, and one to the class maps.
+
+    Gated pyramid pooling scores these; neither convolution has a bias.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`.
@@ -44,8 +45,10 @@ class PyramidClassifier(Method):
         self.pyramid = GatedPyramidPooling(self.num_classes)
 
     def all_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the maps of the classes, and of what stands before them. `(B, 3, H, W) -> (B, others + C, h, w)`,
-        signed, float32."""
+        """Returns the maps of the classes, and of what stands before them.
+
+        `(B, 3, H, W) -> (B, others + C, h, w)`, signed, float32.
+        """
         return self.classifier(self.reduce(self.backbone(images)).relu()).float()
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
@@ -62,7 +65,7 @@ class PyramidClassifier(Method):
 
     @property
     def warm(self) -> bool:
-        """Whether the warm-up is over."""
+        """Tells whether the warm-up is over."""
         return self.current_epoch >= self.settings.warmup_epochs
 
     def configure_optimizers(self) -> Any:
@@ -79,8 +82,11 @@ class PyramidClassifier(Method):
 
 
 def schedule_end(settings: PyramidSettings, steps: int) -> int:
-    """Returns the step at which the published schedule would end: as if batches were those of the warm-up all the
-    time. There, the rate ends at 0.4 of its start."""
+    """Returns the step at which the published schedule would end.
+
+    It is as if batches were those of the warm-up all the time. In the published training the rate so ends at 0.4 of its
+    start.
+    """
     first, later = settings.warmup_batch_size or settings.batch_size, settings.batch_size
     share = settings.warmup_epochs / settings.epochs
     return round(steps / first / (share / first + (1 - share) / later))

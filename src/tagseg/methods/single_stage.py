@@ -99,8 +99,10 @@ class SingleStage(Method):
             and scaled; 0 for classes that none of the images has.
         """
         size = images.shape[-2:]
+        # only classes that some image has are carried through the scales; there may be many others
         classes = tags.any(dim=0).nonzero()[:, 0]
         if not len(classes):
+            # no image has a tag: one class stands in, for empty maps cannot be resized
             classes = classes.new_zeros(1)
         totals: list[torch.Tensor] = []
         for scale in self.settings.map_scales:
@@ -112,6 +114,7 @@ class SingleStage(Method):
                 strongest_of_flips(a[:, classes], b[:, classes], size)
                 for a, b in zip(straight, maps_of(self.tokens(shown.flip(-1))), strict=True)
             ]
+            # a sum will do for the mean, of each kind of maps: they are scaled in the end
             totals = [a + b for a, b in zip(totals, large, strict=True)] if totals else large
         full = images.new_zeros(len(images), self.num_classes, *size, dtype=torch.float32)
         return tuple(full.index_copy(1, classes, between_extremes(total)) for total in totals)

@@ -27,7 +27,7 @@ from tagseg.networks.vit import Attention, Tokens
 
 
 class BlockWeights(nn.Module):
-    """One number a block -> one weight a block, all 1 at the start.
+    """A small network that turns one number a block into one weight a block, all 1 at the start.
 
     Args:
         blocks: K.
@@ -41,7 +41,7 @@ class BlockWeights(nn.Module):
         nn.init.zeros_(self.layers[2].bias)  # type: ignore[arg-type]
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        """`(B, K) -> (B, K)` in (0, 2)."""
+        """Returns the weights of blocks. `(B, K) -> (B, K)` in (0, 2)."""
         return 2 * self.layers(numbers.float()).sigmoid()
 
 
@@ -62,7 +62,7 @@ class SSEPA(ToCo):
         return self.backbone.tokens(images, attention=self.settings.affinity != "none")
 
     def block_weights(self, attention: Attention) -> torch.Tensor | None:
-        """`(B, K)`, or None where all are 1."""
+        """Returns the weights of blocks, `(B, K)`, or None where all are 1."""
         if self.fusion is None:
             return None
         if self.settings.affinity == "enhanced":
@@ -71,7 +71,7 @@ class SSEPA(ToCo):
         return self.fusion(torch.full((len(attention.keys[0]), len(attention.keys)), 1 / tokens).to(attention.keys[0]))
 
     def refined(self, maps: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        """The maps spread along the affinity (equations 5 and 7)."""
+        """Returns the maps spread along the affinity (equations 5 and 7)."""
         if tokens.attention is None:
             return maps
         weights = self.block_weights(tokens.attention)
@@ -82,7 +82,7 @@ class SSEPA(ToCo):
         return maps if self.settings.affinity == "literal" else maps.relu()
 
     def refinement_loss(self, tokens: Tokens, tags: torch.Tensor) -> torch.Tensor | float:
-        """How well the spread maps, pooled, tell the tags; only the weights of blocks learn from it."""
+        """Returns the loss of the tags by the spread maps, pooled; only the weights of blocks learn from it."""
         s = self.settings
         if s.affinity != "enhanced" or tokens.attention is None or not s.fusion_weight:
             return 0.0
@@ -91,13 +91,15 @@ class SSEPA(ToCo):
         return s.fusion_weight * F.multilabel_soft_margin_loss(maps.relu().mean(dim=(2, 3)), tags)
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of the patches and the spread maps, `(B, D + C, h, w)`."""
+        """Returns features of the patches and the spread maps, `(B, D + C, h, w)`."""
         tokens = self.tokens(images)
         return torch.cat([tokens.patches.float(), self.refined(self.main_maps(tokens.patches), tokens)], dim=1)
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The spread maps `(B, C, h, w)`, less their minimum, for attention reaches everywhere; and logits `(B, C)` of
-        the features' maxima."""
+        """Returns the spread maps `(B, C, h, w)`, less their minimum, and logits `(B, C)` of the features' maxima.
+
+        The minimum goes, for attention reaches everywhere.
+        """
         features, maps = score_maps.split([self.backbone.channels, self.num_classes], dim=1)
         return maps - maps.amin(dim=(2, 3), keepdim=True), super().maps_and_logits(features)[1]
 

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,16 @@ from tagseg.settings import TrainSettings
 if TYPE_CHECKING:
     from tagseg.methods.base import Method
 
-_own: dict[str, Path] = {}  # methods of people's own: name -> file
+
+@dataclass(frozen=True)
+class OwnFile:
+    """The file of a method of somebody's own, and a digest of what it said when it was run."""
+
+    path: Path
+    digest: str
+
+
+_own: dict[str, OwnFile] = {}  # by the method's name
 
 
 @cache
@@ -61,7 +71,10 @@ def use_method(file: str | Path) -> str:
     name = path.stem
     if name in _declared():
         raise BadInput(f"{file}: tagseg has a method '{name}' already; give your file another name.")
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     module = _imported(path, name)
+    if name in _own and _own[name] != OwnFile(path, digest):
+        module = importlib.reload(module)  # it was rewritten since
     from tagseg.methods.base import Method
 
     kind = getattr(module, "METHOD", None)
@@ -69,7 +82,7 @@ def use_method(file: str | Path) -> str:
         raise BadInput(f"{file}: it has no line METHOD = ..., naming a class that derives from tagseg's Method.")
     if not isinstance(getattr(kind, "Settings", None), type):
         raise BadInput(f"{file}: {kind.__name__} has no Settings; give it a class derived from TrainSettings.")
-    _own[name] = path
+    _own[name] = OwnFile(path, digest)
     return name
 
 
@@ -136,10 +149,9 @@ def load_method(name: str) -> type[Method]:
 
 def method_file(name: str) -> Path | None:
     """Returns the file of a method of your own, None for one that comes with tagseg."""
-    return _own.get(name)
+    return _own[name].path if name in _own else None
 
 
 def method_digest(name: str) -> str | None:
     """Returns a digest of a method of your own, which changes with its file; None for one that comes with tagseg."""
-    path = method_file(name)
-    return None if path is None else hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return _own[name].digest if name in _own else None

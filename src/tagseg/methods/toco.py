@@ -41,7 +41,10 @@ MOMENTUM = 0.9  # of the teacher's projection
 
 
 class Projection(nn.Module):
-    """Class token to 1024 values: three layers, then one whose weights have unit length (as in self-distillation)."""
+    """A projection of the class token to 1024 values, as in self-distillation.
+
+    It has three layers, then one whose weights have unit length.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -55,16 +58,16 @@ class Projection(nn.Module):
         self.last = nn.Linear(256, 1024, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`(B, D) -> (B, 1024)` in [-1, 1], float32."""
+        """Returns projected tokens. `(B, D) -> (B, 1024)` in [-1, 1], float32."""
         inner = F.normalize(self.layers(tokens).float(), dim=-1)
         return F.linear(inner, F.normalize(self.last.weight.float(), dim=-1))
 
 
 class ToCo(SingleStage):
-    """A transformer whose tokens are contrasted; its arguments are those of `SingleStage`.
+    """A transformer whose tokens are contrasted; its arguments are those of `SingleStage` without `early`.
 
     Raises:
-        BadInput: as there, or crops are larger than the image.
+        BadInput: the backbone is no plain transformer, or crops are larger than the image.
     """
 
     Settings: type[ToCoSettings] = ToCoSettings
@@ -101,16 +104,16 @@ class ToCo(SingleStage):
         return loss
 
     def main_maps(self, features: torch.Tensor) -> torch.Tensor:
-        """Class maps that teach, of one scale. `(B, D, h, w) -> (B, C, h, w)`."""
+        """Returns the class maps that teach, of one scale. `(B, D, h, w) -> (B, C, h, w)`."""
         return self.classifier(features).float()
 
     def refined(self, maps: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        """What becomes of these maps before they teach: nothing here."""
+        """Returns what becomes of the class maps before they teach: here they stay as they are."""
         del tokens
         return maps
 
     def refinement_loss(self, tokens: Tokens, tags: torch.Tensor) -> torch.Tensor | float:
-        """What a refinement that learns adds to the loss."""
+        """Returns what a refinement that learns adds to the loss: nothing here."""
         del tokens, tags
         return 0.0
 
@@ -118,8 +121,9 @@ class ToCo(SingleStage):
     def teaching_maps(
         self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Maps of both classifiers over scales and flips, `(B, C, H, W)` each, in [0, 1]; 0 for classes that none of
-        the images has.
+        """Returns maps of both classifiers over scales and flips, `(B, C, H, W)` each, in [0, 1].
+
+        They are 0 for classes that none of the images has.
 
         Args:
             images: `(B, 3, H, W)`.
@@ -136,7 +140,7 @@ class ToCo(SingleStage):
     def patch_contrast(
         self, features: torch.Tensor, maps: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor
     ) -> torch.Tensor:
-        """L_ptc; `maps` of the auxiliary classifier, `inside` in pixels."""
+        """Returns L_ptc; `maps` are those of the auxiliary classifier, `inside` is in pixels."""
         s = self.settings
         small = F.interpolate(maps, size=features.shape[-2:], mode="bilinear", align_corners=False)
         boxes = inside if s.compat == "official" else cells_inside(inside, self.backbone.stride)
@@ -144,7 +148,7 @@ class ToCo(SingleStage):
         return patch_contrast_loss(features.float(), affinity_labels(labels))
 
     def class_contrast(self, batch: dict[str, torch.Tensor], summary: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        """L_ctc; `summary` is the class token of the image, `maps` those of the auxiliary classifier."""
+        """Returns L_ctc; `summary` is the class token of the image, `maps` are those of the auxiliary classifier."""
         s = self.settings
         found = regions(maps, batch["tags"], high=s.high, low=s.low)
         corners = draw_crops(found, self.crop_side, s.crops)
@@ -167,7 +171,7 @@ class ToCo(SingleStage):
         tags: torch.Tensor,
         inside: torch.Tensor,
     ) -> torch.Tensor:
-        """L_seg with labels that PAR refines, and L_reg."""
+        """Returns the weighted sum of L_seg, with labels that PAR refines, and L_reg."""
         s = self.settings
         labels = refined_labels(images, maps * tags[:, :, None, None], tags, high=s.high, low=s.low, boxes=inside)
         scores = self.scores_at(features, images)
@@ -179,7 +183,7 @@ class ToCo(SingleStage):
         return loss
 
     def colours(self, images: torch.Tensor) -> torch.Tensor:
-        """Images in 0..255."""
+        """Returns the images' colours in 0..255."""
         mean, std = (
             torch.tensor(v, device=images.device)[:, None, None] for v in (self.backbone.mean, self.backbone.std)
         )
@@ -196,7 +200,9 @@ class ToCo(SingleStage):
 def labels_of(
     maps: torch.Tensor, tags: torch.Tensor, *, high: float, low: float, boxes: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The strongest tag where it exceeds `high`, background where it is at most `low`, 255 between and off the box.
+    """Labels the strongest tag where it exceeds `high`, and background where it is at most `low`.
+
+    Between the two, and off the box, the label is 255.
 
     Args:
         maps: `(B, C, h, w)` in [0, 1].
@@ -216,26 +222,33 @@ def labels_of(
 
 
 def box_masks(boxes: torch.Tensor, size: tuple[int, ...] | torch.Size) -> torch.Tensor:
-    """`(B, 4)` rows y0, y1, x0, x1 -> `(B, h, w)`, 1 inside."""
+    """Returns masks of boxes. `(B, 4)` rows y0, y1, x0, x1 -> `(B, h, w)`, 1 inside."""
     y, x = (torch.arange(n, device=boxes.device) for n in size)
     y0, y1, x0, x1 = boxes[:, :, None, None].unbind(1)
     return ((y[:, None] >= y0) & (y[:, None] < y1) & (x >= x0) & (x < x1)).float()
 
 
 def cells_inside(boxes: torch.Tensor, stride: int) -> torch.Tensor:
-    """Boxes in pixels as boxes of the cells that lie in them whole."""
+    """Turns boxes in pixels into boxes of the cells that lie in them whole."""
     y0, y1, x0, x1 = boxes.unbind(1)
+    # starts are rounded up and ends down, so that a cell which holds any padding is out
     return torch.stack([-(-y0 // stride), y1 // stride, -(-x0 // stride), x1 // stride], dim=1)
 
 
 def regions(maps: torch.Tensor, tags: torch.Tensor, *, high: float, low: float) -> torch.Tensor:
-    """0 where surely background, 2 where surely an object, 1 between. `(B, C, H, W)`, `(B, C)` -> `(B, H, W)`."""
+    """Returns 0 where there is surely background, 2 where surely an object, 1 between.
+
+    `(B, C, H, W)`, `(B, C)` -> `(B, H, W)`.
+    """
     strength = (maps * tags[:, :, None, None]).amax(dim=1)
     return (strength > low).long() + (strength >= high).long()
 
 
 def affinity_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Pairs of patches: 1 alike, 0 not, 255 unknown or the same patch. `(B, h, w) -> (B, n, n)`."""
+    """Returns labels of pairs of patches: 1 alike, 0 not, 255 unknown or the same patch.
+
+    `(B, h, w) -> (B, n, n)`.
+    """
     flat = labels.flatten(1)
     pairs = (flat[:, :, None] == flat[:, None, :]).long()
     unknown = (flat == IGNORE)[:, :, None] | (flat == IGNORE)[:, None, :]
@@ -244,7 +257,7 @@ def affinity_labels(labels: torch.Tensor) -> torch.Tensor:
 
 
 def patch_contrast_loss(features: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """L_ptc: patches alike are to point the same way, or the opposite one, others at right angles.
+    """Returns L_ptc: patches alike are to point the same way, or the opposite one, others at right angles.
 
     Args:
         features: `(B, D, h, w)`.
@@ -260,7 +273,7 @@ def patch_contrast_loss(features: torch.Tensor, pairs: torch.Tensor) -> torch.Te
 def class_contrast_loss(
     student: torch.Tensor, teacher: torch.Tensor, flags: torch.Tensor, temperature: float, *, extra: bool = False
 ) -> torch.Tensor:
-    """L_ctc.
+    """Returns L_ctc, the loss of class token contrast.
 
     Args:
         student: `(V B, D)` of all views, the view varying slowest.
@@ -271,30 +284,42 @@ def class_contrast_loss(
     """
     batch, views = flags.shape
     others, globals_ = student.view(views, batch, -1), teacher.view(-1, batch, teacher.shape[1])
+    # exp(p . q / tau) of every global view, from the teacher, with every view: (B, G, V)
     similar = (torch.einsum("gbd,vbd->bgv", globals_, others) / temperature).exp()
     positive = flags.to(similar.dtype)[:, None]
+    # InfoNCE: a positive stands against all negatives of its photograph, not against other positives
     negatives = (similar * (1 - positive)).sum(dim=2, keepdim=True)
     terms = -(similar / (similar + negatives + 1e-4)).log() * positive
     total = terms.sum(dim=2)
     if extra:
+        # the spare positive: similarity 1 over itself and the negatives
         total = total - (1 / (1 + negatives[:, :, 0] + 1e-4)).log()
+    # the mean over global views, and over the positives of each photograph
     return (total.sum(dim=1) / len(globals_) / (positive[:, 0].sum(dim=1) + 1e-4)).mean()
 
 
 def draw_crops(found: torch.Tensor, side: int, count: int) -> torch.Tensor:
-    """Where crops are cut: centred on random pixels that are not surely an object, none twice; if there are too few of
-    these, on any. `(B, H, W)` regions -> `(B, count, 2)`, y and x of the upper left corners, pixels."""
+    """Draws where crops are cut: centred on random pixels that are not surely an object, none twice.
+
+    If there are too few of these, any will do. `(B, H, W)` regions -> `(B, count, 2)`, y and x of the upper left
+    corners, pixels.
+    """
     height, width = found.shape[-2:]
+    # corners, along either axis, of which a crop stays inside
     rooms = (height - side + 1, width - side + 1)
     half = side // 2
     corners = []
     for one in found.cpu():
+        # place (y, x) of this window is the centre of the crop whose corner is (y, x)
         free = (one[half : half + rooms[0], half : half + rooms[1]] <= 1).flatten().nonzero()[:, 0]
         if len(free) < count:
+            # too little is not surely an object: any corner goes
             free = torch.arange(rooms[0] * rooms[1])
+        # none twice, unless there are fewer corners than crops
         chosen = (
             free[torch.randperm(len(free))[:count]] if len(free) >= count else free[torch.randint(len(free), (count,))]
         )
+        # corners were numbered row by row
         corners.append(torch.stack([chosen // rooms[1], chosen % rooms[1]], dim=1))
     return torch.stack(corners)
 
@@ -302,7 +327,10 @@ def draw_crops(found: torch.Tensor, side: int, count: int) -> torch.Tensor:
 def cut_crops(
     images: torch.Tensor, found: torch.Tensor, corners: torch.Tensor, side: int, uncertain: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops, `(count, B, 3, side, side)`, and flags, `(B, count)`: 1 where the mean region exceeds `uncertain`."""
+    """Cuts crops, `(count, B, 3, side, side)`, and flags them, `(B, count)`.
+
+    A flag is 1 where the mean region exceeds `uncertain`.
+    """
     crops, flags = [], []
     for image, regions_of_one, places in zip(images, found, corners.tolist(), strict=True):
         crops.append(torch.stack([image[:, y : y + side, x : x + side] for y, x in places]))

@@ -286,10 +286,13 @@ def _parameters_to_stride(network: Any, stride: int) -> list[nn.Parameter]:
     """Parameters of the stem and of every part whose features still have at most `stride`."""
     if isinstance(network, resnet38.ResNet38):
         return network.early_parameters()
+    # names of the modules, shallow to deep, at which timm reads features
     early = [info["module"] for info in network.feature_info if info["reduction"] <= stride]
     if not early:
         return []
+    # timm's groups of parameters by depth, the stem first: number -> names
     members = timm.models.group_parameters(network, network.group_matcher(coarse=True))
+    # the deepest group that holds some of the last early module; all before it are early too, the stem included
     last = max(
         (number for number, names in members.items() if any(n.startswith(f"{early[-1]}.") for n in names)),
         default=-1,

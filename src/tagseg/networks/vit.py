@@ -64,10 +64,13 @@ class Attention:
         batch, channels, height, width = maps.shape
         values = maps.flatten(2).transpose(1, 2)
         if normalise:
+            # a map of ones goes along: it comes back as the sums of the affinity's rows
             values = torch.cat([values, torch.ones_like(values[:, :, :1])], dim=2)
+        # other tokens have the value 0: what goes to them is lost, as in `affinity`, which lacks their columns
         values = F.pad(values, (0, 0, self.prefix, 0))
         total = torch.zeros_like(values[:, self.prefix :])
         for number, (queries, keys) in enumerate(zip(self.queries, self.keys, strict=True)):
+            # queries of patches only, but keys of all tokens: the softmax is the network's own
             part = _attended(queries[:, :, self.prefix :], keys, values)
             total = total + (part if weights is None else part * weights[:, number, None, None].to(part.dtype))
         total = total / len(self.queries)
@@ -80,6 +83,7 @@ class Attention:
 
         It is taken over heads and all pairs of tokens. A mean of products of all pairs is the product of the means.
         """
+        # mean_ij q_i . k_j = (mean_i q_i) . (mean_j k_j), of every head
         means = [(q.mean(dim=2) * k.mean(dim=2)).sum(dim=-1).mean(dim=1) for q, k in self._pairs()]
         return torch.stack(means, dim=1)
 
@@ -109,8 +113,11 @@ def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -
     """
     heads, width = queries.shape[1], queries.shape[3]
     found = []
+    # attention is linear in its values, so that channels may go in parts
     for part in values.split(width, dim=2):
+        # all heads read the same values, without a copy each
         padded = F.pad(part, (0, width - part.shape[2])).to(queries.dtype)[:, None].expand(-1, heads, -1, -1)
+        # the queries are scaled already
         spread = F.scaled_dot_product_attention(queries, keys, padded, scale=1.0)
         found.append(spread.mean(dim=1)[:, :, : part.shape[2]])
     return torch.cat(found, dim=2)

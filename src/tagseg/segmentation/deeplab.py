@@ -10,9 +10,10 @@ from tagseg.segmentation.settings import HeadName
 
 
 class LargeFOV(nn.Sequential):
-    """3x3 dilated convolution with a large field of view, two dropouts, 1x1 class convolution (v1, section 4.1).
+    """A head of a 3x3 dilated convolution with a large field of view, two dropouts and a 1x1 class convolution.
 
-    The published dilation 12 is for stride 8; at other strides it spans the same pixels.
+    It is that of DeepLab v1 (section 4.1). The published dilation 12 is for stride 8; at other strides it spans the
+    same pixels.
     """
 
     def __init__(self, channels: int, outputs: int, stride: int) -> None:
@@ -30,10 +31,10 @@ class LargeFOV(nn.Sequential):
 
 
 class TokenDecoder(nn.Sequential):
-    """The decoder of ToCo (CVPR 2023, published code) on a transformer's patches: two dilated 3x3 convolutions of 512
-    channels and the 1x1 class convolution, without biases.
+    """The decoder of ToCo (CVPR 2023, published code) on a transformer's patches.
 
-    The published dilation 5 is for stride 16.
+    It has two dilated 3x3 convolutions of 512 channels and the 1x1 class convolution, without biases. The published
+    dilation 5 is for stride 16.
     """
 
     def __init__(self, channels: int, outputs: int, stride: int) -> None:
@@ -48,7 +49,10 @@ class TokenDecoder(nn.Sequential):
 
 
 class ASPP(nn.Module):
-    """Sum of four dilated 3x3 class convolutions (v2, section 3.2); dilations 6, 12, 18, 24 at stride 8."""
+    """A head that sums four dilated 3x3 class convolutions (DeepLab v2, section 3.2).
+
+    Their dilations are 6, 12, 18 and 24 at stride 8.
+    """
 
     def __init__(self, channels: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -57,11 +61,12 @@ class ASPP(nn.Module):
         _initialise(self)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns the sum of the four class convolutions of features."""
         return torch.stack([branch(features) for branch in self.branches]).sum(dim=0)
 
 
 class DeepLab(nn.Module):
-    """Backbone and head: `(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first."""
+    """A backbone and a head: `(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first."""
 
     def __init__(self, backbone: Backbone, head: HeadName, num_classes: int) -> None:
         super().__init__()
@@ -71,10 +76,11 @@ class DeepLab(nn.Module):
         self.head = heads[head](backbone.channels, num_classes + 1, backbone.stride)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
         return self.head(self.backbone(images))
 
     def logits_at(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Logits interpolated to `size`: `(B, C + 1, *size)`."""
+        """Returns the logits interpolated to `size`: `(B, C + 1, *size)`."""
         return self.backbone.grid.resize(self(images), size)
 
 

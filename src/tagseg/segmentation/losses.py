@@ -9,7 +9,7 @@ from tagseg.labels import IGNORE
 
 
 def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over labelled pixels; zero, with zero gradient, when there is none.
+    """Returns the mean cross-entropy over labelled pixels; zero, with zero gradient, when there is none.
 
     Args:
         logits: `(B, C + 1, h, w)`; masks: `(B, h, w)` int64, 255 = ignore.
@@ -21,7 +21,9 @@ def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
 def halves_of_loss(
     logits: torch.Tensor, masks: torch.Tensor, counted: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy over background pixels, and over the pixels of classes; zero for either where there are none.
+    """Returns the mean cross-entropy over background pixels, and that over the pixels of classes.
+
+    Either is zero where there are none.
 
     Args:
         logits: `(B, C + 1, h, w)`; masks: `(B, h, w)`, 255 = ignore.

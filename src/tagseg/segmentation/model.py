@@ -41,12 +41,13 @@ class SegmentationModel:
         self.to(default_device())
 
     def to(self, device: torch.device | str) -> SegmentationModel:
+        """Moves the network to a device; returns the model itself."""
         self.device = torch.device(device)
         self.network.to(self.device).to(memory_format=torch.channels_last)
         return self
 
     def predict(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
-        """Class of every pixel: `(H, W)` uint8, 0 background, class c at c + 1.
+        """Returns the class of every pixel: `(H, W)` uint8, 0 background, class c at c + 1.
 
         Args:
             image: path, PIL image, or `(H, W, 3)` uint8 RGB; any size.
@@ -58,7 +59,10 @@ class SegmentationModel:
         return classes.to(torch.uint8).cpu().numpy()
 
     def probabilities(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
-        """As `predict`, but `(C + 1, H, W)` float32 that sum to one at every pixel."""
+        """Returns the probabilities of all classes, which sum to one at every pixel.
+
+        They are `(C + 1, H, W)` float32; the arguments are those of `predict`.
+        """
         return self._probabilities(_to_array(image), scales, flip).cpu().numpy()
 
     @torch.inference_mode()
@@ -85,7 +89,7 @@ class SegmentationModel:
         return total / len(scales)
 
     def save(self, folder: Path) -> None:
-        """Write `model.safetensors`, then `model.json`; each whole or not at all."""
+        """Writes `model.safetensors`, then `model.json`; each whole or not at all."""
         backbone = self.network.backbone
         with write_aside(folder / WEIGHTS) as aside:
             save_file({k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}, aside)

@@ -14,8 +14,11 @@ from tagseg.segmentation.settings import SegmentSettings
 
 
 class SegmentationTraining(lightning.LightningModule):
-    """Cross-entropy at a quarter of the resolution: between the published output stride (which loses borders)
-    and full size (which costs more than the network on a CPU)."""
+    """The training of DeepLab by the cross-entropy at a quarter of the resolution.
+
+    That is between the published output stride (which loses borders) and full size (which costs more than the network
+    on a CPU).
+    """
 
     LOSS_STRIDE = 4
 

@@ -18,9 +18,10 @@ HIDDEN_ABOVE = 0.7
 
 
 def occlusion(cases: Iterable[Case], classifier: Classifier) -> list[Table]:
-    """Hide what the last layer's map marks above 0.7 (LayerCAM, section IV-C): what is left of the class?
+    """Measures what is left of a class when what the last layer's map marks above 0.7 is hidden.
 
-    Over photographs whose highest score is one of their tags; of that tag. Lower is better.
+    This is LayerCAM's section IV-C, over photographs whose highest score is one of their tags, and of that tag. Lower
+    is better.
     """
     before: list[tuple[bool, bool, float]] = []
     after: dict[str, list[tuple[bool, bool, float]]] = {}
@@ -51,7 +52,10 @@ def occlusion(cases: Iterable[Case], classifier: Classifier) -> list[Table]:
 
 
 def curves(cases: Iterable[Case], classifier: Classifier) -> list[Table]:
-    """Insertion and deletion: the area under the class's probability, for last layers and fused maps."""
+    """Measures insertion and deletion, for last layers and fused maps.
+
+    The measure is the area under the class's probability.
+    """
     areas: dict[str, list[tuple[float, float]]] = {}
     ways: dict[str, Variant] = {}
     count = 0

@@ -31,7 +31,10 @@ _TIMED = 16  # photographs that the frame rate is measured on
 
 
 def boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
-    """Localisation by boxes (LayerCAM, tables 3.1 to 3.4 of the thesis): every method and layer, and fused."""
+    """Measures localisation by boxes of every method and layer, and of layers fused.
+
+    These are LayerCAM's tables 3.1 to 3.4 of the thesis.
+    """
     ways: list[Variant] = []
     located: dict[str, Localisation] = {}
     joined: dict[str, Localisation] = {}
@@ -72,7 +75,7 @@ def boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
 
 
 def segmentation(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]:
-    """Stage by stage: how well the maps themselves segment, and where their maxima lie."""
+    """Measures, stage by stage, how well the maps themselves segment, and where their maxima lie."""
     ways: list[Variant] = []
     sweeps: dict[str, ThresholdSweep] = {}
     pixels: dict[str, PixelPrecision] = {}
@@ -97,9 +100,9 @@ def segmentation(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]
 
 
 def defects(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]:
-    """Tiny defects (thesis equation 3.10): IoU averaged over photographs, at the best threshold of each cell.
+    """Measures the IoU of tiny defects, averaged over photographs (thesis equation 3.10).
 
-    The last row is a map that marks everything.
+    Each cell of the table has its best threshold. The last row is a map that marks everything.
     """
     ways: list[Variant] = []
     best: dict[tuple[str, int | None], BestThresholdIoU] = {}
@@ -131,7 +134,10 @@ def defects(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]:
 
 
 def superpixel_masks(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Table]:
-    """Pseudo-masks of one label per superpixel (thesis table 3.12), background under a mean map value of 0.3."""
+    """Measures pseudo-masks of one label per superpixel (thesis table 3.12).
+
+    Background is what is under a mean map value of 0.3.
+    """
     ways: list[Variant] = []
     confusions: dict[str, Confusion] = {}
     for case in _with_masks(cases):
@@ -155,7 +161,10 @@ def superpixel_masks(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Ta
 
 
 def frame_rate(explainer_of: Callable[[Any], Explainer], layers: Sequence[str], samples: Sequence[Sample]) -> Table:
-    """Photographs a second, one at a time as on a belt: each layer alone, and all of them fused."""
+    """Measures photographs a second, one at a time as on a belt.
+
+    It does so for each layer alone, and for all of them fused.
+    """
     photos = [read_image(sample.image) for sample in samples if sample.tags][:_TIMED]
     table = Table("Photographs a second, one at a time", ("layers", "a second"))
     for wanted, name in (*((layer, layer) for layer in reversed(layers)), (list(layers), "fused")):

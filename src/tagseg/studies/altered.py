@@ -36,7 +36,7 @@ STEP, LONGEST, TIMES = 0.02, 0.12, 12  # of the adversarial search, in units of 
 
 
 def captum_attr() -> Any:
-    """captum, which the studies compare with."""
+    """Returns `captum.attr`, which the studies compare with."""
     try:
         import captum.attr
     except ImportError as error:
@@ -45,7 +45,7 @@ def captum_attr() -> Any:
 
 
 def pixel_methods(model: nn.Module, layers: Any) -> dict[str, Pixels]:
-    """Attributions to pixels by name; a network without ReLUs has no Guided Backpropagation."""
+    """Returns attributions to pixels by name; Guided Backpropagation refuses a network without ReLUs."""
     captum = captum_attr()
     hierarchy = Hierarchy(model, layers)
 
@@ -83,14 +83,17 @@ def _magnitude(method: Callable[[torch.Tensor, int], torch.Tensor]) -> Pixels:
 
 
 def gradient(model: nn.Module, images: torch.Tensor, number: int) -> torch.Tensor:
-    """`(B, 3, H, W)`: of the score of one class with respect to the pixels."""
+    """Returns the gradient of the score of one class with respect to the pixels, `(B, 3, H, W)`."""
     with undisturbed(model):
         leaf = images.clone().requires_grad_()
         return torch.autograd.grad(model(leaf)[:, number].sum(), leaf)[0]
 
 
 def hierarchical_gradient(hierarchy: Hierarchy, image: torch.Tensor, number: int) -> torch.Tensor:
-    """`(3, H, W)`: the tree's last channels, each at its peak, decomposed to the pixels, their gradients added up."""
+    """Returns the gradients of a tree's last channels with respect to the pixels, added up.
+
+    Each channel is decomposed at its peak; the sum is `(3, H, W)`.
+    """
     tree = hierarchy(image, [number])[0][0]
     recording = hierarchy.recorder(image, pixels=True)
     leaves = list(dict.fromkeys(Decision(*node.decision) for _, node in tree.nodes() if not node.children))
@@ -103,7 +106,7 @@ def hierarchical_gradient(hierarchy: Hierarchy, image: torch.Tensor, number: int
 
 
 def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Rank correlation of two maps; 0 where one of them is constant."""
+    """Returns the rank correlation of two maps; 0 where one of them is constant."""
     a, b = (rankdata(values.flatten().cpu().numpy()) for values in (one, other))
     a, b = a - a.mean(), b - b.mean()
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -111,10 +114,11 @@ def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def sanity(found: Iterable[Example], model: nn.Module, layers: Any, against: nn.Module | None) -> Findings:
-    """Do attributions to pixels depend on what was learnt (section 5.7; Adebayo et al., NIPS 2018)?
+    """Measures whether attributions to pixels depend on what was learnt (section 5.7; Adebayo et al., NIPS 2018).
 
-    Spearman correlation of each attribution with its own after the weights were randomised from the top down, one part
-    of the network after the other; and, with `against`, with that of the same network taught wrong labels.
+    It takes the Spearman correlation of each attribution with its own after the weights were randomised from the top
+    down, one part of the network after the other; and, with `against`, with that of the same network taught wrong
+    labels.
     """
     cases = [(example, _best(model, example.image)) for example in found]
     first = {name: [method(e.image, n) for e, n in cases] for name, method in pixel_methods(model, layers).items()}
@@ -146,10 +150,10 @@ def _compared(
 
 
 def cascade(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
-    """Copies of a network with more and more of its parts randomised, from the top down, with the part's name.
+    """Yields a copy of a network with more and more of its parts randomised, from the top down.
 
-    A part is a module with weights right below the network's root, or below a chain of such that holds all of them;
-    chains of blocks count block by block.
+    Before it comes the part's name. A part is a module with weights right below the network's root, or below a chain of
+    such that holds all of them; chains of blocks count block by block.
     """
     altered = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
@@ -175,7 +179,7 @@ def _named_parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def surrogate(found: Iterable[Example], hierarchy: Hierarchy, exclusive_top: int = 10) -> Findings:
-    """A network of which every class keeps its strongest channels only (section 5.8).
+    """Measures a network of which every class keeps its strongest channels only (section 5.8).
 
     For every class that may win (the highest scores), the channels that its decomposition names strongest stay and the
     others are zero: in the deepest layer, and then also in the layer before, where those of each decomposition stay.
@@ -243,11 +247,11 @@ def _keep_only(channels: Sequence[Sequence[int]]) -> Callable[[torch.Tensor], No
 
 
 def removal(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
-    """Remove the channels of a layer that an attribution calls most important (section 5.9): how much is lost?
+    """Measures how much is lost when the channels that an attribution calls most important are removed.
 
-    Importance by gAP is handed down from the deepest layer (see `propagated`). It is compared with captum's Layer
-    Conductance, Internal Influence and layer-wise relevance propagation (where captum knows the network's modules),
-    summed over positions. Photographs that the network names right.
+    This is section 5.9, layer by layer, over photographs that the network names right. Importance by gAP is handed down
+    from the deepest layer (see `propagated`). It is compared with captum's Layer Conductance, Internal Influence and
+    layer-wise relevance propagation (where captum knows the network's modules), summed over positions.
     """
     model = hierarchy.recorder.model
     outcomes: dict[tuple[str, str], list[list[tuple[bool, float]]]] = {}
@@ -286,10 +290,10 @@ def removal(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
 
 
 def propagated(recording: Recording, number: int) -> list[torch.Tensor]:
-    """`(D,)` for every level: what each channel has of the class, handed down from the deepest layer.
+    """Returns what each channel has of the class, handed down from the deepest layer: `(D,)` for every level.
 
-    There it is the channel's share. Below, the `SPREAD` most important channels hand what they have to those that they
-    are made of at their peaks, by shares; what speaks against a channel hands down nothing.
+    In the deepest layer it is the channel's share. Below, the `SPREAD` most important channels hand what they have to
+    those that they are made of at their peaks, by shares; what speaks against a channel hands down nothing.
     """
     deepest = len(recording.layers) - 1
     parts = recording.parts([recording.score(0, number)])[0]
@@ -369,10 +373,11 @@ def _before_relu(model: nn.Module, layer: nn.Module) -> nn.Module:
 
 
 def adversarial(found: Iterable[Example], hierarchy: Hierarchy, classifier: Classifier) -> Findings:
-    """What happens to the channels behind two classes when a photograph is bent from one to the other (section 5.12)?
+    """Measures what happens to the channels behind two classes when a photograph is bent from one to the other.
 
-    The bent photograph comes from small steps along the sign of the gradient of the second class's score less the
-    first's, until it wins. Peaks are of the strongest channels of the deepest layer, of the photograph as it was.
+    This is section 5.12. The bent photograph comes from small steps along the sign of the gradient of the second
+    class's score less the first's, until it wins. Peaks are of the strongest channels of the deepest layer: the right
+    class's of the photograph as it was, the wrong class's of the bent one.
     """
     peaks: dict[str, list[tuple[float, float]]] = {"right class": [], "wrong class": []}
     bent, seen = 0, 0
@@ -409,7 +414,7 @@ def adversarial(found: Iterable[Example], hierarchy: Hierarchy, classifier: Clas
 
 
 def bend(model: nn.Module, image: torch.Tensor, first: int, second: int) -> torch.Tensor | None:
-    """The image changed until the second class scores higher than the first; None if that takes too much."""
+    """Returns the image changed until the second class wins; None if that takes too much."""
     bent = image.clone()
     for _ in range(TIMES):
         slope = gradient(model, bent, second) - gradient(model, bent, first)

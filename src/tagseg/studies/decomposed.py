@@ -41,7 +41,7 @@ class Example:
 
 
 def examples(classifier: Classifier, samples: Sequence[Sample], advance: Advance) -> Iterator[Example]:
-    """The photographs in order, one at a time."""
+    """Yields the photographs in order, one at a time."""
 
     def load(sample: Sample) -> tuple[Sample, torch.Tensor]:
         return sample, classifier.images([read_image(sample.image)])
@@ -52,11 +52,11 @@ def examples(classifier: Classifier, samples: Sequence[Sample], advance: Advance
 
 
 def agreement(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
-    """Contributions against what happens when a channel is replaced by its mean activation (table 5.1).
+    """Compares contributions with what happens when a channel is replaced by its mean activation (table 5.1).
 
-    Of every photograph the highest score, and what the hierarchy decomposes below it. The mean is that of the map, or
-    that of the channel over all photographs looked at: where a score is linear in the mean of a map, as behind global
-    average pooling, replacing the map by its own mean changes nothing.
+    It looks at the highest score of every photograph, and at what the hierarchy decomposes below it. The mean is that
+    of the map, or that of the channel over all photographs looked at: where a score is linear in the mean of a map, as
+    behind global average pooling, replacing the map by its own mean changes nothing.
     """
     cases = list(found)
     recorder = hierarchy.recorder
@@ -136,7 +136,7 @@ def _means(hierarchy: Hierarchy, cases: Sequence[Example]) -> list[torch.Tensor]
 
 
 def estimates(parts: Parts) -> dict[str, torch.Tensor]:
-    """The four estimates of table 5.1, `(D,)` each, of which the first is the contribution.
+    """Returns the four estimates of table 5.1, `(D,)` each, of which the first is the contribution, and a fifth.
 
     The fifth is what replacing a map by its mean does to first order: it tells how much of a disagreement is due to the
     mean that is put in, and how much to what lies in between not being linear.
@@ -153,14 +153,17 @@ def estimates(parts: Parts) -> dict[str, torch.Tensor]:
 
 
 def pearson(one: torch.Tensor, other: torch.Tensor) -> float | None:
-    """Correlation of two `(D,)`; None where one of them is constant."""
+    """Returns the correlation of two `(D,)`; None where one of them is constant."""
     a, b = (v.double().cpu() - v.double().cpu().mean() for v in (one, other))
     size = float(a.norm() * b.norm())
     return float(a @ b) / size if size > 0 else None
 
 
 def contributions(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
-    """How contributions fall from the strongest channel on (section 5.5), and how many channels take part at all."""
+    """Measures how contributions fall from the strongest channel on (section 5.5).
+
+    It also counts how many channels take part at all.
+    """
     recorder = hierarchy.recorder
     curves: dict[str, list[np.ndarray]] = {}
     counts: dict[str, list[tuple[int, int, int]]] = {}
@@ -199,7 +202,7 @@ def contributions(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
 
 
 def discriminativeness(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str]) -> Findings:
-    """Are channels for one class alone? `D = max_c N_c / sum_c N_c` (section 5.6).
+    """Measures whether channels are for one class alone: `D = max_c N_c / sum_c N_c` (section 5.6).
 
     N_c counts the photographs of class c in whose tree (of that tag) the channel is one of the strongest.
     """
@@ -233,7 +236,7 @@ def _discriminative(counts: Counter[int]) -> tuple[float, int]:
 
 
 def context(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str]) -> Findings:
-    """What do the channels behind a class look at (section 5.14)? The label of the region that overlaps most.
+    """Measures what the channels behind a class look at (section 5.14): the label of the region that overlaps most.
 
     A channel's cells are those above half of its map's maximum; the region is of the true mask, at the map's grid.
     """
@@ -262,7 +265,10 @@ def context(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[st
 
 
 def overlapping_label(map_: torch.Tensor, mask: np.ndarray) -> int | None:
-    """The label of the region of a mask `(H, W)` with the largest IoU to the cells of a map `(h, w)`."""
+    """Returns the label of the region of a mask `(H, W)` with the largest IoU to the cells of a map `(h, w)`.
+
+    It is None where no labelled region overlaps.
+    """
     cells = cells_of(map_).numpy()
     height, width = mask.shape
     rows = (np.arange(height) * cells.shape[0] // height).clip(max=cells.shape[0] - 1)

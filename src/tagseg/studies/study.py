@@ -37,7 +37,7 @@ METHODS = ("gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad")
 
 @dataclass(frozen=True)
 class StudyResult:
-    """The tables, and where they and the picture lie."""
+    """The outcome of a study: its tables, and where they and the picture lie."""
 
     tables: list[Table]
     text: Path

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """One study.
+    """A study in the table.
 
     about: what it measures, in half a sentence.
     run: does it.

@@ -14,7 +14,7 @@ Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 @dataclass
 class Table:
-    """Rows of a study: `rows[i]` has a cell for each of `columns`; None is not known."""
+    """A table of a study: `rows[i]` has a cell for each of `columns`; None is not known."""
 
     title: str
     columns: tuple[str, ...]
@@ -22,11 +22,13 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
+        """Returns the table as Markdown, with its title above and its note below."""
         lines = [f"### {self.title}", "", f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
         lines += [f"| {' | '.join(_cell(value) for value in row)} |" for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns title, columns and rows by name."""
         return {"title": self.title, "columns": list(self.columns), "rows": [list(r) for r in self.rows]}
 
 
@@ -37,7 +39,7 @@ def _cell(value: Any) -> str:
 
 
 def write_tables(folder: Path, name: str, tables: Sequence[Table], facts: dict[str, Any]) -> None:
-    """`NAME.md` to read and `NAME.json` with how they were made."""
+    """Writes tables as `NAME.md` to read and `NAME.json` with how they were made."""
     with write_aside(folder / f"{name}.md") as aside:
         aside.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
     write_json(folder / f"{name}.json", {**facts, "tables": [table.as_dict() for table in tables]})
@@ -45,8 +47,10 @@ def write_tables(folder: Path, name: str, tables: Sequence[Table], facts: dict[s
 
 @dataclass
 class Findings:
-    """The tables of a study, and if it draws any, the lines of its picture `name -> (xs, ys)` with the names of both
-    axes."""
+    """The tables of a study, and if it draws any, the lines of its picture.
+
+    Lines are `name -> (xs, ys)`, and come with the names of both axes.
+    """
 
     tables: list[Table]
     lines: Lines = field(default_factory=dict)

@@ -34,12 +34,15 @@ class Case:
     maps: dict[str, MethodMaps]
 
     def rank(self, tag: int) -> int:
-        """How many classes score higher than the tag."""
+        """Returns how many classes score higher than the tag."""
         return int((self.scores > self.scores[tag]).sum())
 
 
 def walk(explainer: Explainer, samples: Sequence[Sample], advance: Advance) -> Iterator[Case]:
-    """The photographs that have tags, in order, `BATCH` at a time, with the maps of their true tags."""
+    """Yields the photographs that have tags, in order, with the maps of their true tags.
+
+    `BATCH` of them go through the network at a time.
+    """
     tagged = [sample for sample in samples if sample.tags]
     done = 0
 
@@ -70,29 +73,31 @@ class Variant:
     numbers: tuple[int, ...] = ()
 
     def maps(self, case: Case, size: tuple[int, int]) -> np.ndarray:
-        """`(K, H, W)` in [0, 1]."""
+        """Returns the maps of a photograph by this way, `(K, H, W)` in [0, 1]."""
         found = case.maps[self.method].maps
         return fuse([found[n][None] for n in self.numbers], size, scaling=self.scaling)[0].cpu().numpy()
 
     @property
     def short(self) -> str:
-        """For a column's head."""
+        """Returns a short name for a column's head."""
         return f"{self.method} {self.layers.split(' (')[0]}"
 
     @property
     def name(self) -> str:
-        """The layers, and the scaling where it is not the published one."""
+        """Returns the layers, and the scaling where it is not the published one."""
         return self.layers if self.scaling == "tanh" else f"{self.layers}, scaling {self.scaling}"
 
     @property
     def label(self) -> str:
+        """Returns the method, the layers, and the scaling where it is not the published one."""
         return f"{self.method}, {self.name}"
 
 
 def variants(case: Case, *, ablation: bool = False) -> list[Variant]:
-    """Every method with every layer alone (deep to shallow), then the deepest fused with more and more shallow ones.
+    """Returns every method with every layer alone (deep to shallow), then with more and more layers fused.
 
-    With `ablation` also the other scalings of LayerCAM's three deepest layers, as published.
+    The deepest layers are fused with more and more shallow ones. With `ablation` there are also the other scalings of
+    LayerCAM's three deepest layers, as published.
     """
     found = []
     for method, maps in case.maps.items():
@@ -114,7 +119,10 @@ def _stage(number: int, count: int, name: str) -> str:
 
 
 def probability_of(classifier: Classifier, tag: int) -> Any:
-    """`images (N, 3, S, S) -> (N,)`: the probability of one class, `BATCH` images at a time."""
+    """Returns a function that gives the probability of one class. `images (N, 3, S, S) -> (N,)`.
+
+    It looks at `BATCH` images at a time.
+    """
 
     def score(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

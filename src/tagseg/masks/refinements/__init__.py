@@ -66,7 +66,7 @@ def steps_of(chain: str) -> tuple[str, ...]:
 
 
 def check_chain(chain: str) -> str:
-    """Returns the chain as it is.
+    """Checks a chain, and returns it as it is.
 
     Raises:
         ValueError: it names what does not exist, or a refinement that learns anywhere but first.

@@ -21,7 +21,7 @@ def refine(photo: np.ndarray, scores: np.ndarray, settings: str = "deeplab") -> 
 
 
 def from_labels(photo: np.ndarray, labels: np.ndarray, count: int, settings: str = "deeplab") -> np.ndarray:
-    """Takes hard labels, which are believed with the probability `gt_prob` of the parameters."""
+    """Turns hard labels into scores; they are believed with the probability `gt_prob` of the parameters."""
     from tagseg.masks.crf import crf_from_labels
     from tagseg.networks.precision import default_device
 

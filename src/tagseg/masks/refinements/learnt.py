@@ -11,8 +11,11 @@ from tagseg.settings import ScaleRange, Settings, SidePixels
 
 
 class LearntSettings(Settings):
-    """Settings that PSA and IRN share. Thresholds are map values; "auto" lays them around the score that cuts the maps
-    (see `tagseg.pipeline.stages.affinity`), because maps of different networks do not compare."""
+    """Settings that PSA and IRN share.
+
+    Thresholds are map values; "auto" lays them around the score that cuts the maps (see
+    `tagseg.pipeline.stages.affinity`), because maps of different networks do not compare.
+    """
 
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -31,8 +34,9 @@ class LearntSettings(Settings):
 
 @dataclass(frozen=True)
 class LearntRefinement:
-    """A refinement whose network learns from class maps first, and along which they then walk. The network stands in the
-    file of the same name in `tagseg.methods.refinements`.
+    """A refinement whose network learns from class maps first, and along which they then walk.
+
+    The network stands in the file of the same name in `tagseg.methods.refinements`.
 
     name: as the chain `masks.refine` has it; it stands first there.
     about: what it does, in half a sentence.

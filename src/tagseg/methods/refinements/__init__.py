@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def load_network(refinement: LearntRefinement) -> type[AffinityNetwork]:
-    """Returns the class of a refinement's network: that of the file called as the refinement which has its settings."""
+    """Returns the class of a refinement's network.
+
+    It stands in the file called as the refinement, and is the class which has its settings.
+    """
     module = importlib.import_module(f"{__name__}.{refinement.name}")
     classes = (value for value in vars(module).values() if isinstance(value, type))
     return next(c for c in classes if vars(c).get("Settings") is refinement.settings)

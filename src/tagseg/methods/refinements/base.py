@@ -24,7 +24,7 @@ from tagseg.networks.precision import inference_autocast
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Map values: below `low` surely background, above `high` surely the object; `middle` cuts masks."""
+    """Thresholds of map values: below `low` surely background, above `high` surely the object; `middle` cuts masks."""
 
     low: float
     middle: float
@@ -128,8 +128,10 @@ def mean_over(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 def affinity_losses(
     affinity: torch.Tensor, labelled: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns the cross-entropy of affinities in [0, 1] over background pairs, object pairs, and pairs across a border
-    (PSA, equations 3 to 5; IRN, equation 6). All tensors are `(B, D, S)`."""
+    """Returns the cross-entropy of affinities in [0, 1] over background pairs, object pairs, and pairs across a border.
+
+    They are equations 3 to 5 of PSA, and equation 6 of IRN. All tensors are `(B, D, S)`.
+    """
     background, objects, different = labelled
     together = -(affinity + 1e-5).log()
     apart = -(1 + 1e-5 - affinity).log()

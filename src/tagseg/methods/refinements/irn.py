@@ -41,7 +41,7 @@ WALK_RADIUS = 5  # cells
 
 
 class IRN(AffinityNetwork):
-    """Boundaries and displacements on frozen features.
+    """A network that learns boundaries and displacements on frozen features.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`; the network as it comes, not the classifier.
@@ -68,8 +68,10 @@ class IRN(AffinityNetwork):
     def label(
         photo: np.ndarray, maps: np.ndarray, classes: tuple[int, ...], thresholds: Thresholds, threads: int | None
     ) -> np.ndarray:
-        """Confident labels (section 4.1): the maps above a high and above a low score, each through a CRF that
-        takes them as hard labels. `(H, W, 3)`, `(K, H, W)` -> `(H, W)` uint8, 255 where not sure."""
+        """Returns confident labels (section 4.1): the maps above a high and above a low score, each through a CRF.
+
+        The CRF takes them as hard labels. `(H, W, 3)`, `(K, H, W)` -> `(H, W)` uint8, 255 where not sure.
+        """
         found = []
         for score in (thresholds.high, thresholds.low):
             hard = with_background(maps, score).argmax(axis=0)
@@ -77,7 +79,10 @@ class IRN(AffinityNetwork):
         return confident(found[0], found[1], classes)
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The frozen features, the finest at stride 4. What is finer is pooled, as ResNet does between its stages."""
+        """Returns the frozen features, the finest at stride 4.
+
+        What is finer is pooled, as ResNet does between its stages.
+        """
         with torch.no_grad():
             stages = self.backbone.stages(images)
         kernel, padding = (3, 1) if self.backbone.grid.corners else (2, 0)
@@ -90,12 +95,14 @@ class IRN(AffinityNetwork):
         return kept
 
     def edges(self, images: torch.Tensor) -> torch.Tensor:
-        """Boundary scores before the sigmoid. `(B, 3, H, W) -> (B, 1, h, w)`, at stride 4."""
+        """Returns boundary scores before the sigmoid. `(B, 3, H, W) -> (B, 1, h, w)`, at stride 4."""
         return self.heads["edge"](self.features(images))
 
     def displacements(self, images: torch.Tensor) -> torch.Tensor:
-        """Where every cell's object has its centre, as seen from the cell. `(B, 3, H, W) -> (B, 2, h, w)`, (dy, dx) in
-        cells of stride 4; only with the setting `displacement`."""
+        """Returns where every cell's object has its centre, as seen from the cell.
+
+        `(B, 3, H, W) -> (B, 2, h, w)`, (dy, dx) in cells of stride 4; only with the setting `displacement`.
+        """
         return self.heads["displacement"](self.features(images))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -126,10 +133,11 @@ class IRN(AffinityNetwork):
 
     @torch.inference_mode()
     def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray:  # noqa: ARG002
-        """The maps after the walk (section 4.2). `(H, W, 3)`, `(K, H, W)` -> `(K, h, w)` in [0, 1], at stride 4.
+        """Returns the maps after the walk (section 4.2).
 
-        Boundaries are those of the photograph and of its mirror image, averaged before the sigmoid; the walk starts
-        from the maps off the boundaries; in the end all maps are divided by the largest value among them.
+        `(H, W, 3)`, `(K, H, W)` -> `(K, h, w)` in [0, 1], at stride 4. Boundaries are those of the photograph and of
+        its mirror image, averaged before the sigmoid; the walk starts from the maps off the boundaries; in the end all
+        maps are divided by the largest value among them.
         """
         images = network_image(self.backbone, photo, self.settings.walk_side).to(self.device)
         logits = run_network(self.edges, torch.cat([images, images.flip(-1)]))
@@ -141,8 +149,10 @@ class IRN(AffinityNetwork):
 
 
 def used_stages(strides: list[int]) -> list[tuple[int, int]]:
-    """Numbers of the stages that IRN looks at, and how often each is pooled: all from stride 4 on, and the last one
-    before them."""
+    """Returns the numbers of the stages that IRN looks at, and how often each is pooled.
+
+    They are all from stride 4 on, and the last one before them.
+    """
     fine = [n for n, stride in enumerate(strides) if stride < STRIDE]
     return [(n, (STRIDE // strides[n]).bit_length() - 1) for n in fine[-1:]] + [
         (n, 0) for n, stride in enumerate(strides) if stride >= STRIDE
@@ -152,7 +162,9 @@ def used_stages(strides: list[int]) -> list[tuple[int, int]]:
 def displacement_losses(
     displacement: torch.Tensor, labelled: tuple[torch.Tensor, torch.Tensor, torch.Tensor], radius: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cells of one object point to one place, those of the background nowhere in common (equations 4 and 5).
+    """Returns the losses of displacements of pairs of one class and of background pairs (equations 4 and 5).
+
+    By them cells of one object point to one place, those of the background nowhere in common.
 
     Args:
         displacement: `(B, 2, h, w)`, (dy, dx) in cells.
@@ -173,7 +185,10 @@ def displacement_losses(
 
 
 class EdgeHead(nn.Module):
-    """Every stage to 32 channels, all at the finest grid, to one boundary score (published layers)."""
+    """A head that turns every stage into 32 channels, all at the finest grid, and these into one boundary score.
+
+    Its layers are the published ones.
+    """
 
     def __init__(self, widths: list[int], grid: Grid) -> None:
         super().__init__()
@@ -182,12 +197,16 @@ class EdgeHead(nn.Module):
         self.score = nn.Conv2d(32 * len(widths), 1, kernel_size=1)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Returns boundary scores of the stages' features, before the sigmoid: `(B, 1, h, w)`."""
         size, units = features[0].shape[-2:], [unit(f) for unit, f in zip(self.stages, features, strict=True)]
         return self.score(torch.cat([F.relu(self.grid.resize(u, size)) for u in units], dim=1))
 
 
 class DisplacementHead(nn.Module):
-    """Coarse stages joined at stride 8, then with the fine ones at stride 4, to (dy, dx) (published layers)."""
+    """A head that joins coarse stages at stride 8, and these with the fine ones at stride 4, to (dy, dx).
+
+    Its layers are the published ones.
+    """
 
     def __init__(self, widths: list[int], strides: list[int], grid: Grid) -> None:
         super().__init__()
@@ -201,6 +220,7 @@ class DisplacementHead(nn.Module):
         self.score = nn.Conv2d(256, 2, kernel_size=1, bias=False)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Returns displacements (dy, dx) of the stages' features: `(B, 2, h, w)`."""
         units = [F.relu(unit(f)) for unit, f in zip(self.stages, features, strict=True)]
         fine, coarse = units[: self.fine], units[self.fine :]
         middle = torch.cat([self.grid.resize(u, coarse[0].shape[-2:]) for u in coarse], dim=1)

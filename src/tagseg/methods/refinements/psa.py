@@ -39,7 +39,7 @@ STRIDE = 8  # of the grid of features, pixels
 
 
 class PSA(AffinityNetwork):
-    """AffinityNet.
+    """The network AffinityNet, by whose features cells are compared.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`; the network as it comes, not the classifier.
@@ -61,8 +61,11 @@ class PSA(AffinityNetwork):
     def label(
         photo: np.ndarray, maps: np.ndarray, classes: tuple[int, ...], thresholds: Thresholds, threads: int | None
     ) -> np.ndarray:
-        """Confident labels (section 3.2): the maps against a strong and a weak background score, `(1 - max) ** alpha`,
-        each through a CRF. `(H, W, 3)`, `(K, H, W)` -> `(H, W)` uint8, 255 where not sure."""
+        """Returns confident labels (section 3.2): the maps against a strong and a weak background score.
+
+        The scores are `(1 - max) ** alpha`, and each goes through a CRF. `(H, W, 3)`, `(K, H, W)` -> `(H, W)` uint8,
+        255 where not sure.
+        """
         found = []
         for score in (thresholds.high, thresholds.low):
             scores = with_own_background(maps, alpha_at(score))
@@ -70,7 +73,7 @@ class PSA(AffinityNetwork):
         return confident(found[0], found[1], classes)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What cells are compared by. `(B, 3, H, W) -> (B, 448, h, w)`."""
+        """Returns what cells are compared by. `(B, 3, H, W) -> (B, 448, h, w)`."""
         return self.head(self.backbone.stages(images)[-3:])
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -97,10 +100,10 @@ class PSA(AffinityNetwork):
 
     @torch.inference_mode()
     def walk(self, photo: np.ndarray, maps: np.ndarray, thresholds: Thresholds) -> np.ndarray:
-        """The maps after the walk (section 3.4). `(H, W, 3)`, `(K, H, W)` -> `(K, h, w)` in [0, 1].
+        """Returns the maps after the walk (section 3.4). `(H, W, 3)`, `(K, H, W)` -> `(K, h, w)` in [0, 1].
 
-        The background walks along as a score of its own. What is returned is each map's share of the two, so that a
-        map wins from 0.5 on.
+        The background walks along as a score of its own. What is returned is each map's share of the two, so that a map
+        wins from 0.5 on.
         """
         images = network_image(self.backbone, photo, self.settings.walk_side).to(self.device)
         features = run_network(self.features, images)[0].cpu().numpy()
@@ -112,12 +115,18 @@ class PSA(AffinityNetwork):
 
 
 def with_own_background(maps: np.ndarray, alpha: float) -> np.ndarray:
-    """Put `(1 - max_c map_c) ** alpha` in front: `(K, H, W) -> (K + 1, H, W)` (section 3.2, equation 1)."""
+    """Puts `(1 - max_c map_c) ** alpha` in front of maps (section 3.2, equation 1).
+
+    `(K, H, W) -> (K + 1, H, W)`.
+    """
     return np.concatenate([(1 - maps.max(axis=0, keepdims=True, initial=0)).clip(0) ** alpha, maps])
 
 
 def feature_affinity(features: torch.Tensor, radius: float) -> torch.Tensor:
-    """`exp(-mean_c |f_i - f_j|)` (section 3.3, equation 2), for training. `(B, D, h, w) -> (B, directions, S)`."""
+    """Returns `exp(-mean_c |f_i - f_j|)` (section 3.3, equation 2), for training.
+
+    `(B, D, h, w) -> (B, directions, S)`.
+    """
     return _FeatureAffinity.apply(features, radius)
 
 
@@ -151,7 +160,10 @@ class _FeatureAffinity(torch.autograd.Function):
 
 
 class FeatureHead(nn.Module):
-    """Three stages to 64, 128 and 256 channels at the finest grid among them, joined to 448 (published layers)."""
+    """A head that turns three stages into 64, 128 and 256 channels at the finest grid among them, joined to 448.
+
+    Its layers are the published ones.
+    """
 
     def __init__(self, widths: list[int], grid: Grid) -> None:
         super().__init__()
@@ -165,5 +177,6 @@ class FeatureHead(nn.Module):
             nn.init.xavier_uniform_(convolution.weight)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the joined features of the stages: `(B, 448, h, w)`."""
         units = [F.elu(stage(f)) for stage, f in zip(self.stages, features, strict=True)]
         return F.elu(self.joint(torch.cat([self.grid.resize(u, units[0].shape[-2:]) for u in units], dim=1)))

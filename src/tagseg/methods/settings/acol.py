@@ -8,7 +8,7 @@ from tagseg.methods.settings.cam import CAMSettings
 
 
 class ACoLSettings(CAMSettings):
-    """As for CAM; erasing as published."""
+    """Settings of ACoL: those of CAM, and erasing as published."""
 
     batch_size: PositiveInt = 8
     convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier

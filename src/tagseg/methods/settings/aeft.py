@@ -8,7 +8,7 @@ from tagseg.methods.settings.pyramid import PyramidSettings
 
 
 class AEFTSettings(PyramidSettings):
-    """As published, but for the schedule."""
+    """Settings of AEFT: as published, but for the schedule."""
 
     attract_weight: NonNegativeFloat = 0.2
     repulse_weight: NonNegativeFloat = 0.15

@@ -8,7 +8,7 @@ from tagseg.methods.settings.single_stage import SingleStageSettings
 
 
 class AFASettings(SingleStageSettings):
-    """Thresholds, weights and shares of the schedule as published for VOC."""
+    """Settings of AFA: thresholds, weights and shares of the schedule as published for VOC."""
 
     high: float = Field(default=0.55, ge=0, le=1)
     low: float = Field(default=0.35, ge=0, le=1)

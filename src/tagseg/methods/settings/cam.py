@@ -10,7 +10,10 @@ from tagseg.settings import ScaleRange, SidePixels, TrainSettings
 
 
 class CAMSettings(TrainSettings):
-    """The paper fine-tunes an ImageNet classifier; these values suit a few hundred to a few thousand photographs."""
+    """Settings of CAM for a few hundred to a few thousand photographs.
+
+    The paper fine-tunes an ImageNet classifier.
+    """
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 16

@@ -8,7 +8,7 @@ from tagseg.methods.settings.cam import CAMSettings
 
 
 class EPSSettings(CAMSettings):
-    """As for CAM; the two of the saliency loss as published."""
+    """Settings of EPS: those of CAM, and the two of the saliency loss as published."""
 
     overlap: float = Field(default=0.4, ge=0, le=1)  # tau: maps that overlap less with saliency are background
     foreground_share: float = Field(

@@ -10,7 +10,10 @@ from tagseg.methods.settings.pyramid import PyramidSettings
 
 
 class KTSESettings(PyramidSettings):
-    """Weights and thresholds as published. The first three are the parts of the method, for the ablation."""
+    """Settings of KTSE: weights and thresholds as published.
+
+    The first three are the parts of the method, for the ablation.
+    """
 
     erasing: Literal["none", "concatenate", "cutmix"] = "concatenate"  # how an image meets its partner
     regularisation: bool = True  # pseudo-labels of its own

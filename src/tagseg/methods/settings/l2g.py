@@ -10,8 +10,11 @@ from tagseg.settings import ScaleRange, SidePixels, TrainSettings
 
 
 class LocalSettings(TrainSettings):
-    """Of the local network alone. Views, losses and thresholds are as published; the schedule suits a few hundred to a
-    few thousand photographs. `voc/l2g` and `coco/l2g` hold the published one."""
+    """Settings of L2G's local network alone.
+
+    Views, losses and thresholds are as published; the schedule suits a few hundred to a few thousand photographs.
+    `voc/l2g` and `coco/l2g` hold the published one.
+    """
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 4  # a global network learns slowly: it takes steps rather than photographs
@@ -43,7 +46,7 @@ class LocalSettings(TrainSettings):
 
 
 class L2GSettings(LocalSettings):
-    """The same, and of the global network."""
+    """Settings of L2G: those of the local network, and of the global one."""
 
     global_factor: PositiveFloat = 4.0  # of AdamW: how much faster it learns
     background: bool = False  # without saliency: a background channel that learns what no class claims

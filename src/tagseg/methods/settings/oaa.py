@@ -11,9 +11,10 @@ from tagseg.settings import ScaleRange, SidePixels
 
 
 class NetworkSettings(CAMSettings):
-    """The network and its training. `voc/oaa` holds the published ones: VGG-16, three convolutions, SGD by steps.
+    """Settings of a network whose maps accumulate, or that learns cumulative maps, and of its training.
 
-    Photographs are shown whole, as published: of a crop, what is strongest need not be the object.
+    `voc/oaa` holds the published ones: VGG-16, three convolutions, SGD by steps. Photographs are shown whole, as
+    published: of a crop, what is strongest need not be the object.
     """
 
     side: SidePixels = 321
@@ -24,7 +25,7 @@ class NetworkSettings(CAMSettings):
 
 
 class IntegralSettings(NetworkSettings):
-    """Of integral attention learning."""
+    """Settings of integral attention learning."""
 
     loss: Literal["hybrid", "enhancement", "cross-entropy"] = "hybrid"  # the others are for the ablation
     threshold: float = Field(default=0.0, ge=0, lt=1)  # a cell whose cumulative value exceeds it is in N+, else in N-
@@ -32,7 +33,7 @@ class IntegralSettings(NetworkSettings):
 
 
 class AccumulationSettings(NetworkSettings):
-    """As for CAM; of accumulation as published."""
+    """Settings of a classifier whose maps accumulate: those of its network, and accumulation as published."""
 
     fusion: Literal["max", "average"] = "max"
     accumulate_from: NonNegativeInt = 1  # the first epoch, counted from 0, whose maps are kept
@@ -42,14 +43,14 @@ class AccumulationSettings(NetworkSettings):
 
 
 class OAALocalisationSettings(AccumulationSettings):
-    """Of the two branches; see `IntegralSettings` for the last two."""
+    """Settings of OAA's two branches for localisation; see `IntegralSettings` for the last two."""
 
     threshold: float = Field(default=0.0, ge=0, lt=1)
     compat: Literal["paper", "official"] = "paper"
 
 
 class OAASettings(AccumulationSettings):
-    """OAA, and what comes after it, if anything does."""
+    """Settings of OAA, and of what comes after it, if anything does."""
 
     integral: IntegralSettings | None = None
 
@@ -59,19 +60,19 @@ class OAASettings(AccumulationSettings):
 
 
 class OAAPlusPlusSettings(OAASettings):
-    """OAA with the attention drop layer."""
+    """Settings of OAA++: OAA with the attention drop layer."""
 
     drop: Literal["none", "image", "features"] = "image"
 
 
 class OAAPlusSettings(OAASettings):
-    """OAA with integral attention learning."""
+    """Settings of OAA+: OAA with integral attention learning."""
 
     integral: IntegralSettings | None = IntegralSettings()
 
 
 class OAAPlusPlusPlusSettings(OAAPlusPlusSettings):
-    """Both."""
+    """Settings of OAA+++: OAA with the attention drop layer and with integral attention learning."""
 
     integral: IntegralSettings | None = IntegralSettings()
 

@@ -12,9 +12,11 @@ Compat = Literal["paper", "official"]
 
 
 class PyramidSettings(CAMSettings):
-    """Of a classifier with gated pyramid pooling that learns more after a warm-up; thresholds as published, and a
-    schedule for a few hundred to a few thousand photographs, with a longer warm-up, for in few steps classes are hardly
-    learnt. `voc/aeft` and `voc/ktse` hold the published one."""
+    """Settings of a classifier with gated pyramid pooling that learns more after a warm-up.
+
+    Thresholds are as published; the schedule is for a few hundred to a few thousand photographs, with a longer warm-up,
+    for in few steps classes are hardly learnt. `voc/aeft` and `voc/ktse` hold the published one.
+    """
 
     batch_size: PositiveInt = 8
     warmup: float = Field(default=0.6, ge=0, le=1)  # share of the epochs in which only the tags are learnt
@@ -26,7 +28,7 @@ class PyramidSettings(CAMSettings):
 
     @property
     def warmup_epochs(self) -> int:
-        """How many epochs teach only the tags."""
+        """Returns how many epochs teach only the tags."""
         return round(self.warmup * self.epochs)
 
     def batch_size_at(self, epoch: int) -> int:

@@ -10,8 +10,10 @@ from tagseg.settings import ScaleRange, SidePixels, TrainSettings
 
 
 class SingleStageSettings(TrainSettings):
-    """Of a transformer that learns to segment while it learns from tags; a schedule for a few hundred to a few thousand
-    photographs."""
+    """Settings of a transformer that learns to segment while it learns from tags.
+
+    The schedule is for a few hundred to a few thousand photographs.
+    """
 
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 4

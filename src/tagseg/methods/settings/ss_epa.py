@@ -10,7 +10,7 @@ from tagseg.methods.settings.toco import ToCoSettings
 
 
 class SSEPASettings(ToCoSettings):
-    """As for ToCo."""
+    """Settings of SS-EPA: those of ToCo, and of the affinity along which maps are spread."""
 
     # what maps are spread along: nothing, the plain mean of all blocks, the weighted one, or that of the paper's letter
     affinity: Literal["none", "mean", "enhanced", "literal"] = "enhanced"

@@ -8,7 +8,10 @@ from tagseg.methods.settings.single_stage import SingleStageSettings
 
 
 class ToCoSettings(SingleStageSettings):
-    """Weights and thresholds as published for VOC. `voc/toco` and `coco/toco` hold the published schedules."""
+    """Settings of ToCo: weights and thresholds as published for VOC.
+
+    `voc/toco` and `coco/toco` hold the published schedules.
+    """
 
     auxiliary_block: int = -3  # whose patches are contrasted; counted from 0, or from the end
     auxiliary_weight: NonNegativeFloat = 1.0
