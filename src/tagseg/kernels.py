@@ -14,14 +14,23 @@ import torch
 _ALL_CORES = threading.Lock()
 
 
-def compiled(functions: dict[str, Callable[..., None]], parallel: bool) -> SimpleNamespace:
-    """Kernels by name, compiled when they are first called, and kept on the disk."""
+def compiled(functions: dict[str, Callable[..., None]], parallel: bool, *, kept: bool = True) -> SimpleNamespace:
+    """Returns kernels by name, which are compiled when they are first called.
+
+    Args:
+        functions: the kernels.
+        parallel: whether they are for all cores.
+        kept: whether machine code is kept on the disk. Where sums may be reordered ("fastmath"), numba makes other code
+            of a parallel kernel when it compiles it than when it reads it from the disk, so that results would differ
+            in their last bits between the first run on a machine and the next. Kernels of which that is known, and
+            that training depends on, are compiled anew in every process.
+    """
     kernels = SimpleNamespace(parallel=parallel)
     for name, function in functions.items():
         # numba's files on the disk are told apart by this name, not by the options
         twin = FunctionType(function.__code__, function.__globals__, function.__name__)
         twin.__qualname__ = f"{function.__name__}_{'parallel' if parallel else 'serial'}"
-        setattr(kernels, name, numba.njit(cache=True, nogil=True, fastmath=True, parallel=parallel)(twin))
+        setattr(kernels, name, numba.njit(cache=kept, nogil=True, fastmath=True, parallel=parallel)(twin))
     return kernels
 
 

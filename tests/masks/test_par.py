@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -55,3 +60,21 @@ def test_scores_spread_over_one_colour_and_stop_at_its_edge():
     refined = refine_par(image, scores)
     assert (refined[1, :, 20:24] > 0.3).all()
     assert (refined[1, :, :20] < 0.05).all()
+
+
+SCRIPT = """
+import hashlib, numpy as np
+from tagseg.masks.par import refine_par
+rng = np.random.default_rng(0)
+photo, scores = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8), rng.random((4, 60, 80)).astype(np.float32)
+print([hashlib.md5(refine_par(photo, scores, threads=t).tobytes()).hexdigest() for t in (None, 1)])
+"""
+
+
+def test_the_first_run_on_a_machine_gives_the_bits_of_the_second(tmp_path: Path):
+    """Kernels that are compiled, and kernels that were compiled before."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "2"}
+    call = [sys.executable, "-c", SCRIPT]
+    first, second = (subprocess.run(call, env=environment, capture_output=True, text=True).stdout for _ in range(2))
+    assert first
+    assert first == second

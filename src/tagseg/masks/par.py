@@ -273,4 +273,4 @@ def _spread_rows(padded: np.ndarray, weights: np.ndarray, offsets: np.ndarray, m
 
 
 _KERNELS: dict[str, Callable[..., None]] = {"weigh": _weigh, "spread": _spread_rows}
-_parallel, _serial = compiled(_KERNELS, True), compiled(_KERNELS, False)
+_parallel, _serial = compiled(_KERNELS, True, kept=False), compiled(_KERNELS, False)

@@ -24,8 +24,8 @@ def poly_optimiser(
 ) -> dict[str, Any]:
     """Returns optimiser and per-step schedule with poly decay, as Lightning takes them.
 
-    The schedule is `min((step + 1) / (warmup + 1), 1) * (1 - step / steps) ** power`. The head learns `head_factor` times faster,
-    each of `more` by its own factor. Norms and biases are not decayed. SGD has momentum 0.9 (the published "poly
+    The schedule is `min((step + 1) / (warmup + 1), 1) * (1 - step / steps) ** power`. The head learns `head_factor`
+    times faster, each of `more` by its own factor. Norms and biases are not decayed. SGD has momentum 0.9 (the published "poly
     optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
     """
     groups = []

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from tagseg.errors import BadInput
 from tagseg.files import write_aside
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.records import EpochRecord
+from tagseg.pipeline.run_folder import CHECKPOINT
 from tagseg.progress import Reporter
 
 _SEED_STRIDE = 1_000_003  # epochs of different seeds do not share random numbers
@@ -77,7 +79,10 @@ def train(
     check_processes(processes, *schedule.batches())
     loaders = Loaders(views, schedule, processes)
     log = EpochLog(name, schedule, schedule.steps(len(views)), reporter)  # type: ignore[arg-type]
-    checkpoint = folder / "last.ckpt"
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists() and not _is_whole(checkpoint):
+        reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
+        checkpoint.unlink(missing_ok=True)
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=processes,
@@ -96,7 +101,10 @@ def train(
         callbacks=[
             log,
             ModelCheckpoint(
-                dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+                dirpath=folder,
+                filename=Path(CHECKPOINT).stem,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
             ),
         ],
     )
@@ -108,6 +116,15 @@ def train(
     if processes > 1:  # the log was kept by another process
         log.load_state_dict(torch.load(checkpoint, weights_only=False)["callbacks"][log.state_key])
     return log.epochs
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be read to its end; the archive keeps a checksum of everything in it."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _strategy(module: lightning.LightningModule, processes: int) -> str:
