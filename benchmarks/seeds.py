@@ -24,7 +24,7 @@ PARTS = (
     ("seeds, precision", lambda m: m["train"]["seeds"]["precision"]),
     ("seeds, recall", lambda m: m["train"]["seeds"]["recall"]),
     ("pseudo-masks (PAR), training", lambda m: m["train"]["pseudo_masks"]["miou"]),
-    ("attention maps, evaluation", lambda m: m["val"]["attention"]["miou"]),
+    ("class maps, evaluation", lambda m: m["val"]["class_maps"]["miou"]),
     ("segmentation, evaluation", lambda m: m["val"]["segmentation"]["miou"]),
     ("tags, mean average precision, evaluation", lambda m: m["val"]["tags_map"]),
     ("chosen background score", lambda m: 100 * m["train"]["background"]),

@@ -13,13 +13,24 @@ MAY_IMPORT = {
     "data": set(),
     "networks": set(),
     "evaluation": set(),
+    "export": set(),
     "report": set(),
     "attribution": {"networks"},
     "masks": {"networks"},
     "segmentation": {"data", "networks"},
     "methods": {"segmentation", "masks", "data", "networks"},
     "pipeline": {"methods", "segmentation", "masks", "data", "networks", "evaluation", "report"},
-    "explaining": {"methods", "segmentation", "masks", "data", "networks", "attribution", "evaluation", "report"},
+    "explaining": {
+        "methods",
+        "segmentation",
+        "masks",
+        "data",
+        "networks",
+        "attribution",
+        "evaluation",
+        "report",
+        "export",
+    },
 }
 MAY_IMPORT["commands"] = {"pipeline"} | MAY_IMPORT["pipeline"]
 MAY_IMPORT["studies"] = {"explaining"} | MAY_IMPORT["explaining"]

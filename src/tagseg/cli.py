@@ -41,6 +41,7 @@ class Command(TyperCommand):
 def _names() -> dict[str, str]:
     from tagseg.data.readers import readers
     from tagseg.explaining.table import ATTRIBUTIONS
+    from tagseg.export import box_formats
     from tagseg.masks.refinements import NONE, learnt_names, refinements
     from tagseg.pipeline.stages import ORDER
     from tagseg.studies.table import STUDIES
@@ -52,6 +53,7 @@ def _names() -> dict[str, str]:
         "stages": _either(ORDER),
         "attributions": _either(ATTRIBUTIONS),
         "studies": _either(STUDIES),
+        "formats": _either(box_formats()),
     }
 
 
@@ -278,7 +280,7 @@ def explain(
 def locate(
     images: Photographs,
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for boxes.csv, boxes.json and the pictures.")] = Path("located"),
+    out: Annotated[Path, typer.Option(help="Folder for the boxes and the pictures.")] = Path("located"),
     weights: Weights = "pretrained",
     method: Annotated[str, typer.Option(help="As for explain; one.")] = "layercam",
     layers: LayerNames = "stages",
@@ -288,6 +290,7 @@ def locate(
     threshold: Annotated[float, typer.Option(help="Fraction of the map's maximum.")] = 0.15,
     graph_cut: Annotated[bool, typer.Option("--graph-cut", help="Join scattered evidence first.")] = False,
     ten_crops: Annotated[bool, typer.Option("--ten-crops", help="Average the maps of ten crops.")] = False,
+    formats: Annotated[str, typer.Option("--format", help="{formats}; several with commas between them.")] = "csv,coco",
     quiet: Quiet = False,
 ) -> None:
     """Write boxes (CSV and COCO JSON) of the classes in photographs, and draw them."""
@@ -304,9 +307,10 @@ def locate(
         threshold=threshold,
         cut=graph_cut,
         crops=ten_crops,
+        formats=_list(formats),
         quiet=quiet,
     )
-    typer.echo(f"{len(boxes)} boxes in {out / 'boxes.csv'}")
+    typer.echo(f"{len(boxes)} boxes in {out}")
 
 
 @app.command(cls=Command)
@@ -463,9 +467,9 @@ def _layers(text: str) -> str | list[str]:
 
 def _print_fit(result: FitResult) -> None:
     names = {
-        "seeds": "attention seeds, training",
+        "seeds": "seeds, training",
         "pseudo-masks": "pseudo-masks, training",
-        "attention": "attention maps, evaluation",
+        "class maps": "class maps, evaluation",
         "segmentation": "segmentation, evaluation",
     }
     for part, scores in result.metrics.score_tables().items():

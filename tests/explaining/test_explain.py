@@ -74,7 +74,7 @@ def test_locate(weights: Path, tmp_path: Path, options: dict[str, Any]):
     assert len(boxes) == len(rows) == len(coco["annotations"])
     for box, annotation in zip(boxes, coco["annotations"], strict=True):
         x, y, width, height = annotation["bbox"]
-        assert (box["xmin"], box["ymin"], box["xmax"], box["ymax"]) == (x, y, x + width, y + height)
+        assert (box.xmin, box.ymin, box.xmax, box.ymax) == (x, y, x + width, y + height)
         assert 0 <= x < x + width <= 60
         assert 0 <= y < y + height <= 48
     assert [i["file_name"] for i in coco["images"]] == ["a.jpg", "b.jpg"]

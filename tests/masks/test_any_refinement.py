@@ -1,7 +1,6 @@
 """What every refinement of the table owes its users, whichever it is."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,11 +108,3 @@ def test_a_chain_may_begin_with_it_and_be_set(name: str):
     if name in learnt_names():
         with pytest.raises(ValueError, match="must come first"):
             check_chain(f"par+{name}")
-
-
-def test_readme_lists_every_refinement():
-    lines = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
-    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| `")}
-    for name, found in refinements().items():
-        row = next((text for names, text in rows.items() if f"`{name}`" in names.split(", ")), "")
-        assert found.source in row, f"README.md lacks the row of '{name}', from {found.source}"

@@ -12,6 +12,6 @@ def test_par_matches_the_published_code():
         torch.from_numpy(case["scores"]).float(),
         iterations=int(case["iterations"]),
         dilations=tuple(int(d) for d in np.atleast_1d(case["dilations"])),
-        compat="official",
+        normalised=False,
     )
     assert_close(refined.numpy(), case["output"])

@@ -7,7 +7,6 @@ PAR: Ru et al., "Learning Affinity from Attention" (AFA), CVPR 2022, section 3.4
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import cv2
 import numba
@@ -31,7 +30,7 @@ def pixel_adaptive_refinement(
     *,
     iterations: int = 10,
     dilations: tuple[int, ...] = DILATIONS,
-    compat: Literal["default", "official"] = "default",
+    normalised: bool = True,
 ) -> torch.Tensor:
     """Lets scores flow between pixels of like colour (PAR).
 
@@ -40,7 +39,7 @@ def pixel_adaptive_refinement(
     0.3 standard deviations of the neighbourhood; any intensity scale will do.
 
     The published weights sum to 1.01, so that scores grow by a tenth in ten iterations, which matters to whoever
-    thresholds them afterwards. By default they are normalised; `compat="official"` keeps the sum.
+    thresholds them afterwards. By default they are normalised; `normalised=False` keeps the published sum.
 
     Args:
         images: `(B, 3, H, W)` float.
@@ -52,7 +51,7 @@ def pixel_adaptive_refinement(
     scores = _at_size(scores, images)
     weights = _weights(images.to(scores.dtype), dilations, _colour).softmax(dim=1)
     weights += _POSITION_WEIGHT * _position(dilations).to(weights)[:, None, None]
-    if compat == "default":
+    if normalised:
         weights /= 1 + _POSITION_WEIGHT
     return _spread(scores, weights, dilations, iterations)
 

@@ -25,8 +25,8 @@ def poly_optimiser(
     """Returns optimiser and per-step schedule with poly decay, as Lightning takes them.
 
     The schedule is `min((step + 1) / (warmup + 1), 1) * (1 - step / steps) ** power`. The head learns `head_factor`
-    times faster, each of `more` by its own factor. Norms and biases are not decayed. SGD has momentum 0.9 (the published "poly
-    optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
+    times faster, each of `more` by its own factor. Norms and biases are not decayed. SGD has momentum 0.9 (the
+    published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
     """
     groups = []
     for module, factor in ((backbone, 1.0), (head, head_factor), *more):

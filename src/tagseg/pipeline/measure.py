@@ -1,5 +1,5 @@
 """Measuring a finished run with the masks that the data set has for it: on the training photographs the seeds and
-the pseudo-masks, on the evaluation photographs the attention maps and the segmentation network."""
+the pseudo-masks, on the evaluation photographs the class maps and the segmentation network."""
 
 from __future__ import annotations
 
@@ -105,19 +105,19 @@ def _measure_val(data: Dataset, store: MapStore, predictions: MaskFolder, backgr
     samples = tuple(s for s in data.val if s.mask is not None)
     if not samples:
         return ValMetrics(tags_map=tags_map)
-    attention, with_tags, segmentation = ThresholdSweep(size), ThresholdSweep(size), Confusion(size)
+    class_maps, with_tags, segmentation = ThresholdSweep(size), ThresholdSweep(size), Confusion(size)
     for sample, truth in prefetch(lambda s: (s, _truth(s)), samples):
         maps = store.read(sample.name)
         present = tuple(np.flatnonzero(maps.tag_probabilities > PRESENT).tolist())
-        for sweep, classes in ((attention, present), (with_tags, sample.tags)):
+        for sweep, classes in ((class_maps, present), (with_tags, sample.tags)):
             kept = maps.only(classes)
             sweep.add(kept.at(truth.shape), kept.classes, truth)
         segmentation.add(read_index_png(predictions(sample)), truth)
     return ValMetrics(
         tags_map=tags_map,
         photographs=len(samples),
-        attention=attention.at(background).scores().table(data.classes),
-        attention_with_tags=with_tags.at(background).scores().table(data.classes),
+        class_maps=class_maps.at(background).scores().table(data.classes),
+        class_maps_with_tags=with_tags.at(background).scores().table(data.classes),
         segmentation=segmentation.scores().table(data.classes),
     )
 

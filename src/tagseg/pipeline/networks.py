@@ -39,7 +39,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
 
 def _check_segmentation(settings: FitSettings) -> None:
     name, weights = segmentation_backbone(settings)
-    if settings.segment.start == "attention" and (settings.segment.backbone or settings.backbone) != settings.backbone:
+    if settings.segment.start == "classifier" and (settings.segment.backbone or settings.backbone) != settings.backbone:
         raise BadInput(
             f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
         )

@@ -125,15 +125,15 @@ class ValMetrics(Record):
 
     tags_map: the mean average precision of the tags that the classifier finds, percent.
     photographs: how many have a mask.
-    attention: of class maps of the tags that the classifier finds.
-    attention_with_tags: of class maps of the true tags.
+    class_maps: of class maps of the tags that the classifier finds.
+    class_maps_with_tags: of class maps of the true tags.
     segmentation: of the segmentation network.
     """
 
     tags_map: float
     photographs: int | None = None
-    attention: ScoreTable | None = None
-    attention_with_tags: ScoreTable | None = None
+    class_maps: ScoreTable | None = None
+    class_maps_with_tags: ScoreTable | None = None
     segmentation: ScoreTable | None = None
 
 
@@ -149,7 +149,7 @@ class Metrics(Record):
         tables = {
             "seeds": train.seeds if train else None,
             "pseudo-masks": train.pseudo_masks if train else None,
-            "attention": val.attention if val else None,
+            "class maps": val.class_maps if val else None,
             "segmentation": val.segmentation if val else None,
         }
         return {name: table for name, table in tables.items() if table is not None}

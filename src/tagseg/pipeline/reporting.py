@@ -65,9 +65,9 @@ def gather(run: Run, folder: Path, metrics: Metrics, cut: MasksRecord) -> Report
 def _tiles(metrics: Metrics) -> list[Tile]:
     train, val = metrics.train, metrics.val
     parts = [
-        ("Attention seeds", "training photographs, with their tags", train.seeds if train else None),
+        ("Seeds", "training photographs, with their tags", train.seeds if train else None),
         ("Pseudo-masks", "training photographs", train.pseudo_masks if train else None),
-        ("Attention maps", "evaluation photographs, no tags given", val.attention if val else None),
+        ("Class maps", "evaluation photographs, no tags given", val.class_maps if val else None),
         ("Segmentation", "evaluation photographs, no tags given", val.segmentation if val else None),
     ]
     return [
@@ -95,7 +95,7 @@ def _remarks(run: Run, metrics: Metrics, cut: MasksRecord) -> list[str]:
         )
     if val is not None:
         remarks.append(
-            "The attention network finds the tags of the evaluation photographs with a mean average precision of "
+            "The classifier finds the tags of the evaluation photographs with a mean average precision of "
             f"{val.tags_map:.1f}."
         )
     return remarks
@@ -123,8 +123,8 @@ def _background(run: Run, metrics: Metrics, cut: MasksRecord) -> str:
 def _losses(run: Run) -> list[Chart]:
     charts = []
     for stage, title in (
-        ("train", "Loss of the attention network"),
-        ("integral", "Loss of the integral attention network"),
+        ("train", "Loss of the classifier"),
+        ("integral", "Loss of integral attention learning"),
         ("affinity", "Loss of the affinity network"),
         ("segment", "Loss of the segmentation network"),
     ):

@@ -20,7 +20,7 @@ class SegmentSettings(Settings):
     backbone: str | None = None  # None: that of the classifier
     weights: str | None = None  # None: those the classifier began with, or "pretrained" for another backbone
     head: HeadName = "aspp"
-    start: Literal["attention", "weights"] = "attention"  # backbone from the tag-trained network, or as it came
+    start: Literal["classifier", "weights"] = "classifier"  # backbone from the tag-trained network, or as it came
     output_stride: int | None = 16
     epochs: PositiveInt = 16
     batch_size: PositiveInt = 16

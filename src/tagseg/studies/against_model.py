@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from tagseg.errors import BadInput
 from tagseg.evaluation.faithfulness import area, deletion, hide, insertion
 from tagseg.explaining.classifiers import Classifier
+from tagseg.studies.cases import Case, Variant, probability_of, variants
 from tagseg.studies.tables import Table
-from tagseg.studies.walk import Case, Variant, probability_of, variants
 
 HIDDEN_ABOVE = 0.7
 

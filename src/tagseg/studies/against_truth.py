@@ -22,8 +22,8 @@ from tagseg.explaining.explainer import Explainer
 from tagseg.labels import IGNORE
 from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut
 from tagseg.masks.superpixels import superpixel_mask, superpixels
+from tagseg.studies.cases import Case, Variant, variants
 from tagseg.studies.tables import Table
-from tagseg.studies.walk import Case, Variant, variants
 
 SUPERPIXEL_THRESHOLD = 0.3
 _WORKING = 224  # boxes are made on maps of this side, as in wsolevaluation

@@ -11,8 +11,8 @@ from tagseg.data.dataset import Sample
 from tagseg.explaining.classifiers import Classifier
 from tagseg.explaining.explainer import Explainer
 from tagseg.progress import Advance
+from tagseg.studies.cases import Case, cases_of
 from tagseg.studies.decomposed import Example, examples
-from tagseg.studies.walk import Case, walk
 
 PICTURED = 6
 
@@ -28,7 +28,7 @@ class Material:
     threshold: of boxes, as a fraction of the map's maximum.
     against: a classifier to compare with, if one was named.
     advance: is told how many photographs are done.
-    pictured: some of the cases that were walked through, for a picture.
+    pictured: some of the cases that a study went through, for a picture.
     """
 
     classifier: Classifier
@@ -48,7 +48,7 @@ class Material:
     def cases(self) -> Iterator[Case]:
         """Yields the photographs with the maps of their true tags, and remembers some."""
         every = max(1, len(self.samples) // PICTURED)
-        for number, case in enumerate(walk(self.explainer(), self.samples, self.advance)):
+        for number, case in enumerate(cases_of(self.explainer(), self.samples, self.advance)):
             if number % every == every // 2 and len(self.pictured) < PICTURED:
                 self.pictured.append(case)
             yield case

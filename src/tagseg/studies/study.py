@@ -29,8 +29,8 @@ from tagseg.version import __version__
 
 if TYPE_CHECKING:
     from tagseg.explaining.classifiers import Classifier
+    from tagseg.studies.cases import Case
     from tagseg.studies.material import Material
-    from tagseg.studies.walk import Case
 
 METHODS = ("gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad")
 
@@ -152,7 +152,7 @@ def _samples(dataset: Dataset, split: str, limit: int | None) -> list[Sample]:
 def _picture(found: Findings, material: Material, name: str) -> np.ndarray:
     """The lines of the study; or photographs as rows, and as columns the truth, every method's deepest layer, and
     LayerCAM's layers and fusion."""
-    from tagseg.studies.walk import variants
+    from tagseg.studies.cases import variants
 
     if found.lines or not material.pictured:
         figure = line_figure(found.lines, x=found.x, y=found.y)

@@ -32,7 +32,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     torch.manual_seed(run.settings.seed + 1)
     name, weights = segmentation_backbone(run.settings)
     backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)
-    if s.start == "attention":
+    if s.start == "classifier":
         backbone.load_state_dict(run.classifier().backbone.state_dict())
     pretrained = weights != "random"
     backbone.freeze(early=pretrained, norms=pretrained)

@@ -38,7 +38,7 @@ class Case:
         return int((self.scores > self.scores[tag]).sum())
 
 
-def walk(explainer: Explainer, samples: Sequence[Sample], advance: Advance) -> Iterator[Case]:
+def cases_of(explainer: Explainer, samples: Sequence[Sample], advance: Advance) -> Iterator[Case]:
     """Yields the photographs that have tags, in order, with the maps of their true tags.
 
     `BATCH` of them go through the network at a time.
