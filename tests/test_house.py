@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "export",
     },
 }
+MAY_IMPORT["explaining"] = {"methods", "attribution", "export"} | MAY_IMPORT["methods"] | {"evaluation", "report"}
 MAY_IMPORT["commands"] = {"pipeline"} | MAY_IMPORT["pipeline"]
 MAY_IMPORT["studies"] = {"explaining"} | MAY_IMPORT["explaining"]
 MAY_IMPORT["app"] = {"explaining"} | MAY_IMPORT["explaining"]

@@ -8,7 +8,8 @@ from PIL import Image
 import tagseg
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import load_classifier
-from tagseg.explaining.excitation import find_excitations, scaled
+from tagseg.explaining.excitation import find_excitations
+from tagseg.explaining.patches import scaled
 
 MODEL = "timm:test_resnet"
 

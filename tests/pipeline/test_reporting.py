@@ -43,7 +43,7 @@ def test_the_distance_to_the_oracle_is_said(background: object, words: str):
 
 
 def test_only_what_was_measured_has_a_tile_and_a_curve():
-    assert [tile.name for tile in _tiles(METRICS)] == ["Attention seeds", "Pseudo-masks"]
+    assert [tile.name for tile in _tiles(METRICS)] == ["Seeds", "Pseudo-masks"]
     assert [chart.title for chart in _curves(METRICS)] == ["Seeds over the background score"]
     assert _tiles(Metrics()) == []
     assert _curves(Metrics()) == []
