@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,24 @@ TINY: dict[str, Any] = {
 def names(count: int) -> tuple[str, ...]:
     """So many class names."""
     return tuple(f"class {number}" for number in range(count))
+
+
+@contextmanager
+def interrupted_in(kind: Any, epoch: int) -> Iterator[None]:
+    """Within it, the keyboard stops every training of a method in an epoch, counted from 0."""
+    step = kind.training_step
+
+    def stopped(module: Any, batch: Any, index: int) -> Any:
+        if module.current_epoch == epoch:
+            raise KeyboardInterrupt
+        return step(module, batch, index)
+
+    kind.training_step = stopped
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        kind.training_step = step
 
 
 @pytest.fixture(autouse=True)

@@ -20,17 +20,6 @@ MAY_IMPORT = {
     "segmentation": {"data", "networks"},
     "methods": {"segmentation", "masks", "data", "networks"},
     "pipeline": {"methods", "segmentation", "masks", "data", "networks", "evaluation", "report"},
-    "explaining": {
-        "methods",
-        "segmentation",
-        "masks",
-        "data",
-        "networks",
-        "attribution",
-        "evaluation",
-        "report",
-        "export",
-    },
 }
 MAY_IMPORT["explaining"] = {"methods", "attribution", "export"} | MAY_IMPORT["methods"] | {"evaluation", "report"}
 MAY_IMPORT["commands"] = {"pipeline"} | MAY_IMPORT["pipeline"]

@@ -14,7 +14,7 @@ from tagseg.errors import BadInput
 from tagseg.methods.base import Method
 from tagseg.methods.saved import load_saved, save_classifier
 from tagseg.methods.table import load_method, method_names, method_settings
-from tests.conftest import names
+from tests.conftest import interrupted_in, names
 from tests.methods.any_method import built, some, taught
 
 each = pytest.mark.parametrize("name", method_names())
@@ -58,21 +58,12 @@ def test_two_epochs_teach_it_with_finite_gradients(
 
 
 @each
-def test_it_resumes_as_if_nothing_had_been(name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_it_resumes_as_if_nothing_had_been(name: str, tiny_set: Path, tmp_path: Path):
     kind: Any = load_method(name)
     samples, classes = some(tiny_set)
     whole = taught(name, samples, classes, tmp_path / "whole").state_dict()
-    step = kind.training_step
-
-    def interrupted(self: Method, batch: Any, index: int) -> Any:
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    monkeypatch.setattr(kind, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_in(kind, epoch=1):
         taught(name, samples, classes, tmp_path / "run")
-    monkeypatch.setattr(kind, "training_step", step)
     again = taught(name, samples, classes, tmp_path / "run").state_dict()
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 

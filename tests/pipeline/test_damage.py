@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import tagseg
-from tests.conftest import TINY
+from tagseg.methods.cam import CAM
+from tests.conftest import TINY, interrupted_in
 
 ONE_OF_EVERY_KIND = [
     "train/classifier.safetensors",
@@ -137,21 +138,10 @@ def test_a_damaged_classifier_is_told(
 
 
 def test_a_damaged_checkpoint_is_begun_anew(
-    tiny_set: Path, tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_set: Path, tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from tagseg.methods.cam import CAM
-
-    step = CAM.training_step
-
-    def interrupted(module: CAM, batch: Any, index: int) -> Any:
-        if module.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(module, batch, index)
-
-    monkeypatch.setattr(CAM, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_in(CAM, epoch=1):
         tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
-    monkeypatch.setattr(CAM, "training_step", step)
     flip(tmp_path / "run" / "train" / "last.ckpt")
     tagseg.fit(tiny_set, tmp_path / "run", settings=TINY)
     assert "train: begins anew, because its checkpoint last.ckpt is damaged" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion
 from tagseg.methods.cam import CAM
 from tagseg.pipeline.records import Metrics
-from tests.conftest import TINY
+from tests.conftest import TINY, interrupted_in
 from tests.data.trees import folder
 
 
@@ -115,20 +115,10 @@ def test_bad_photographs_stop_it_or_are_skipped_and_listed(tmp_path: Path):
     assert read_index_png(tmp_path / "run/masks/c.png").max() == 0  # no tags: background only
 
 
-def test_the_keyboard_stops_it_and_it_goes_on(
-    tiny_set: Path, tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    step, handler = CAM.training_step, signal.getsignal(signal.SIGINT)
-
-    def interrupted(module: CAM, batch: Any, index: int) -> Any:
-        if module.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(module, batch, index)
-
-    monkeypatch.setattr(CAM, "training_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+def test_the_keyboard_stops_it_and_it_goes_on(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    handler = signal.getsignal(signal.SIGINT)
+    with interrupted_in(CAM, epoch=1):
         tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
-    monkeypatch.setattr(CAM, "training_step", step)
     assert signal.getsignal(signal.SIGINT) is handler
     assert not (tmp_path / "run/train/classifier.safetensors").exists()
     tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)

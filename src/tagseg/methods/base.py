@@ -107,6 +107,11 @@ class Method(lightning.LightningModule):
         """Returns the networks that learn `head_factor` times faster than the backbone: by default all others."""
         return [module for name, module in self.named_children() if name != "backbone"]
 
+    @property
+    def schedule_steps(self) -> int:
+        """The step at which the learning rate's schedule ends: by default the last one."""
+        return self.steps
+
     def configure_optimizers(self) -> Any:
         s = self.settings
         return poly_optimiser(
@@ -116,5 +121,5 @@ class Method(lightning.LightningModule):
             learning_rate=s.learning_rate,
             head_factor=s.head_factor,
             weight_decay=s.weight_decay,
-            steps=self.steps,
+            steps=self.schedule_steps,
         )

@@ -12,7 +12,6 @@ from tagseg.methods.base import Method
 from tagseg.methods.settings.pyramid import PyramidSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.gpp import GatedPyramidPooling, agreement
-from tagseg.networks.optimisers import poly_optimiser
 
 
 class PyramidClassifier(Method):
@@ -68,17 +67,10 @@ class PyramidClassifier(Method):
         """Tells whether the warm-up is over."""
         return self.current_epoch >= self.settings.warmup_epochs
 
-    def configure_optimizers(self) -> Any:
-        s = self.settings
-        return poly_optimiser(
-            self.backbone,
-            nn.ModuleList(self.heads()),
-            kind=s.optimiser,
-            learning_rate=s.learning_rate,
-            head_factor=s.head_factor,
-            weight_decay=s.weight_decay,
-            steps=schedule_end(s, self.steps) if s.compat == "official" else self.steps,
-        )
+    @property
+    def schedule_steps(self) -> int:
+        """The step at which the learning rate's schedule ends: the last one, or that of the published code."""
+        return schedule_end(self.settings, self.steps) if self.settings.compat == "official" else self.steps
 
 
 def schedule_end(settings: PyramidSettings, steps: int) -> int:
