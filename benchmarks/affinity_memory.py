@@ -52,7 +52,7 @@ def measure(kind: str, backbone: str, side: int, batch_size: int) -> None:
     network.train().to(device)
     shape = (batch_size, 3, network.side, network.side)
     batch = {name: torch.randn(shape, device=device) for name in ("image", "again", "other")}
-    batch["tags"] = torch.eye(CLASSES, device=device)[torch.arange(batch_size) % 3]
+    batch["tags"] = torch.eye(len(CLASSES), device=device)[torch.arange(batch_size) % 3]
     batch["inside"] = torch.tensor([[0, network.side, 0, network.side]] * batch_size, device=device)
     for parameter in network.parameters():  # as an optimiser's state would be: there before the step
         parameter.grad = torch.zeros_like(parameter)

@@ -196,7 +196,7 @@ def main() -> None:
     if arguments.classes:
         print(f"\n| recall | {' | '.join(found)} |")
         for name in data.classes:
-            values = [[s["classes"][name]["recall"] for s in scores] for scores in found.values()]
+            values = [[s["classes"][name].recall for s in scores] for scores in found.values()]
             print(f"| {name} | {' | '.join(f'{np.mean([v for v in x if v is not None]):.1f}' for x in values)} |")
 
 

@@ -26,7 +26,8 @@ import tagseg
 from tagseg.cores import cpu_count
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.photographs import find_photographs
-from tagseg.masks.crf import CRF, CRFS, dense_crf, dense_crf_torch
+from tagseg.masks.crf import dense_crf, dense_crf_torch
+from tagseg.masks.crf_parameters import CRF, CRFS
 from tagseg.masks.par import pixel_adaptive_refinement, refine_par
 from tagseg.masks.permutohedral import bilateral_features
 from tagseg.masks.random_walk import directions, edge_links, random_walk

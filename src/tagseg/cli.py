@@ -30,6 +30,7 @@ class Command(TyperCommand):
     imported only when somebody asks for help."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help with the names in the tables."""
         names = _names()
         for parameter in self.params:
             text = getattr(parameter, "help", None)

@@ -13,7 +13,7 @@ class BadInput(Exception):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name closest to `name` (case aside), or an empty string."""
+    """Returns `"; did you mean 'x'?"` for the known name closest to `name` (case aside), or an empty string."""
     folded = {k.casefold(): k for k in known}
     close = get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
     return f"; did you mean '{folded[close[0]]}'?" if close else ""

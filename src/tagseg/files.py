@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
+RUN_MARKER = "run.json"  # what makes a folder a run
 _umask = os.umask(0)
 os.umask(_umask)
 
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well the file is synced and renamed to `path`.
+    """Gives a temporary path beside `path`; when the block ends well the file is synced and renamed to `path`.
 
     A reader therefore sees the old file or the whole new one, also after a power cut. When the block fails
     the temporary file is removed and `path` is as it was.
@@ -46,17 +47,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what an interrupted `write_aside` left below `folder`."""
+    """Deletes what an interrupted `write_aside` left below `folder`."""
     for path in folder.rglob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+        if is_partial(path):
+            path.unlink(missing_ok=True)
+
+
+def is_partial(path: Path) -> bool:
+    """Returns whether a file has the name of one that `write_aside` had not finished: `NAME.PROCESS.partial`."""
+    *_, process, ending = path.name.rsplit(".", 2) if path.name.count(".") >= 2 else ("", "", "")
+    return process.isdigit() and f".{ending}" == PARTIAL
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, whole or not at all."""
     with write_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
+    """Returns the value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -2,6 +2,5 @@
 
 from __future__ import annotations
 
-BACKGROUND = 0
 IGNORE = 255  # a pixel whose label is not known, or does not count
 MAX_CLASSES = 254  # masks are 8 bits

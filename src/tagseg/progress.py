@@ -29,11 +29,12 @@ class Reporter:
         return Reporter, (self.quiet,)  # consoles do not go to other processes
 
     def say(self, text: str) -> None:
+        """Prints a sentence, unless told to be quiet."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, name: str, total: int, unit: str) -> Iterator[Advance]:
-        """A bar over `total` pieces of work."""
+        """Shows a bar over `total` pieces of work, and gives what moves it."""
         columns = (
             TextColumn(f"{name:<8}"),
             BarColumn(),

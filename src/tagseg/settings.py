@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from tagseg.errors import BadInput, nearest
+
+SidePixels = Annotated[int, Field(ge=16)]
+Compat = Literal["paper", "official"]  # what is right, or what a published implementation does
 
 
 class Settings(BaseModel):
@@ -16,10 +19,11 @@ class Settings(BaseModel):
 
 
 class TrainSettings(Settings):
-    """What the training stage needs of every method's settings; a method adds its own."""
+    """The settings that every method has; a method adds its own, and defaults for these."""
 
     epochs: PositiveInt
     batch_size: PositiveInt
+    side: SidePixels  # of the square training window, pixels
 
     def batch_size_at(self, epoch: int) -> int:
         """Returns how many photographs a step of an epoch sees; epochs count from 0."""
@@ -28,12 +32,12 @@ class TrainSettings(Settings):
 
     @property
     def learns_saliency(self) -> bool:
-        """Whether training needs a saliency map of every photograph."""
+        """Returns whether training needs a saliency map of every photograph."""
         return False
 
     @property
     def successor(self) -> TrainSettings | None:
-        """The settings of a second network, which learns the cumulative maps of the first; None for no such network."""
+        """Returns the settings of a second network, which learns the cumulative maps of the first, or None."""
         return None
 
 
@@ -43,7 +47,6 @@ def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
     return scales
 
 
-SidePixels = Annotated[int, Field(ge=16)]
 ScaleRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
 
 

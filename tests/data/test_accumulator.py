@@ -94,7 +94,7 @@ def test_a_round_that_was_interrupted_leaves_nothing(tmp_path: Path):
     again.finish(2)
     np.testing.assert_array_equal(again.maps(0, 2), again.maps(0, 1))
     again.close()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-001.npy", "round-002.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["geometry.json", "round-001.npy", "round-002.npy"]
 
 
 def test_nothing_positive_is_no_map(tmp_path: Path):
@@ -134,3 +134,25 @@ def test_missing_and_foreign_files(tmp_path: Path):
     np.save(tmp_path / "round-002.npy", np.zeros(7, np.uint8))
     with pytest.raises(BadInput, match="of other photographs"):
         accumulated.maps(0, 2)
+
+
+def test_maps_tell_what_they_are_of(tmp_path: Path):
+    """So that nobody needs the network that made them."""
+    made = opened(tmp_path)
+    made.begin()
+    made.finish(1)
+    again = Accumulator.open(tmp_path, CLASSES)
+    assert (again.grid, again.cells, again.fusion) == (made.grid, made.cells, made.fusion)
+    with pytest.raises(BadInput, match="other photographs"):
+        Accumulator.open(tmp_path, CLASSES[:-1])
+    with pytest.raises(BadInput, match="train again"):
+        Accumulator.open(tmp_path / "nowhere", CLASSES)
+
+
+def test_a_training_that_begins_anew_forgets_later_rounds(tmp_path: Path):
+    made = opened(tmp_path)
+    for rounds in range(3):
+        made.begin(rounds=rounds)
+        made.finish(rounds + 1)
+    made.begin(rounds=1)
+    assert made.rounds() == [1]

@@ -54,5 +54,5 @@ def taught(
     if network.accumulates:
         network.accumulated = network.accumulator(folder / "accumulated", samples, [(64, 64)] * len(samples))
     views = network.training_views(samples, seed=0)
-    train(network, views, schedule, folder, name, Reporter(quiet=True), processes)
+    train(network, views, schedule, folder, name, Reporter(quiet=True), processes, rests=network.rests)
     return network

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     (samples, classes), out = some(Path(sys.argv[1])), Path(sys.argv[2])
     spawned = training._strategy
     # the processes are there already; what is asked of them is the same
-    training._strategy = lambda module, processes: spawned(module, processes).replace("_spawn", "")
+    training._strategy = lambda processes, rests: spawned(processes, rests).replace("_spawn", "")
     for name in method_names():
         network = taught(name, samples, classes, out / name, processes=2)
         values = {key: value.detach().cpu() for key, value in network.named_parameters()}

@@ -111,3 +111,78 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(path: Path, m
     with pytest.raises(BadInput, match="has 0 MB left and the run needs about 1"):
         Recorder(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("text", ['{"wandb": 1}', "not ours", '{"format": "1.0", "data": "x", "digest": "y"}'])
+def test_a_file_of_somebody_else_that_is_called_like_ours_is_left_alone(path: Path, text: str):
+    (path / "masks").mkdir(parents=True)
+    (path / "run.json").write_text(text)
+    (path / "masks" / "drawn_by_hand.png").write_bytes(b"hours of work")
+    with pytest.raises(BadInput, match="something else"):
+        Recorder(path)
+    assert (path / "run.json").read_text() == text
+    assert (path / "masks" / "drawn_by_hand.png").exists()
+
+
+def test_a_stage_on_another_disk_is_cleared_there(path: Path, tmp_path: Path):
+    recorder = Recorder(path)
+    recorder.stage("mine", {"a": 1})
+    (tmp_path / "elsewhere").mkdir()
+    (path / "mine").rename(tmp_path / "elsewhere" / "mine")
+    (path / "mine").symlink_to(tmp_path / "elsewhere" / "mine", target_is_directory=True)
+    (path / "mine" / "piece2").touch()
+    assert recorder.stage("mine", {"a": 2}).record.pieces == 1
+    assert (path / "mine").is_symlink()
+
+
+def test_whoever_depends_on_a_stage_depends_on_what_it_left(path: Path):
+    """A network trained again with other bits, as on another machine, is another one for the stages after it."""
+    keys = []
+    for content in ("one", "one", "other"):
+        recorder = Recorder(path)
+        (path / "train").mkdir(exist_ok=True)
+        (path / "train" / "stage.json").unlink(missing_ok=True)
+
+        def work(folder: Path, content: str = content) -> Pieces:
+            (folder / "weights.safetensors").write_text(content)
+            return Pieces(pieces=1)
+
+        keys.append(recorder.folder.complete("train", {"a": 1}, Pieces, work).key)
+        recorder.close()
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_others_put_into_a_folder_is_nobodys_business(path: Path):
+    recorder = Recorder(path)
+    recorder.stage("train", {"a": 1})
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (path / "train" / name).write_text("x")
+    recorder.stage("train", {"a": 1})
+    recorder.stage("train", {"a": 2})
+    (path / "train" / "piece.png").write_bytes(b"x")
+    assert recorder.said[0] == "train: already done, kept"
+
+
+def test_nothing_that_was_put_aside_is_put_over_or_cleared(path: Path):
+    recorder = Recorder(path)
+
+    def work(folder: Path) -> Pieces:
+        (folder / "mask.png").write_text("made")
+        return Pieces(pieces=1)
+
+    for edit in ("first", "second"):
+        recorder.folder.complete("masks", {"a": 1}, Pieces, work)
+        (path / "masks" / "mask.png").write_text(edit)
+    recorder.folder.complete("masks", {"a": 1}, Pieces, work)
+    recorder.folder.complete("masks", {"a": 2}, Pieces, work)
+    kept = sorted(p.read_text() for p in (path / "masks").glob("*.damaged"))
+    assert kept == ["first", "second"]
+
+
+def test_files_that_only_end_like_ours_are_kept(tmp_path: Path):
+    from tagseg.files import remove_partial
+
+    for name in ("thesis.partial", "a.b.partial", "map.safetensors.17.partial"):
+        (tmp_path / name).touch()
+    remove_partial(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.b.partial", "thesis.partial"]

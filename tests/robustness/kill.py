@@ -37,7 +37,11 @@ def differing(run: Path, whole: Path) -> list[str]:
     kept = [p for p in whole.rglob("*") if p.suffix in SUFFIXES or p.name in NAMES]
     found = [p.relative_to(whole).as_posix() for p in kept]
     wrong = [n for n in found if not (run / n).exists() or (run / n).read_bytes() != (whole / n).read_bytes()]
-    beyond = [p.relative_to(run).as_posix() for p in run.rglob("*") if p.suffix in (*SUFFIXES, ".ckpt", ".partial")]
+    beyond = [
+        p.relative_to(run).as_posix()
+        for p in run.rglob("*")
+        if p.suffix in (*SUFFIXES, ".ckpt", ".partial", ".damaged")
+    ]
     return wrong + sorted(set(beyond) - set(found))
 
 
@@ -61,6 +65,7 @@ def main() -> None:
     runs = 0
     while killed.total() < a.kills:
         run = a.out / f"run-{runs}"
+        shutil.rmtree(run, ignore_errors=True)
         runs += 1
         while True:
             process = subprocess.Popen(command(a.data, run, a.recipe, a.set), stdout=subprocess.DEVNULL)

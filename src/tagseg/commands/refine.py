@@ -60,7 +60,9 @@ def refine(
         BadInput: nothing to refine, or a mask that does not fit its photograph.
     """
     settings: MaskSettings = parse(MaskSettings, {"refine": refine, "crf": crf}, "refine")
-    if settings.learnt or not settings.steps:
+    if not settings.steps and not settings.learnt:
+        raise BadInput(f"refine '{refine}': name at least one refinement.")
+    if settings.learnt:
         raise BadInput(
             f"refine '{refine}': {', '.join(learnt_names())} learn from class maps, in 'tagseg fit --refine'."
         )

@@ -16,12 +16,13 @@ import numpy as np
 
 from tagseg.data.geometry import Window, paste
 from tagseg.errors import BadInput
-from tagseg.files import write_aside
+from tagseg.files import read_json, write_aside, write_json
 from tagseg.grid import Grid
 
 Fusion = Literal["max", "average"]
 
 ROOM = 1 << 30  # bytes for the maps of all rounds; when they take more, the oldest go
+GEOMETRY = "geometry.json"  # says what the maps are of, so that no network is needed to read them
 _BLOCK = 1 << 24  # cells that are joined at a time
 _MEAN = np.dtype([("mean", "<f2"), ("count", "<u2")])
 
@@ -69,9 +70,37 @@ class Accumulator:
         """Returns the numbers of rounds after which the maps are there."""
         return sorted(int(p.stem.removeprefix("round-")) for p in self.folder.glob("round-*.npy"))
 
-    def begin(self, rank: int = 0) -> None:
-        """Begins a round with nothing added; every process has its own file."""
+    @classmethod
+    def open(cls, folder: Path, classes: Sequence[tuple[int, ...]]) -> Accumulator:
+        """Opens the cumulative maps that lie in a folder, of photographs with these tags.
+
+        Raises:
+            BadInput: there are none, or they are of other photographs.
+        """
+        try:
+            told = read_json(folder / GEOMETRY)
+            cells = [(int(height), int(width)) for height, width in told["cells"]]
+            grid, fusion = Grid(int(told["stride"]), bool(told["corners"])), told["fusion"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{folder / GEOMETRY}: cumulative maps are not described here; train again.") from error
+        if len(cells) != len(classes):
+            raise BadInput(f"{folder}: these cumulative maps are of other photographs; train again.")
+        return cls(folder, classes, cells, grid, fusion)
+
+    def begin(self, rank: int = 0, rounds: int | None = None) -> None:
+        """Begins a round with nothing added; every process has its own file.
+
+        Args:
+            rank: of the process.
+            rounds: how many rounds are done; what is there of later ones, from a training that was begun anew, goes.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if rank == 0:
+            for later in [r for r in self.rounds() if rounds is not None and r > rounds]:
+                self._opened.pop(later, None)
+                self.path(later).unlink()
+            told = {"stride": self.grid.stride, "corners": self.grid.corners, "fusion": self.fusion}
+            write_json(self.folder / GEOMETRY, {**told, "cells": self.cells})
         path = self._working_path(rank)
         path.unlink(missing_ok=True)
         self._working = np.lib.format.open_memmap(path, mode="w+", dtype=self._kind, shape=(int(self._starts[-1]),))

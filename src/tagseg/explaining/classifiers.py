@@ -17,7 +17,7 @@ from tagseg.data.loading import normalise
 from tagseg.errors import BadInput, nearest
 from tagseg.explaining.source import LIBRARIES, check_source
 from tagseg.methods.base import Method
-from tagseg.methods.saved import is_saved, load_saved
+from tagseg.methods.saved import load_networks
 from tagseg.networks.backbone import read_weights
 from tagseg.networks.precision import default_device
 
@@ -101,8 +101,7 @@ def load_classifier(source: str | os.PathLike[str], weights: str = "pretrained",
 
 
 def _run(folder: Path, side: int | None) -> Classifier:
-    method = load_saved(folder / "train")
-    where = load_saved(folder / "integral") if is_saved(folder / "integral") else None
+    method, where = load_networks(folder)
     backbone, wanted = method.backbone, side or method.settings.side
     side = backbone.grid.fit(wanted, wanted)[0]
     return Classifier(TagClassifier(method, where), backbone.mean, backbone.std, side, method.classes, False)

@@ -15,7 +15,7 @@ from tagseg.attribution.formulas import FORMULAS
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image
 from tagseg.errors import BadInput
-from tagseg.explaining.classifiers import Classifier
+from tagseg.explaining.classifiers import Classifier, TagClassifier
 from tagseg.explaining.table import check_attributions
 
 
@@ -103,7 +103,7 @@ class OwnMaps:
     """
 
     def __init__(self, model: Any) -> None:
-        if not hasattr(model, "class_maps"):
+        if not isinstance(model, TagClassifier):
             raise BadInput("method 'own' needs the folder of a run; of other networks use cam or layercam.")
         self.model = model
 

@@ -62,7 +62,8 @@ class BoxFormat:
 def box_formats() -> dict[str, BoxFormat]:
     """Returns all formats of boxes by name."""
     files = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
-    return {file.FORMAT.name: file.FORMAT for file in files}
+    found = (getattr(file, "FORMAT", None) for file in files)
+    return {kind.name: kind for kind in found if isinstance(kind, BoxFormat)}
 
 
 def check_formats(names: Iterable[str]) -> list[BoxFormat]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from tagseg.grid import Grid
+from tagseg.settings import Compat
 
-Compat = Literal["paper", "official"]
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
 

@@ -61,6 +61,7 @@ class ACoL(CAM):
         return self.maps_and_logits(self.score_maps(images))[0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the sum of both classifiers' classification losses."""
         losses = [
             F.multilabel_soft_margin_loss(self.tag_logits(maps), batch["tags"])
             for maps in self.branches(batch["image"], batch["tags"])

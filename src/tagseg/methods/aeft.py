@@ -29,6 +29,7 @@ class AEFT(PyramidClassifier):
     Settings = AEFTSettings
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification loss, and after the warm-up the attract and the repulse loss."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         official = s.compat == "official"
         maps = self.class_maps(images)

@@ -48,6 +48,7 @@ class AFA(SingleStage):
         nn.init.zeros_(self.affinity.bias)  # type: ignore[arg-type]
 
     def tokens(self, images: torch.Tensor) -> Tokens:
+        """Returns what the transformer says of images `(B, 3, H, W)`, with its attention."""
         return self.backbone.tokens(images, attention=True)
 
     def affinities(self, attention: Attention) -> torch.Tensor:
@@ -60,6 +61,7 @@ class AFA(SingleStage):
         return self.affinity(logits + logits.transpose(2, 3)).float().sigmoid()[:, 0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns L_cls, L_aff and L_seg, the last two once their share of the steps is over."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         tokens = self.tokens(images)
         loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
@@ -111,9 +113,11 @@ class AFA(SingleStage):
         return matrix.view(-1, height, width, height, width)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
+        """Returns views that know what of them is photograph; none has a partner."""
         return PairedViews(samples, self.num_classes, self.backbone, self.view_spec(seed), pairs_from=None)
 
     def heads(self) -> list[nn.Module]:
+        """Returns the networks that learn `head_factor` times faster, the affinity among them."""
         return [*super().heads(), self.affinity]
 
 

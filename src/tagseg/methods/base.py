@@ -109,10 +109,11 @@ class Method(lightning.LightningModule):
 
     @property
     def schedule_steps(self) -> int:
-        """The step at which the learning rate's schedule ends: by default the last one."""
+        """Returns the step at which the learning rate's schedule ends: by default the last one."""
         return self.steps
 
     def configure_optimizers(self) -> Any:
+        """Returns the optimiser and its schedule as Lightning takes them: by default AdamW or SGD with poly decay."""
         s = self.settings
         return poly_optimiser(
             self.backbone,

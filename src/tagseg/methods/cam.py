@@ -43,6 +43,7 @@ class CAM(Method):
         return self.classifier(self.backbone(images))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the multi-label soft margin of the pooled maps."""
         logits = self.tag_logits(self.class_maps(batch["image"]))
         loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
         self.log("loss", loss)

@@ -35,6 +35,7 @@ class EPS(CAM):
         return super().class_maps(images)[:, 1:]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification loss and the saliency loss."""
         maps = self.classifier(self.backbone(batch["image"])).float()
         classification = F.multilabel_soft_margin_loss(self.tag_logits(maps[:, 1:]), batch["tags"])
         loss = classification + saliency_loss(

@@ -55,6 +55,7 @@ class KTSE(PyramidClassifier):
     others = 1
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification loss, and after the warm-up those of erasing, regularisation and alignment."""
         scores = self.all_maps(batch["image"])
         loss = F.multilabel_soft_margin_loss(self.tag_logits(scores[:, 1:]), batch["tags"])
         if self.warm:
@@ -162,6 +163,7 @@ class KTSE(PyramidClassifier):
         return loss
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
+        """Returns views beside views of photographs that share a class, once the warm-up is over."""
         s = self.settings
         return PairedViews(
             samples,

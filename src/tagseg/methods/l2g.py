@@ -129,6 +129,7 @@ class LocalNetwork(Method):
         return self.maps_and_logits(self.score_maps(images))[0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification loss of the local views, and with saliency the transfer loss to themselves."""
         boxes, tags = with_images(batch["boxes"]), batch["tags"].repeat_interleave(self.settings.views, dim=0)
         maps = self.score_maps(crops(batch["image"], boxes))
         loss = classification_loss(maps, tags)
@@ -157,6 +158,7 @@ class LocalNetwork(Method):
         return targets[:, : self.head.classifier.out_channels]
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> LocalViews:
+        """Returns global views with the places of their local views."""
         s = self.settings
         spec = self.view_spec(seed, saliency=s.saliency, short=True, mirror=s.mirror)
         return LocalViews(
@@ -175,6 +177,7 @@ class LocalNetwork(Method):
         return [(self.backbone, self.head, 1.0)]
 
     def configure_optimizers(self) -> Any:
+        """Returns AdamW with poly decay, or the published SGD by steps or with poly decay, over all `networks`."""
         s, networks = self.settings, self.networks()
         every: dict[str, Any] = {"learning_rate": s.learning_rate, "weight_decay": s.weight_decay, "steps": self.steps}
         if s.optimiser == "adamw":
@@ -211,6 +214,7 @@ class L2G(LocalNetwork):
         self.local_head = self._head(self.backbone, background=settings.saliency and official)
 
     def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
+        """Returns the local and the global network, the latter with its own factor."""
         times = self.settings.global_factor
         if self.local_backbone is None:
             return [(nn.ModuleList(), self.local_head, 1.0), (self.backbone, self.head, times)]
@@ -231,6 +235,7 @@ class L2G(LocalNetwork):
         return maps, likely.amax(dim=(2, 3)).logit(eps=1e-6)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the local network's classification loss and the global network's transfer loss (equations 4 to 7)."""
         s, boxes = self.settings, with_images(batch["boxes"])
         tags = batch["tags"].repeat_interleave(s.views, dim=0)
         local_maps = self.local_head(self.local_backbone or self.backbone, crops(batch["image"], boxes))

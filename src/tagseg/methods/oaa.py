@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -68,6 +68,7 @@ class AttentionNetwork(Method):
         return AccumulatedViews(samples, self.num_classes, self.backbone, spec, self.accumulated, cells=cells, **extra)
 
     def configure_optimizers(self) -> Any:
+        """Returns AdamW or SGD with poly decay, or the published SGD by steps."""
         s = self.settings
         if s.optimiser != "sgd-steps":
             return super().configure_optimizers()
@@ -95,6 +96,7 @@ class IntegralAttention(AttentionNetwork):
         return class_maps.amax(dim=(2, 3)).logit(eps=1e-6)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the loss between the cumulative maps and what the network says (equations 4.6 to 4.8)."""
         scores = super().class_maps(batch["image"]).float()
         s = self.settings
         if s.loss == "cross-entropy":
@@ -107,6 +109,7 @@ class IntegralAttention(AttentionNetwork):
         return loss
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
+        """Returns views with the cumulative maps after the last round."""
         return self.views(samples, seed, targets=self.accumulated.rounds()[-1])
 
 
@@ -118,7 +121,6 @@ class OAA(AttentionNetwork):
 
     Settings: type[AccumulationSettings] = OAASettings
     accumulates = True
-    trained_as: ClassVar[str | None] = "oaa"
     successor = IntegralAttention
 
     def accumulator(self, folder: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> Accumulator:
@@ -140,6 +142,7 @@ class OAA(AttentionNetwork):
         return None if s.drop == "none" else Drop(s.drop, s.drop_rate, s.drop_threshold)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification loss, and adds the batch's class maps to the cumulative ones."""
         loss = self.classification_loss(self.backbone(batch["image"]), batch)
         self.log("loss", loss)
         return loss
@@ -184,13 +187,16 @@ class OAA(AttentionNetwork):
                 self.accumulated.add(index, position, values, Window.from_row(windows[image]))
 
     def on_train_epoch_start(self) -> None:
-        self.accumulated.begin(self.global_rank)
+        """Begins a round of accumulation."""
+        self.accumulated.begin(self.global_rank, rounds=self.current_epoch)
 
     def on_train_epoch_end(self) -> None:
+        """Ends a round of accumulation, in all processes together."""
         ranks = self.trainer.world_size
         synchronised(self.trainer.strategy.barrier, self.accumulated, self.current_epoch + 1, self.global_rank, ranks)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
+        """Returns views, of which the attention drop layer hides what was found before."""
         return self.views(samples, seed, drop=self.drop)
 
 
@@ -202,7 +208,6 @@ class OAALocalisation(OAA):
     """
 
     Settings = OAALocalisationSettings
-    trained_as = None
     rests = True  # until there are cumulative maps the second branch learns nothing
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
@@ -228,6 +233,7 @@ class OAALocalisation(OAA):
         return self.maps_and_logits(self.score_maps(images))[0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the first branch's classification loss, and the second's hybrid loss once there are maps to learn."""
         features = self.backbone(batch["image"])
         loss = self.classification_loss(features, batch)
         if self.current_epoch > self.settings.accumulate_from:
@@ -237,6 +243,7 @@ class OAALocalisation(OAA):
         return loss
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
+        """Returns views with the cumulative maps of the rounds before."""
         return self.views(samples, seed, drop=self.drop, targets="growing")
 
 
@@ -244,18 +251,21 @@ class OAAPlusPlus(OAA):
     """OAA with the attention drop layer."""
 
     Settings = OAAPlusPlusSettings
+    trained_as = "oaa"
 
 
 class OAAPlus(OAA):
     """OAA, then integral attention learning."""
 
     Settings = OAAPlusSettings
+    trained_as = "oaa"
 
 
 class OAAPlusPlusPlus(OAA):
     """OAA with the attention drop layer, then integral attention learning."""
 
     Settings = OAAPlusPlusPlusSettings
+    trained_as = "oaa"
 
 
 def trusted(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:

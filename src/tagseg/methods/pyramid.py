@@ -69,7 +69,7 @@ class PyramidClassifier(Method):
 
     @property
     def schedule_steps(self) -> int:
-        """The step at which the learning rate's schedule ends: the last one, or that of the published code."""
+        """Returns the step at which the learning rate's schedule ends: the last one, or that of the published code."""
         return schedule_end(self.settings, self.steps) if self.settings.compat == "official" else self.steps
 
 

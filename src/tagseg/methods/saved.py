@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tagseg.errors import BadInput
-from tagseg.files import read_json, write_aside, write_json
+from tagseg.files import RUN_MARKER, read_json, write_aside, write_json
 from tagseg.methods.base import Method
-from tagseg.methods.table import load_method, method_file, method_names
+from tagseg.methods.table import load_method, method_digest, method_file, method_names
+from tagseg.networks.weights import weights_digest
 from tagseg.settings import parse
 
 FORMAT = 1
@@ -27,7 +28,8 @@ class ClassifierDescription(BaseModel):
     """What `classifier.json` says.
 
     method: its name.
-    file: of a method of somebody's own, the name of its file.
+    file, program: of a method of somebody's own, the name of its file, and a digest of what it said.
+    teacher: of a second network, a digest of the weights of the first.
     role: whether it is the method's network, or the second one, which learnt the cumulative maps.
     backbone: as `tagseg.networks.backbone.Backbone` takes it.
     classes: the C class names.
@@ -40,13 +42,17 @@ class ClassifierDescription(BaseModel):
     task: Literal["classification"] = "classification"
     method: str
     file: str | None = None
+    program: str | None = None
+    teacher: str | None = None
     role: Literal["first", "successor"] = "first"
     backbone: str
     classes: tuple[str, ...]
     settings: dict[str, Any]
 
 
-def save_classifier(network: Method, folder: Path, *, method: str, role: Literal["first", "successor"]) -> None:
+def save_classifier(
+    network: Method, folder: Path, *, method: str, role: Literal["first", "successor"], teacher: str | None = None
+) -> None:
     """Writes `classifier.safetensors`, then `classifier.json`; each whole or not at all."""
     with write_aside(folder / WEIGHTS) as aside:
         save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, aside)
@@ -54,6 +60,8 @@ def save_classifier(network: Method, folder: Path, *, method: str, role: Literal
     described = ClassifierDescription(
         method=method,
         file=None if file is None else file.name,
+        program=method_digest(method),
+        teacher=teacher,
         role=role,
         backbone=network.backbone.name,
         classes=network.classes,
@@ -65,6 +73,24 @@ def save_classifier(network: Method, folder: Path, *, method: str, role: Literal
 def is_saved(folder: Path) -> bool:
     """Returns whether there is a trained classifier in a folder."""
     return (folder / DESCRIPTION).is_file()
+
+
+def load_networks(run: Path) -> tuple[Method, Method | None]:
+    """Opens the trained networks of a run: its classifier, and the second one if the run's class maps are its maps.
+
+    Raises:
+        BadInput: as `load_saved`.
+    """
+    try:
+        counts = read_json(run / RUN_MARKER)["network"] == "integral"
+    except (OSError, ValueError, KeyError, TypeError):
+        counts = True
+    first, second = run / "train", run / "integral"
+    if not (counts and is_saved(second)):
+        return load_saved(first), None
+    taught_by = ClassifierDescription.model_validate(read_json(second / DESCRIPTION)).teacher
+    same = taught_by == weights_digest(str(first / WEIGHTS))  # else the first one was trained again since
+    return load_saved(first), load_saved(second) if same else None
 
 
 def load_saved(folder: Path) -> Method:
@@ -88,9 +114,16 @@ def load_saved(folder: Path) -> Method:
             f"{path}: its method is not one of tagseg's but was defined in a file {described.file}; name that file "
             f"before the command: tagseg --use {described.file} ... (or tagseg.use_method in Python)."
         )
+    if described.program != method_digest(described.method):
+        raise BadInput(
+            f"{path}: the file of its method, {described.file}, is not as it was when this was trained; name the one "
+            "that it was trained by, or train again."
+        )
     kind: Any = load_method(described.method)
     if described.role == "successor":
         kind = kind.successor
+    if kind is None:
+        raise BadInput(f"{path}: the method '{described.method}' has no second network; train again.")
     settings = parse(kind.Settings, described.settings, str(path))
     try:
         network = kind(described.backbone, "random", described.classes, settings, 1)

@@ -124,6 +124,7 @@ class SingleStage(Method):
         return [self.classifier, self.decoder]
 
     def configure_optimizers(self) -> Any:
+        """Returns AdamW whose rate rises first and then falls by a power."""
         s = self.settings
         return poly_optimiser(
             self.backbone,

@@ -59,6 +59,7 @@ class SSEPA(ToCo):
             self.fusion.requires_grad_(False)  # nothing teaches it
 
     def tokens(self, images: torch.Tensor) -> Tokens:
+        """Returns what the transformer says of images `(B, 3, H, W)`, with attention if maps are spread along it."""
         return self.backbone.tokens(images, attention=self.settings.affinity != "none")
 
     def block_weights(self, attention: Attention) -> torch.Tensor | None:
@@ -78,6 +79,7 @@ class SSEPA(ToCo):
         return tokens.attention.spread(maps, weights, normalise=self.settings.affinity != "literal")
 
     def main_maps(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns the class maps that are spread, rectified unless the paper is followed to the letter."""
         maps = self.classifier(features).float()
         return maps if self.settings.affinity == "literal" else maps.relu()
 
@@ -104,4 +106,5 @@ class SSEPA(ToCo):
         return maps - maps.amin(dim=(2, 3), keepdim=True), super().maps_and_logits(features)[1]
 
     def heads(self) -> list[nn.Module]:
+        """Returns the networks that learn `head_factor` times faster, the weights of blocks among them."""
         return super().heads() if self.fusion is None else [*super().heads(), self.fusion]

@@ -71,36 +71,39 @@ def use_method(file: str | Path) -> str:
     name = path.stem
     if name in _declared():
         raise BadInput(f"{file}: tagseg has a method '{name}' already; give your file another name.")
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    module = _imported(path, name)
-    if name in _own and _own[name] != OwnFile(path, digest):
-        module = importlib.reload(module)  # it was rewritten since
+    file_now = OwnFile(path, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
+    module = _imported(path, name, again=_own.get(name) != file_now)
     from tagseg.methods.base import Method
 
     kind = getattr(module, "METHOD", None)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise BadInput(f"{file}: it has no line METHOD = ..., naming a class that derives from tagseg's Method.")
-    if not isinstance(getattr(kind, "Settings", None), type):
+    settings = getattr(kind, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, TrainSettings)):
         raise BadInput(f"{file}: {kind.__name__} has no Settings; give it a class derived from TrainSettings.")
-    _own[name] = OwnFile(path, digest)
+    _own[name] = file_now
     return name
 
 
-def _imported(path: Path, name: str) -> Any:
+def _imported(path: Path, name: str, again: bool) -> Any:
+    """The file as a module, run `again` if it was imported before."""
+    if not name.isidentifier():
+        raise BadInput(f"{path}: Python cannot import a file of this name; use letters, numbers and _ only.")
     known = sys.modules.get(name)
-    where = getattr(known, "__file__", None) if known is not None else None
-    if known is None:
-        found = importlib.util.find_spec(name) if name.isidentifier() else None
-        where = None if found is None else found.origin
-        if not name.isidentifier():
-            raise BadInput(f"{path}: Python cannot import a file of this name; use letters, numbers and _ only.")
-    if where is not None and Path(where).resolve() != path:
-        raise BadInput(f"{path}: Python has another module '{name}' ({where}); give your file another name.")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     importlib.invalidate_caches()
+    if known is None:
+        found = importlib.util.find_spec(name)
+        where = None if found is None else found.origin
+    else:
+        where = getattr(known, "__file__", None) or "built in"
+    if where is None or not Path(where).exists() or Path(where).resolve() != path:
+        raise BadInput(f"{path}: Python has another module '{name}' ({where}); give your file another name.")
     try:
-        return importlib.import_module(name)
+        if known is None:
+            return importlib.import_module(name)
+        return importlib.reload(known) if again else known
     except Exception as error:
         raise BadInput(f"{path}: running this file failed ({type(error).__name__}: {error}).") from error
 

@@ -82,6 +82,7 @@ class ToCo(SingleStage):
         self.teacher = copy.deepcopy(self.projection).requires_grad_(False)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification losses, and L_ptc, L_ctc, L_seg and L_reg, each from its share of the steps on."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         tokens = self.tokens(images)
         loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
@@ -190,10 +191,12 @@ class ToCo(SingleStage):
         return 255 * (images * std + mean)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> ContrastViews:
+        """Returns one window in two colourings, and another window of the same photograph."""
         official = self.settings.compat == "official"
         return ContrastViews(samples, self.num_classes, self.backbone, self.view_spec(seed), mirror_apart=official)
 
     def heads(self) -> list[nn.Module]:
+        """Returns the networks that learn `head_factor` times faster: auxiliary classifier and projection as well."""
         return [*super().heads(), self.auxiliary, self.projection]
 
 

@@ -11,9 +11,10 @@ from tagseg.cores import cpu_count
 from tagseg.data.dataset import Dataset, raise_problems
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.errors import BadInput, explain_full_disk, nearest
+from tagseg.files import RUN_MARKER
 from tagseg.labels import MAX_CLASSES
 from tagseg.pipeline.records import Metrics
-from tagseg.pipeline.run_folder import MARKER, RunFolder
+from tagseg.pipeline.run_folder import RunFolder
 from tagseg.pipeline.settings import FitSettings, resolve
 from tagseg.pipeline.stages import ORDER, stages
 from tagseg.progress import Reporter
@@ -93,7 +94,7 @@ def _inspected(
     root: Path, out: Path, settings: FitSettings, until: str, skip_bad: bool, reporter: Reporter
 ) -> tuple[Dataset, FileFacts]:
     """Reads the data set and opens every file; without `skip_bad` the first problem ends it."""
-    known = FileFacts.read(out / FILES) if (out / MARKER).exists() else FileFacts()
+    known = FileFacts.read(out / FILES) if (out / RUN_MARKER).exists() else FileFacts()
     data = read_dataset(root, settings.data.tags)
     with reporter.bar("check", len(data.samples), "photographs") as advance:
         data, facts = inspect_files(data, known, advance, threads=cpu_count())
@@ -121,7 +122,8 @@ def _open(out: Path, data: Dataset, facts: FileFacts, settings: FitSettings, rep
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
     needed_mb = check_networks(settings, data.classes) + PHOTOGRAPH_MB * len(data.samples)
-    folder = RunFolder(out, data.root, facts.digest(data.train), needed_mb, reporter.say)
+    network = "train" if settings.train.successor is None else "integral"
+    folder = RunFolder(out, data.root, facts.digest(data.train), needed_mb, reporter.say, network)
     with explain_full_disk(out):
         facts.write(out / FILES)
     return Run(data, facts, settings, folder, reporter)

@@ -46,7 +46,7 @@ class Miner:
 
     @property
     def grid(self) -> Grid:
-        """Where the cells of the maps lie."""
+        """Returns where the cells of the maps lie."""
         return PIXELS if self.settings.fusion == "photograph" else self.method.backbone.grid
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:

@@ -19,9 +19,11 @@ from tagseg.pipeline.records import Record
 from tagseg.pipeline.run_folder import AFTER, Finished, RunFolder
 from tagseg.pipeline.saliency import from_folder, with_saliency
 from tagseg.pipeline.settings import FitSettings
+from tagseg.pipeline.stages import ORDER
 from tagseg.progress import Reporter
 
 R = TypeVar("R", bound=Record)
+ACCUMULATED = "accumulated"  # the folder of cumulative maps, in that of the stage that makes them
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,22 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The folder of the run."""
+        """Returns the folder of the run."""
         return self.folder.path
 
     @property
     def method(self) -> type[Method]:
-        """The class of the run's method."""
+        """Returns the class of the run's method."""
         return load_method(self.settings.method)
 
     @property
     def uses_saliency(self) -> bool:
-        """Whether anything in the run needs saliency maps of the training photographs."""
+        """Returns whether anything in the run needs saliency maps of the training photographs."""
         return self.settings.masks.saliency or self.settings.train.learns_saliency
 
     @property
     def training(self) -> tuple[Sample, ...]:
-        """The training photographs; where the run uses saliency, each with the path of its saliency map.
+        """Returns the training photographs; where the run uses saliency, each with the path of its saliency map.
 
         Raises:
             BadInput: the folder of saliency maps that the settings name lacks one.
@@ -72,6 +74,9 @@ class Run:
 
     def keys(self, *names: str) -> dict[str, str]:
         """Returns the keys of the stages of these names that the run has, as inputs of a stage that depends on them."""
+        unknown = set(names) - set(ORDER)
+        if unknown:
+            raise ValueError(f"there are no stages {unknown}")
         return {AFTER + name: self.finished[name].key for name in names if name in self.finished}
 
     def result(self, stage: Stage[R]) -> Finished[R]:
@@ -90,12 +95,7 @@ class Run:
         """Returns the cumulative maps of the training photographs; None where the method makes none."""
         if not self.method.accumulates:
             return None
-        return self.accumulated_by(load_saved(self.path / "train"))
-
-    def accumulated_by(self, network: Method) -> Accumulator:
-        """Returns the cumulative maps that a network of the run's method made, or is to make."""
-        sizes = [self.facts[sample.name].size for sample in self.data.train]
-        return network.accumulator(self.path / "train" / "accumulated", self.data.train, sizes)
+        return Accumulator.open(self.path / "train" / ACCUMULATED, [sample.tags for sample in self.data.train])
 
     def class_maps(self) -> MapStore:
         """Returns the class maps of the training photographs."""

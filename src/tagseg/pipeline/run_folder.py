@@ -9,22 +9,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tagseg.errors import BadInput, explain_full_disk
-from tagseg.files import PARTIAL, read_json, remove_partial, write_json
+from tagseg.files import RUN_MARKER, is_partial, read_json, remove_partial, write_json
 from tagseg.pipeline.records import Record
 
 FORMAT = 2
-MARKER = "run.json"  # what makes a folder a run
 STAGE = "stage.json"  # the record of a stage, in its folder
 CHECKPOINT = "last.ckpt"  # for going on within a stage; nobody needs it afterwards
 DAMAGED = ".damaged"  # ends the name of a file that was put aside because it is not as it was written
 AFTER = "after "  # before the name of a stage, among the inputs of one that depends on it
 
+_KINDS = (".json", ".safetensors", ".png", ".npy", ".html")  # of files that stages leave; others are not tagseg's
 _BLOCK = 1 << 20
 
 R = TypeVar("R", bound=Record)
@@ -55,7 +56,7 @@ class Finished(Generic[R]):
     """A finished stage.
 
     record: what it left as numbers.
-    key: names its inputs; whoever depends on the stage depends on this.
+    key: names its inputs and the content of its files; whoever depends on the stage depends on this.
     seconds: how long it took, since it last went on.
     resumed: whether it was interrupted or mended in between.
     """
@@ -75,27 +76,35 @@ class RunFolder:
         digest: digest of its training photographs and tags.
         needed_mb: how much room a run from the beginning takes, megabytes.
         say: shows a sentence to the person who waits.
+        network: the stage whose network's class maps count, for whoever opens the run later.
 
     Raises:
         BadInput: the folder holds something else, a run on other data, or a run that is going on right now; or the disk
             is all but full.
     """
 
-    def __init__(self, path: Path, data: Path, digest: str, needed_mb: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        data: Path,
+        digest: str,
+        needed_mb: float,
+        say: Callable[[str], None],
+        network: str = "train",
+    ) -> None:
         self.path, self.say = path, say
-        marker = path / MARKER
+        marker = path / RUN_MARKER
         if marker.exists():
             _check_marker(marker, data, digest, say)
         elif path.exists() and not path.is_dir():
             raise BadInput(f"{path}: this is a file; choose another --out (nothing was changed).")
-        elif path.exists() and any(not p.name.endswith(PARTIAL) for p in path.iterdir()):
-            raise BadInput(
-                f"{path}: this folder holds something else than a run; choose another --out (nothing was changed)."
-            )
+        elif path.exists() and not all(map(is_partial, path.iterdir())):
+            raise _something_else(path)
         _check_room(path, needed_mb)
         with explain_full_disk(path):
             path.mkdir(parents=True, exist_ok=True)
-            write_json(marker, {"format": FORMAT, "data": str(data.resolve()), "digest": digest})
+            described = {"format": FORMAT, "data": str(data.resolve()), "digest": digest, "network": network}
+            write_json(marker, described)
         self._lock = _lock(path)
         remove_partial(path)
 
@@ -122,7 +131,6 @@ class RunFolder:
         """
         folder = self.path / name
         inputs = json.loads(json.dumps(inputs))  # as they will be read back
-        key = hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
         before = _read_stage(folder / STAGE)
         resumed = False
         if before is None:
@@ -137,7 +145,7 @@ class RunFolder:
             record, broken = _parsed(kind, before.values), self._broken(before.files)
             if record is not None and not broken:
                 self.say(f"{name}: already done, kept")
-                return Finished(record, key, before.seconds, before.resumed)
+                return Finished(record, _key(before), before.seconds, before.resumed)
             resumed = True
             self._put_aside(name, broken)
         with explain_full_disk(self.path):
@@ -157,12 +165,12 @@ class RunFolder:
                 files={path.relative_to(self.path).as_posix(): _digest(path) for path in self._left(folder, outputs)},
             )
             write_json(folder / STAGE, done.model_dump(mode="json"))
-        return Finished(record, key, seconds, resumed)
+        return Finished(record, _key(done), seconds, resumed)
 
     def _left(self, folder: Path, outputs: tuple[str, ...]) -> Iterator[Path]:
-        """The files that a stage left."""
+        """The files that a stage left; what file managers or people put beside them is not its business."""
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.name != STAGE and not path.name.endswith((PARTIAL, DAMAGED)):
+            if path.is_file() and path.suffix in _KINDS and path.name != STAGE and not path.name.startswith("."):
                 yield path
         yield from (self.path / name for name in outputs)
 
@@ -175,20 +183,23 @@ class RunFolder:
             self.say(f"{name}: done again, because its record {name}/{STAGE} is damaged")
             return
         first, more = broken[0], len(broken) - 1
-        what = f"is not as it was written (kept as {first.name}{DAMAGED})" if first.exists() else "is missing"
+        aside = _free_name(first)
+        what = f"is not as it was written (kept as {aside.name})" if first.exists() else "is missing"
         also = f" ({more} more)" if more else ""
         self.say(f"{name}: made again, because {first.relative_to(self.path)} {what}{also}")
         for path in broken:
             if path.exists():
-                os.replace(path, path.with_name(path.name + DAMAGED))
+                os.replace(path, _free_name(path))
 
 
 def _check_marker(marker: Path, data: Path, digest: str, say: Callable[[str], None]) -> None:
     path = marker.parent
     try:
         before = read_json(marker)
-        made, root, seen = before["format"], before["data"], before["digest"]
-    except (ValueError, KeyError, TypeError):
+        made, root, seen = int(before["format"]), str(before["data"]), str(before["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not any(_read_stage(stage) for stage in path.glob(f"*/{STAGE}")):  # somebody else's file of this name
+            raise _something_else(path) from error
         say(f"{marker}: this file was damaged, and is written again")
         return
     if made != FORMAT:
@@ -198,6 +209,10 @@ def _check_marker(marker: Path, data: Path, digest: str, say: Callable[[str], No
         )
     if root != str(data.resolve()) and seen != digest:
         raise BadInput(f"{path}: this folder holds a run on {root}; choose another --out (nothing was changed).")
+
+
+def _something_else(path: Path) -> BadInput:
+    return BadInput(f"{path}: this folder holds something else than a run; choose another --out (nothing was changed).")
 
 
 def _check_room(path: Path, needed_mb: float) -> None:
@@ -239,9 +254,31 @@ def _digest(path: Path) -> str:
     return content.hexdigest()
 
 
+def _key(done: StageFile) -> str:
+    """Names what a stage depended on and what it left. Mended files with the same content change nothing for those who
+    depend on it; others, as of a network that was trained on another machine, are others for them too."""
+    text = json.dumps([done.inputs, done.files], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _free_name(path: Path) -> Path:
+    """Where a file that is not as it was written is kept, beside its old place."""
+    names = (path.name + (f".{n}" if n > 1 else "") + DAMAGED for n in count(1))
+    return next(aside for name in names if not (aside := path.with_name(name)).exists())
+
+
 def _clear(folder: Path) -> None:
+    """Removes what a stage left, but nothing that was put aside; the folder itself may be a link to another disk."""
     (folder / STAGE).unlink(missing_ok=True)  # first: from here on nothing in the folder counts as done
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():  # what is inside comes first
+            if not path.is_dir() or path.is_symlink():
+                if not path.name.endswith(DAMAGED):
+                    path.unlink()
+            elif not any(path.iterdir()):
+                path.rmdir()
+    except OSError as error:
+        raise BadInput(f"{folder}: old files could not be removed ({error}); remove them and run again.") from error
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> str:

@@ -20,7 +20,7 @@ _WORDS = ("auto", "folder", "built-in")
 
 
 def find_source(source: str) -> str:
-    """A word, a folder of maps, or the path of a network's file.
+    """Returns the source if it is a word, a folder of maps, or the path of a network's file.
 
     Raises:
         BadInput: it is none of them.
@@ -35,7 +35,7 @@ def find_source(source: str) -> str:
 
 
 def from_folder(data: Dataset, source: str) -> Dataset:
-    """The photographs with the maps that lie in `source`, if that is a folder: `NAME.png` for the photograph NAME.
+    """Returns the data with the maps that lie in `source`, if that is a folder: `NAME.png` for the photograph NAME.
 
     Raises:
         BadInput: a photograph has no map there.
@@ -63,7 +63,7 @@ def maps_digest(samples: tuple[Sample, ...], source: str) -> str:
 
 
 def with_saliency(samples: tuple[Sample, ...], source: str, folder: Path) -> tuple[Sample, ...]:
-    """The samples with the saliency maps that `make_saliency` left for them."""
+    """Returns the samples with the saliency maps that `make_saliency` left for them."""
     return tuple(s if _own(s, source) else replace(s, saliency=folder / f"{s.name}.png") for s in samples)
 
 

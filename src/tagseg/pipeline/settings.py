@@ -52,13 +52,13 @@ class MaskChain(Settings):
 
     @property
     def learnt(self) -> str | None:
-        """The name of the trained refinement that the chain begins with, if it does."""
+        """Returns the name of the trained refinement that the chain begins with, if it does."""
         first = self.refine.split("+")[0]
         return first if first in learnt_names() else None
 
     @property
     def steps(self) -> tuple[Refinement, ...]:
-        """The refinements that work on a photograph and its scores, in order."""
+        """Returns the refinements that work on a photograph and its scores, in order."""
         found = (refinements()[name] for name in steps_of(self.refine))
         return tuple(r for r in found if isinstance(r, Refinement))
 
@@ -110,7 +110,8 @@ def resolve(
     """
     values = _read_recipe(recipe)
     if saliency is not None:
-        overrides = {**(overrides or {}), **saliency_settings(str(values.get("method", "cam")), saliency)}
+        method = str((overrides or {}).get("method", values.get("method", "cam")))
+        overrides = {**(overrides or {}), **saliency_settings(method, saliency)}
     for key, value in (overrides or {}).items():
         place = values
         *parents, last = key.split(".")
@@ -130,7 +131,7 @@ def saliency_settings(method: str, source: str) -> dict[str, Any]:
     kind = method_settings(method)
     if "saliency" in kind.model_fields:
         return {"data.saliency": source, "train.saliency": True}
-    if kind().learns_saliency:  # type: ignore[call-arg]  # settings of a method all have defaults
+    if kind.learns_saliency is not TrainSettings.learns_saliency:  # it says itself when it does
         return {"data.saliency": source}
     return {"data.saliency": source, "masks.saliency": True}
 

@@ -47,9 +47,11 @@ class Schedule:
         return self.batch_size if self.batch_size_at is None else self.batch_size_at(epoch)
 
     def batches(self) -> set[int]:
+        """Returns all batch sizes that there are in the training."""
         return {self.batch(epoch) for epoch in range(self.epochs)}
 
     def steps(self, photographs: int) -> int:
+        """Returns how many steps the training of so many photographs takes."""
         return sum(-(-photographs // self.batch(epoch)) for epoch in range(self.epochs))
 
 
@@ -61,12 +63,15 @@ def train(
     name: str,
     reporter: Reporter,
     processes: int = 1,
+    *,
+    rests: bool = False,
 ) -> list[EpochRecord]:
     """Trains `module` on `views`, from the last finished epoch in `folder` if there is one.
 
     Everything random in an epoch depends on seed and epoch only, and the epoch's end is on the disk before the next
     begins, so the weights do not depend on whether and where the process was killed. Several processes share every
-    batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding.
+    batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding. With `rests` some
+    parameters may learn nothing in some steps.
 
     Returns:
         a record of every epoch.
@@ -86,7 +91,7 @@ def train(
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=processes,
-        strategy=_strategy(module, processes),
+        strategy=_strategy(processes, rests),
         sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
         max_epochs=schedule.epochs,
@@ -127,10 +132,10 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _strategy(module: lightning.LightningModule, processes: int) -> str:
+def _strategy(processes: int, rests: bool) -> str:
     if processes == 1:
         return "auto"
-    return "ddp_spawn_find_unused_parameters_true" if getattr(module, "rests", False) else "ddp_spawn"
+    return "ddp_spawn_find_unused_parameters_true" if rests else "ddp_spawn"
 
 
 def check_processes(processes: int, *batch_sizes: int) -> None:
@@ -159,6 +164,7 @@ class Loaders(lightning.LightningDataModule):
         self.views, self.schedule, self.processes = views, schedule, processes
 
     def train_dataloader(self) -> TrainingLoader:
+        """Returns the batches of this process."""
         assert self.trainer is not None
         return TrainingLoader(
             self.views,
@@ -193,6 +199,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints are written aside and renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint, whole or not at all."""
         with write_aside(Path(path)) as aside:
             super().save_checkpoint(checkpoint, aside, storage_options)
 
@@ -206,36 +213,45 @@ class EpochLog(Callback):
         self._bar = ExitStack()  # empty where training never started, as in the process that starts others
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the record of the epochs, for the checkpoint."""
         return {"epochs": [epoch.present() for epoch in self.epochs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the record of the epochs from a checkpoint."""
         self.epochs = [EpochRecord(**epoch) for epoch in state_dict["epochs"]]
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        """Shows the bar."""
         reporter = self.reporter if trainer.is_global_zero else Reporter(quiet=True)
         self._advance = self._bar.enter_context(reporter.bar(self.name, self.steps, "steps"))
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        """Takes the bar away."""
         self._bar.close()
 
     def on_exception(self, *_: Any) -> None:
+        """Takes the bar away."""
         self._bar.close()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
+        """Seeds the epoch and starts its clock."""
         torch.manual_seed(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
         self._begun = self._idle_since = time.perf_counter()
         self._waited, self._loss, self._steps = 0.0, 0.0, 0
 
     def on_train_batch_start(self, *_: Any) -> None:
+        """Counts the time spent waiting for data."""
         self._waited += time.perf_counter() - self._idle_since
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, *_: Any) -> None:  # noqa: ARG002
+        """Counts the loss and moves the bar."""
         self._loss += float(outputs["loss"])
         self._steps += 1
         self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
         self._idle_since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Keeps the record of the epoch."""
         seconds = time.perf_counter() - self._begun
         own = torch.tensor(self._loss / max(1, self._steps), device=module.device)
         loss = float(trainer.strategy.reduce(own, reduce_op="mean"))

@@ -27,6 +27,7 @@ class SegmentationTraining(lightning.LightningModule):
         self.network, self.settings, self.steps = network, settings, steps
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the mean cross-entropy over labelled pixels."""
         masks = self.network.backbone.grid.with_stride(self.LOSS_STRIDE).sample(batch["mask"])
         logits = self.network.logits_at(batch["image"], (masks.shape[-2], masks.shape[-1]))
         loss = segmentation_loss(logits, masks)
@@ -34,6 +35,7 @@ class SegmentationTraining(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
+        """Returns the optimiser of the backbone and of the head, with poly decay."""
         s = self.settings
         return poly_optimiser(
             self.network.backbone,

@@ -25,17 +25,17 @@ class Reader:
     title: what people call the layout.
     find: returns the folder that has the layout, the one given or one below it; None if there is none.
     read: reads the data set at a folder where `find` found the layout. The photographs are not opened.
-    any_folder: whether it takes any folder, and is asked last.
+    rank: readers with a lower one are asked first; one that takes any folder has 1000.
     """
 
     title: str
     find: Callable[[Path], Path | None]
     read: Callable[[Path, Tags], Dataset]
-    any_folder: bool = False
+    rank: int = 100
 
 
 @cache
 def readers() -> tuple[Reader, ...]:
     """Returns all readers, in the order in which they are asked."""
     files = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
-    return tuple(sorted((file.READER for file in files), key=lambda reader: (reader.any_folder, reader.title)))
+    return tuple(sorted((file.READER for file in files), key=lambda reader: (reader.rank, reader.title)))

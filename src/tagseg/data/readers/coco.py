@@ -109,4 +109,4 @@ class CocoMask:
         return canvas
 
 
-READER = Reader("COCO", find_coco, lambda root, _: read_coco(root))
+READER = Reader("COCO", find_coco, lambda root, _: read_coco(root), rank=20)

@@ -78,4 +78,4 @@ def _rows(path: Path) -> dict[str, list[str]]:
     return {first: rest for first, *rest in lines}
 
 
-READER = Reader("CUB", find_cub, lambda root, _: read_cub(root))
+READER = Reader("CUB", find_cub, lambda root, _: read_cub(root), rank=40)

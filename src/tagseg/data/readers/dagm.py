@@ -59,4 +59,4 @@ class DefectMask:
         return (values > 0).astype(np.uint8) if self.defect else np.zeros(values.shape[:2], np.uint8)
 
 
-READER = Reader("DAGM", find_dagm, lambda root, _: read_dagm(root))
+READER = Reader("DAGM", find_dagm, lambda root, _: read_dagm(root), rank=50)

@@ -270,4 +270,4 @@ def _beside(folder: Path, name: str) -> Path | None:
     return path if path.exists() else None
 
 
-READER = Reader("a plain folder", lambda root: root, lambda root, _: read_folder(root), any_folder=True)
+READER = Reader("a plain folder", lambda root: root, lambda root, _: read_folder(root), rank=1000)

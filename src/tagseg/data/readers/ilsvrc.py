@@ -80,4 +80,4 @@ def _classes(base: Path, train: list[str]) -> tuple[tuple[str, ...], tuple[str, 
     return numbers, numbers
 
 
-READER = Reader("ILSVRC", find_ilsvrc, lambda root, _: read_ilsvrc(root))
+READER = Reader("ILSVRC", find_ilsvrc, lambda root, _: read_ilsvrc(root), rank=30)

@@ -114,4 +114,4 @@ def read_xml_boxes(path: Path, classes: tuple[str, ...]) -> tuple[Box, ...]:
     return tuple(boxes)
 
 
-READER = Reader("VOC", find_voc, read_voc)
+READER = Reader("VOC", find_voc, read_voc, rank=10)

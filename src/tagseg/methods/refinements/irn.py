@@ -106,6 +106,7 @@ class IRN(AffinityNetwork):
         return self.heads["displacement"](self.features(images))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the loss of boundaries (equation 6), and with displacements theirs."""
         features, radius = self.features(batch["image"]), self.settings.radius
         edges = self.heads["edge"](features).float().sigmoid()
         step = batch["image"].shape[-1] // edges.shape[-1]
@@ -120,6 +121,7 @@ class IRN(AffinityNetwork):
         return loss
 
     def configure_optimizers(self) -> Any:
+        """Returns the optimiser of the branches; the features are frozen."""
         s = self.settings
         return poly_optimiser(
             self.heads["edge"],

@@ -77,6 +77,7 @@ class PSA(AffinityNetwork):
         return self.head(self.backbone.stages(images)[-3:])
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the loss of affinities (section 3.3)."""
         features, radius = self.features(batch["image"]).float(), self.settings.radius
         step = batch["image"].shape[-1] // features.shape[-1]
         labels = self.backbone.grid.with_stride(step).sample(batch["mask"])
@@ -87,6 +88,7 @@ class PSA(AffinityNetwork):
         return loss
 
     def configure_optimizers(self) -> Any:
+        """Returns the optimiser of the backbone and of the head."""
         s = self.settings
         return poly_optimiser(
             self.backbone,

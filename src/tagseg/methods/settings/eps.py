@@ -17,6 +17,7 @@ class EPSSettings(CAMSettings):
 
     @property
     def learns_saliency(self) -> bool:
+        """Returns that training needs a saliency map of every photograph, always."""
         return True
 
 

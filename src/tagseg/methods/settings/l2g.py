@@ -22,9 +22,8 @@ class LocalSettings(TrainSettings):
     scales: ScaleRange = (8 / 7, 8 / 7)  # short side of the photograph over `side`: 512 of 448
     views: PositiveInt = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
     view_side: SidePixels | None = None  # of a local view, pixels; None: 5/7 of `side`, 320 of 448
-    placement: Literal["random", "uniform", "corners"] = (
-        "random"  # of local views; "uniform": a grid; "corners": the corners first
-    )
+    # of local views; "uniform": a grid; "corners": the corners first
+    placement: Literal["random", "uniform", "corners"] = "random"
     mirror: bool = True
     colour_jitter: bool = False
     saliency: bool = False  # shape transfer
@@ -42,6 +41,7 @@ class LocalSettings(TrainSettings):
 
     @property
     def learns_saliency(self) -> bool:
+        """Returns whether shape is learnt from saliency maps."""
         return self.saliency
 
 

@@ -56,6 +56,7 @@ class OAASettings(AccumulationSettings):
 
     @property
     def successor(self) -> IntegralSettings | None:
+        """Returns the settings of integral attention learning; None without it."""
         return self.integral
 
 

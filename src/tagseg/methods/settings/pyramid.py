@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, PositiveInt
 
 from tagseg.methods.settings.cam import CAMSettings
-
-Compat = Literal["paper", "official"]
+from tagseg.settings import Compat
 
 
 class PyramidSettings(CAMSettings):
@@ -32,5 +29,6 @@ class PyramidSettings(CAMSettings):
         return round(self.warmup * self.epochs)
 
     def batch_size_at(self, epoch: int) -> int:
+        """Returns how many photographs a step of an epoch sees, which the end of the warm-up may change."""
         first = self.warmup_batch_size or self.batch_size
         return first if epoch < self.warmup_epochs else self.batch_size

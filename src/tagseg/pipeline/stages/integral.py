@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from tagseg.methods.saved import save_classifier
+from tagseg.methods.saved import WEIGHTS, save_classifier
+from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.training import Schedule, train
@@ -29,8 +30,10 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     network = network(s.backbone, s.weights, run.data.classes, own, schedule.steps(len(run.training)))
     network.accumulated = run.accumulated()
     views = network.training_views(run.training, s.seed + 2)
-    epochs = train(network, views, schedule, folder, "integral", run.reporter, s.processes)
-    save_classifier(network, folder, method=s.method, role="successor")
+    epochs = train(network, views, schedule, folder, "integral", run.reporter, s.processes, rests=network.rests)
+    save_classifier(
+        network, folder, method=s.method, role="successor", teacher=weights_digest(str(run.path / "train" / WEIGHTS))
+    )
     return TrainingRecord(epochs=epochs)
 
 

@@ -11,7 +11,7 @@ from tagseg.methods.saved import save_classifier
 from tagseg.methods.table import method_digest
 from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.records import TrainingRecord
-from tagseg.pipeline.run import Run, Stage
+from tagseg.pipeline.run import ACCUMULATED, Run, Stage
 from tagseg.pipeline.training import Schedule, train
 
 
@@ -41,9 +41,10 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     network: Any = run.method
     network = network(s.backbone, s.weights, run.data.classes, s.train, schedule.steps(len(samples)))
     if network.accumulates:
-        network.accumulated = run.accumulated_by(network)
+        sizes = [run.facts[sample.name].size for sample in samples]
+        network.accumulated = network.accumulator(folder / ACCUMULATED, samples, sizes)
     views = network.training_views(samples, s.seed)
-    epochs = train(network, views, schedule, folder, "train", run.reporter, s.processes)
+    epochs = train(network, views, schedule, folder, "train", run.reporter, s.processes, rests=network.rests)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
         network.accumulated.close()
