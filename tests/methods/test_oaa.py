@@ -24,6 +24,7 @@ from tagseg.methods.oaa import (
     hybrid_loss,
     trusted,
 )
+from tagseg.methods.saved import load_networks
 from tagseg.methods.settings.oaa import METHODS
 from tagseg.methods.table import load_method
 from tests.conftest import TINY, names
@@ -289,3 +290,7 @@ def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_pa
     )
     assert "train: already done, kept" in capsys.readouterr().out
     assert (tmp_path / "run" / "train" / "classifier.safetensors").stat().st_mtime_ns == network
+    assert load_networks(tmp_path / "run")[1] is not None
+    fitted(tiny_set, tmp_path / "run", "oaa")
+    assert (tmp_path / "run" / "integral").exists()
+    assert load_networks(tmp_path / "run")[1] is None  # it lies there still, but its maps are not those of the run
