@@ -110,7 +110,7 @@ def fit(
         Optional[str],  # noqa: UP045
         typer.Option(
             metavar="DIR|auto|built-in|FILE",
-            help="Use saliency maps: to learn from them, if the method can (l2g, eps), else to score the background.",
+            help="Use saliency maps: to learn from them, if the method can, else to score the background.",
         ),
     ] = None,
     seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045

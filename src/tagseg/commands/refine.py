@@ -51,7 +51,7 @@ def refine(
         images: photographs, or folders that are searched through; names below a folder are kept.
         masks: folder of rough masks of the same names; photographs without one are left out.
         out: folder for the refined masks (palette PNG).
-        refine: `crf`, `par`, `pamr`, `superpixels`, or several with + between them.
+        refine: a refinement that learns nothing (see `tagseg.masks.refinements`), or several with + between them.
         crf: a name of `tagseg.masks.crf_parameters.CRFS`.
         overlay: also write `NAME.overlay.jpg`.
         threads: photographs at a time; by default one for each core.

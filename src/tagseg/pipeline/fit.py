@@ -64,8 +64,7 @@ def fit(
         settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
         saliency: where saliency maps come from, for the method to learn from if it can, and else to score the
             background: a folder, `"auto"`, `"built-in"`, or the file of a network.
-        until: the last stage to do, of saliency, train, integral, mine, affinity, masks, segment and report; `"train"`
-            gives a classifier to explain.
+        until: the last stage to do, a name of `tagseg.pipeline.stages.ORDER`; `"train"` gives a classifier to explain.
         skip_bad: leave out photographs with problems instead of stopping at the first.
         quiet: print nothing.
 
