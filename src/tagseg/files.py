@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 PARTIAL = ".partial"
 RUN_MARKER = "run.json"  # what makes a folder a run
+_BLOCK = 1 << 20
 _umask = os.umask(0)
 os.umask(_umask)
 
@@ -68,6 +70,15 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Returns the value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def file_digest(path: Path) -> str:
+    """Returns a digest of a file's content; the file is read in parts."""
+    content = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            content.update(block)
+    return content.hexdigest()
 
 
 def with_ending(stem: Path, ending: str) -> Path:

@@ -291,6 +291,12 @@ def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_pa
     assert "train: already done, kept" in capsys.readouterr().out
     assert (tmp_path / "run" / "train" / "classifier.safetensors").stat().st_mtime_ns == network
     assert load_networks(tmp_path / "run")[1] is not None
+    description = tmp_path / "run" / "integral" / "classifier.json"
+    text = description.read_text()
+    description.write_text("{")
+    with pytest.raises(BadInput, match="this description of a classifier is damaged"):
+        load_networks(tmp_path / "run")
+    description.write_text(text)
     fitted(tiny_set, tmp_path / "run", "oaa")
     assert (tmp_path / "run" / "integral").exists()
     assert load_networks(tmp_path / "run")[1] is None  # it lies there still, but its maps are not those of the run

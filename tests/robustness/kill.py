@@ -17,6 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tagseg.data.synthetic import make_synthetic
+
 SUFFIXES = (".png", ".safetensors", ".npy")
 NAMES = ("metrics.json", "model.json", "classifier.json")
 
@@ -47,13 +49,15 @@ def differing(run: Path, whole: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, help="a small synthetic set is drawn if it is not there")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", default="cam")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     a = parser.parse_args()
+    if not a.data.exists():
+        make_synthetic(a.data, train=10, val=4, sides=(40, 61))
     draw, killed, wrong = random.Random(a.seed), Counter[str](), 0
     whole = a.out / "undisturbed"
     for _ in range(2):  # the first one compiles

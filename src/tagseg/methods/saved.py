@@ -14,10 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tagseg.errors import BadInput
-from tagseg.files import RUN_MARKER, read_json, write_aside, write_json
+from tagseg.files import RUN_MARKER, file_digest, read_json, write_aside, write_json
 from tagseg.methods.base import Method
 from tagseg.methods.table import load_method, method_digest, method_file, method_names
-from tagseg.networks.weights import weights_digest
 from tagseg.settings import parse
 
 FORMAT = 1
@@ -88,9 +87,9 @@ def load_networks(run: Path) -> tuple[Method, Method | None]:
     first, second = run / "train", run / "integral"
     if not (counts and is_saved(second)):
         return load_saved(first), None
-    taught_by = ClassifierDescription.model_validate(read_json(second / DESCRIPTION)).teacher
-    same = taught_by == weights_digest(str(first / WEIGHTS))  # else the first one was trained again since
-    return load_saved(first), load_saved(second) if same else None
+    classifier = load_saved(first)
+    same = _described(second).teacher == file_digest(first / WEIGHTS)  # else the first one was trained again since
+    return classifier, load_saved(second) if same else None
 
 
 def load_saved(folder: Path) -> Method:
@@ -99,16 +98,7 @@ def load_saved(folder: Path) -> Method:
     Raises:
         BadInput: there is none, its files are damaged or do not belong together, or its method is not known here.
     """
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise BadInput(f"{folder}: there is no trained classifier here (no {DESCRIPTION}); make one with 'tagseg fit'.")
-    try:
-        described = ClassifierDescription.model_validate(read_json(path))
-    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise BadInput(f"{path}: this description of a classifier is damaged ({reason}); train it again.") from error
-    if described.format != FORMAT:
-        raise BadInput(f"{path}: format {described.format} is not known; update tagseg.")
+    path, described = folder / DESCRIPTION, _described(folder)
     if described.file is not None and described.method not in method_names():
         raise BadInput(
             f"{path}: its method is not one of tagseg's but was defined in a file {described.file}; name that file "
@@ -131,3 +121,18 @@ def load_saved(folder: Path) -> Method:
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise BadInput(f"{folder}: the classifier's files are damaged or do not belong together ({error}).") from error
     return network
+
+
+def _described(folder: Path) -> ClassifierDescription:
+    """What the description in a folder says, if there is one of this format."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise BadInput(f"{folder}: there is no trained classifier here (no {DESCRIPTION}); make one with 'tagseg fit'.")
+    try:
+        described = ClassifierDescription.model_validate(read_json(path))
+    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise BadInput(f"{path}: this description of a classifier is damaged ({reason}); train it again.") from error
+    if described.format != FORMAT:
+        raise BadInput(f"{path}: format {described.format} is not known; update tagseg.")
+    return described

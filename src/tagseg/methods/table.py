@@ -7,7 +7,6 @@ and is known by its `Settings`. A file of anybody's own has both: `METHOD = MyMe
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagseg.errors import BadInput, nearest
+from tagseg.files import file_digest
 from tagseg.methods import settings as declared_here
 from tagseg.settings import TrainSettings
 
@@ -71,7 +71,7 @@ def use_method(file: str | Path) -> str:
     name = path.stem
     if name in _declared():
         raise BadInput(f"{file}: tagseg has a method '{name}' already; give your file another name.")
-    file_now = OwnFile(path, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest())
+    file_now = OwnFile(path, file_digest(path))
     module = _imported(path, name, again=_own.get(name) != file_now)
     from tagseg.methods.base import Method
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+
+from tagseg.files import file_digest
 
 
 def weights_digest(weights: str) -> str:
     """Returns the words "pretrained" and "random" as they are, and a digest of the content of a file."""
-    if weights in ("pretrained", "random"):
-        return weights
-    return hashlib.blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest()
+    return weights if weights in ("pretrained", "random") else file_digest(Path(weights))

@@ -63,24 +63,21 @@ def gather(run: Run, folder: Path, metrics: Metrics, cut: MasksRecord) -> Report
 
 
 def _tiles(metrics: Metrics) -> list[Tile]:
-    train, val = metrics.train, metrics.val
-    parts = [
-        ("Seeds", "training photographs, with their tags", train.seeds if train else None),
-        ("Pseudo-masks", "training photographs", train.pseudo_masks if train else None),
-        ("Class maps", "evaluation photographs, no tags given", val.class_maps if val else None),
-        ("Segmentation", "evaluation photographs, no tags given", val.segmentation if val else None),
-    ]
+    captions = {
+        "seeds": ("Seeds", "training photographs, with their tags"),
+        "pseudo-masks": ("Pseudo-masks", "training photographs"),
+        "class maps": ("Class maps", "evaluation photographs, no tags given"),
+        "segmentation": ("Segmentation", "evaluation photographs, no tags given"),
+    }
     return [
         Tile(
-            name,
-            where,
+            *captions[part],
             table.miou,
             table.precision,
             table.recall,
             {label: scores.iou for label, scores in table.classes.items()},
         )
-        for name, where, table in parts
-        if table is not None
+        for part, table in metrics.score_tables().items()
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, TextIO, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tagseg.errors import BadInput, explain_full_disk
-from tagseg.files import RUN_MARKER, is_partial, read_json, remove_partial, write_json
+from tagseg.files import RUN_MARKER, file_digest, is_partial, read_json, remove_partial, write_json
 from tagseg.pipeline.records import Record
 
 FORMAT = 2
@@ -26,7 +26,6 @@ DAMAGED = ".damaged"  # ends the name of a file that was put aside because it is
 AFTER = "after "  # before the name of a stage, among the inputs of one that depends on it
 
 _KINDS = (".json", ".safetensors", ".png", ".npy", ".html")  # of files that stages leave; others are not tagseg's
-_BLOCK = 1 << 20
 
 R = TypeVar("R", bound=Record)
 
@@ -245,13 +244,7 @@ def _parsed(kind: type[R], values: dict[str, Any] | None) -> R | None:
 
 def _digest(path: Path) -> str:
     """Of a file's content; empty where there is no file."""
-    if not path.is_file():
-        return ""
-    content = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            content.update(block)
-    return content.hexdigest()
+    return file_digest(path) if path.is_file() else ""
 
 
 def _key(done: StageFile) -> str:

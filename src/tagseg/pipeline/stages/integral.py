@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from tagseg.files import file_digest
 from tagseg.methods.saved import WEIGHTS, save_classifier
-from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.training import Schedule, train
@@ -32,7 +32,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     views = network.training_views(run.training, s.seed + 2)
     epochs = train(network, views, schedule, folder, "integral", run.reporter, s.processes, rests=network.rests)
     save_classifier(
-        network, folder, method=s.method, role="successor", teacher=weights_digest(str(run.path / "train" / WEIGHTS))
+        network, folder, method=s.method, role="successor", teacher=file_digest(run.path / "train" / WEIGHTS)
     )
     return TrainingRecord(epochs=epochs)
 
