@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from tagseg.errors import BadInput, nearest
 
 SidePixels = Annotated[int, Field(ge=16)]
+OutputStride = int | Literal["auto"] | None  # pixels a cell; "auto": 16 where a network can have it; None: its own
 Compat = Literal["paper", "official"]  # what is right, or what a published implementation does
 
 
@@ -24,6 +25,9 @@ class TrainSettings(Settings):
     epochs: PositiveInt
     batch_size: PositiveInt
     side: SidePixels  # of the square training window, pixels
+    # whether the backbone learns nothing: its features of every photograph, whose long side is then `side`, are computed
+    # once, and an epoch costs seconds; for methods that need nothing else of it
+    frozen: bool = False
 
     def batch_size_at(self, epoch: int) -> int:
         """Returns how many photographs a step of an epoch sees; epochs count from 0."""

@@ -80,7 +80,8 @@ class MapStore:
             return
         arrays: dict[str, np.ndarray] = {}
         for number, entry in enumerate(entries.values()):
-            arrays[f"{number}.maps"] = np.round(entry.maps * 255).astype(np.uint8)
+            # safetensors writes memory as it lies: arrays of another order would come back scrambled
+            arrays[f"{number}.maps"] = np.ascontiguousarray(np.round(entry.maps * 255).astype(np.uint8))
             arrays[f"{number}.classes"] = np.asarray(entry.classes, dtype=np.int32)
             arrays[f"{number}.tags"] = entry.tag_probabilities.astype(np.float32)
             arrays[f"{number}.grid"] = np.array([entry.grid.stride, entry.grid.corners], dtype=np.int32)

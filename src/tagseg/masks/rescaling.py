@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from tagseg.grid import Grid
+from tagseg.grid import PIXELS, Grid
 from tagseg.settings import Compat
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
@@ -82,3 +82,14 @@ def foreground(
         found = grid.resize(found, size)
     found = normalised(found, compat)
     return strongest.scatter_reduce_(0, images[:, None, None, None].expand_as(found), found, "amax")
+
+
+def on_cells(maps: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:
+    """Returns the mean of maps in every cell of a grid that tiles the photograph. `(K, H, W) -> (K, h, w)` float32."""
+    if maps.shape[1:] == tuple(cells):
+        return np.asarray(maps, dtype=np.float32)
+    if not len(maps):
+        return np.zeros((0, *cells), dtype=np.float32)
+    size = tuple(n * -(-m // n) for n, m in zip(cells, maps.shape[1:], strict=True))  # whole pixels to a cell
+    fine = PIXELS.resize(np.ascontiguousarray(maps, dtype=np.float32), size)
+    return fine.reshape(len(maps), cells[0], size[0] // cells[0], cells[1], size[1] // cells[1]).mean(axis=(2, 4))

@@ -49,6 +49,9 @@ class Method(lightning.LightningModule):
     """Whether it has `segment`, and with it `decoder` on `backbone`, `decoder_name` and `side`."""
     rests: ClassVar[bool] = False
     """Whether some parameters learn nothing in some steps, which several processes must know of."""
+    on_features: ClassVar[bool] = False
+    """Whether it learns from tags and the backbone's features of whole photographs alone, so that these may be computed
+    once (`train.frozen`)."""
     accumulates: ClassVar[bool] = False
     """Whether its class maps grow while it learns (see `tagseg.methods.oaa.OAA`): it then has `accumulator`."""
     successor: ClassVar[type[Method] | None] = None

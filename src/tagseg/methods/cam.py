@@ -29,12 +29,15 @@ class CAM(Method):
     """
 
     Settings = CAMSettings
+    on_features = True
     classifier: nn.Module
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(classes, settings, steps)
         self.backbone = Backbone(backbone, weights, settings.output_stride)
         self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
+        if settings.frozen:
+            self.backbone.hold()
         self.classifier = nn.Conv2d(self.backbone.channels, self.num_classes, kernel_size=1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
 

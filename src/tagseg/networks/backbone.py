@@ -4,6 +4,7 @@ is known."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tagseg.errors import BadInput, nearest
 from tagseg.grid import Grid
 from tagseg.networks import resnet38, vit_depth8
 from tagseg.networks.mxnet import read_mxnet
+from tagseg.settings import OutputStride
 from tagseg.networks.vgg import is_vgg, refit
 
 
@@ -28,7 +30,8 @@ class Backbone(nn.Module):
     Args:
         name: timm's name of the architecture, "resnet38", or "vit_small_patch16_224_depth8".
         weights: `"pretrained"` (timm's own, downloaded), `"random"`, or a `.safetensors`, `.pth` or `.params` file.
-        output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own.
+        output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own; "auto" for 16 where the
+            network can have it, and else for its own.
 
     Raises:
         BadInput: unknown name, weights that do not fit, or a stride the network does not have.
@@ -36,8 +39,10 @@ class Backbone(nn.Module):
 
     network: Any  # timm has no common type
 
-    def __init__(self, name: str, weights: str = "random", output_stride: int | None = None) -> None:
+    def __init__(self, name: str, weights: str = "random", output_stride: OutputStride = None) -> None:
         super().__init__()
+        if output_stride == "auto":
+            output_stride = 16 if _can_have_16(name) else None
         self.name, self.output_stride = name, output_stride
         self.pretrained = weights != "random"
         self.network = _create(name, weights, output_stride)
@@ -54,7 +59,14 @@ class Backbone(nn.Module):
             )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the last features before pooling. `(B, 3, H, W) -> (B, D, h, w)`."""
+        """Returns the last features before pooling. `(B, 3, H, W) -> (B, D, h, w)`.
+
+        If the network is held, features that it gave before pass through as they are.
+        """
+        return images if self.held and images.shape[1] == self.channels else self.features(images)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Computes what `forward` returns of images."""
         return _as_grid(self.network, self.network.forward_features(images), images.shape[-2:])
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -110,14 +122,32 @@ class Backbone(nn.Module):
                 module.requires_grad_(False)
 
     frozen_norms: bool = False
+    held: bool = False
+
+    def hold(self) -> None:
+        """Keeps everything as it is, for good: nothing learns, and the mode stays evaluation."""
+        self.held = True
+        self.requires_grad_(False)
+        self.eval()
 
     def train(self, mode: bool = True) -> Backbone:
-        """Sets the mode to training or evaluation; frozen batch normalisations stay in evaluation."""
-        super().train(mode)
+        """Sets the mode to training or evaluation; what is frozen stays in evaluation."""
+        super().train(mode and not self.held)
         if self.frozen_norms:
             for module in _batch_norms(self.network):
                 module.eval()
         return self
+
+
+@cache
+def _can_have_16(name: str) -> bool:
+    """Whether a network can be dilated to a stride of 16, or has it."""
+    try:
+        return _probe(_create(name, "random", 16))[1] == 16
+    except BadInput:
+        if name in _OWN or timm.is_model(name):
+            return False
+        raise
 
 
 def stand_in(name: str, weights: str) -> str:

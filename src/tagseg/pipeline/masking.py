@@ -12,9 +12,12 @@ from tagseg.data.images import read_image, write_mask
 from tagseg.data.map_store import MapStore
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
+from tagseg.masks.refinements import FeatureRefinement
 from tagseg.networks.precision import default_device
+from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.settings import MaskSettings
 from tagseg.progress import Advance
+from tagseg.segmentation.encoder import deepest, load_encoder
 
 
 def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: MaskSettings) -> float:
@@ -30,10 +33,25 @@ def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: Ma
     return otsu_score(total) if total.any() else 0.5
 
 
-def refine_scores(photo: np.ndarray, scores: np.ndarray, settings: MaskSettings) -> np.ndarray:
-    """Returns the scores of a photograph after every refinement of `settings.steps`. `(K + 1, H, W)` -> the same."""
+def refine_scores(
+    photo: np.ndarray, scores: np.ndarray, settings: MaskSettings, encoder: EncoderSettings | None = None
+) -> np.ndarray:
+    """Returns the scores of a photograph after every refinement of `settings.steps`.
+
+    Args:
+        photo: `(H, W, 3)` uint8.
+        scores: `(K + 1, H, W)`, the background's first.
+        settings: the chain and the settings of its refinements.
+        encoder: which frozen network gives features, where a refinement needs some.
+
+    Returns:
+        `(K + 1, H, W)`.
+    """
     for step in settings.steps:
-        scores = step.refine(photo, scores, settings.of(step.name))
+        given = photo
+        if isinstance(step, FeatureRefinement):
+            given = deepest(load_encoder(encoder or EncoderSettings())(photo))
+        scores = step.refine(given, scores, settings.of(step.name))
     return scores
 
 

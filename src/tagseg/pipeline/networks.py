@@ -10,8 +10,10 @@ from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
 from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone, stand_in
-from tagseg.pipeline.segmenting import segmentation_backbone, segments_itself
-from tagseg.pipeline.settings import FitSettings
+from tagseg.networks.features import Levels
+from tagseg.pipeline.run import needs_encoder
+from tagseg.pipeline.segmenting import segmentation_backbone
+from tagseg.pipeline.settings import FitSettings, segments_itself
 from tagseg.pipeline.training import check_processes
 
 
@@ -26,8 +28,14 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
     """
     s = settings
     method: Any = load_method(s.method)
+    if s.train.frozen and not method.on_features:
+        raise BadInput(
+            f"train.frozen=true: '{s.method}' needs more than the features of a frozen backbone; set train.frozen=false."
+        )
+    if needs_encoder(s):
+        Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
     classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
-    if not segments_itself(s):
+    if s.segment.network == "deeplab" and not segments_itself(s):
         _check_segmentation(s)
     batches = [part.batch_size for part in (s.train, s.train.successor, s.segment) if part is not None]
     check_processes(s.processes, *batches, s.train.batch_size_at(0))

@@ -48,6 +48,13 @@ class SaliencyRecord(Record):
     made: int
 
 
+class FeaturesRecord(Record):
+    """How many features are stored, those of mirror images counted too, and how many bytes they take."""
+
+    entries: int
+    bytes: int
+
+
 class TrainingRecord(Record):
     """The epochs of a network's training; none where nothing was trained."""
 

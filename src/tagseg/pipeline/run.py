@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, MaskFolder, Sample
+from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts
 from tagseg.methods.base import Method
@@ -18,7 +19,7 @@ from tagseg.pipeline.mining import Miner
 from tagseg.pipeline.records import Record
 from tagseg.pipeline.run_folder import AFTER, Finished, RunFolder
 from tagseg.pipeline.saliency import from_folder, with_saliency
-from tagseg.pipeline.settings import FitSettings
+from tagseg.pipeline.settings import FitSettings, segments_itself
 from tagseg.pipeline.stages import ORDER
 from tagseg.progress import Reporter
 
@@ -59,6 +60,11 @@ class Run:
     def uses_saliency(self) -> bool:
         """Returns whether anything in the run needs saliency maps of the training photographs."""
         return self.settings.masks.saliency or self.settings.train.learns_saliency
+
+    @property
+    def uses_encoder(self) -> bool:
+        """Returns whether anything in the run needs the features of the frozen encoder."""
+        return needs_encoder(self.settings)
 
     @property
     def training(self) -> tuple[Sample, ...]:
@@ -105,9 +111,23 @@ class Run:
         """Returns the class maps after the walk of a refinement that learnt; None where none did."""
         return MapStore(self.path / "affinity" / "maps") if "affinity" in self.finished else None
 
-    def pseudo_masks(self) -> MaskFolder:
-        """Returns where the pseudo-masks of the training photographs lie."""
+    def features(self) -> FeatureStore:
+        """Returns the features of the frozen encoder of the training photographs."""
+        return FeatureStore(self.path / "features")
+
+    def first_masks(self) -> MaskFolder:
+        """Returns where the pseudo-masks that were made of class maps lie."""
         return MaskFolder(self.path / "masks")
+
+    def pseudo_masks(self) -> MaskFolder:
+        """Returns where the pseudo-masks of the training photographs lie: those of the decoder, where there is one."""
+        return MaskFolder(self.path / "relabel") if "relabel" in self.finished else self.first_masks()
+
+
+def needs_encoder(settings: FitSettings) -> bool:
+    """Returns whether anything needs the features of the frozen encoder."""
+    learnt = settings.segment.network == "decoder" and not segments_itself(settings)
+    return settings.masks.spreads or settings.masks.taught is not None or learnt
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,40 @@
-"""Masks to a trained segmentation network."""
+"""Masks to a trained segmentation network, and a network's masks of the tags that were given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from tagseg.data.dataset import Sample
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from tagseg.data.dataset import MaskFolder, Sample
+from tagseg.data.feature_views import FeatureViews
+from tagseg.data.images import read_image, write_mask
 from tagseg.data.loading import TrainingViews
 from tagseg.data.views import ViewSpec
-from tagseg.errors import BadInput
+from tagseg.files import read_json, write_json
+from tagseg.grid import PIXELS
+from tagseg.masks.background import label_mask
 from tagseg.methods.base import Method
-from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone
+from tagseg.networks.precision import default_device
+from tagseg.networks.settings import DecoderSettings
+from tagseg.pipeline.masking import refine_scores
 from tagseg.pipeline.records import EpochRecord
-from tagseg.pipeline.settings import FitSettings
-from tagseg.pipeline.training import Schedule, train
+from tagseg.pipeline.run import Run
+from tagseg.pipeline.settings import FitSettings, MaskSettings
+from tagseg.pipeline.training import Schedule, save_network, train
 from tagseg.progress import Reporter
+from tagseg.segmentation.decoder import Decoder, DecoderTraining, FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.encoder import load_encoder, side_by_side
 from tagseg.segmentation.model import SegmentationModel
 from tagseg.segmentation.settings import SegmentSettings
 from tagseg.segmentation.training import SegmentationTraining
 
 PREDICTION_MARGIN = 1.25  # photographs are segmented at this times the training window, whose mean scale it is
-
-
-def segments_itself(settings: FitSettings) -> bool:
-    """Returns whether the method's own segmentation network is the one to keep.
-
-    Raises:
-        BadInput: it is asked for, and there is none.
-    """
-    has = load_method(settings.method).segments
-    if settings.segment.source == "method" and not has:
-        raise BadInput(f"segment.source=method: '{settings.method}' does not segment; set segment.source=masks.")
-    return has and settings.segment.source != "masks"
 
 
 def segmentation_backbone(settings: FitSettings) -> tuple[str, str]:
@@ -85,3 +86,76 @@ def teach(
     module = SegmentationTraining(network, settings, schedule.steps(len(samples)))
     epochs = train(module, views, schedule, folder, name, reporter, processes)
     return SegmentationModel(network, classes, round(side * PREDICTION_MARGIN)), epochs
+
+
+def teach_decoder(
+    run: Run, masks: MaskFolder, settings: DecoderSettings, folder: Path, name: str, *, seed: int, keep: str | None = None
+) -> tuple[Decoder, list[EpochRecord]]:
+    """Trains a decoder on the stored features of the frozen encoder with the mask of every training photograph.
+
+    Args:
+        run: with features.
+        masks: where the mask of a sample lies.
+        settings: of the decoder and its training.
+        folder, name: see `tagseg.pipeline.training.train`.
+        seed: of everything random.
+        keep: the file in the folder that keeps the trained decoder, to go on with it; None: nothing does.
+
+    Returns:
+        the decoder, and the record of its epochs.
+    """
+    samples, classes = run.training, run.data.classes
+    encoder = load_encoder(run.settings.encoder)
+    torch.manual_seed(seed)
+    head = Decoder(encoder.network.channels, len(classes) + 1, settings.width, settings.layers)
+    if keep and (folder / keep).exists() and (folder / "epochs.json").exists():
+        head.load_state_dict(load_file(folder / keep))
+        return head, [EpochRecord(**epoch) for epoch in read_json(folder / "epochs.json")]
+    cells = max(encoder.grid.cells(*encoder.size(1, 1)))
+    views = FeatureViews(samples, len(classes), run.features(), cells, seed, masks)
+    schedule = Schedule(settings.epochs, settings.batch_size, seed)
+    module = DecoderTraining(head, settings, schedule.steps(len(samples)))
+    epochs = train(module, views, schedule, folder, name, run.reporter)
+    if keep:
+        write_json(folder / "epochs.json", [epoch.present() for epoch in epochs])
+        save_network(head, folder / keep)
+    return head, epochs
+
+
+def with_encoder(run: Run, head: Decoder, settings: DecoderSettings) -> SegmentationModel:
+    """Returns the network that people take home: the frozen encoder with a decoder on it."""
+    encoder = load_encoder(run.settings.encoder)
+    network = FrozenSegmenter(encoder.network, len(run.data.classes), settings.width, settings.layers)
+    network.head.load_state_dict(head.state_dict())
+    return SegmentationModel(network, run.data.classes, run.settings.encoder.side)
+
+
+def label_again(run: Run, head: Decoder, settings: MaskSettings, folder: Path) -> None:
+    """Writes what a decoder sees of the given tags in every training photograph that has no mask in `folder` yet.
+
+    Args:
+        run: with features.
+        head: the trained decoder.
+        settings: how its probabilities are refined.
+        folder: for the masks.
+    """
+    place, store, samples = MaskFolder(folder), run.features(), run.training
+    head = head.eval().to(default_device())
+    device = next(head.parameters()).device
+
+    def work(sample: Sample) -> None:
+        photo = read_image(sample.image)
+        mask = np.zeros(photo.shape[:2], dtype=np.uint8)
+        if sample.tags:
+            present = [0, *(tag + 1 for tag in sample.tags)]
+            features = torch.from_numpy(store.read(sample.name))[None].to(device)
+            with torch.inference_mode():
+                scores = head(features)[0, present].float().softmax(dim=0).cpu().numpy()
+            scores = PIXELS.resize(scores, photo.shape[:2])
+            mask = label_mask(refine_scores(photo, scores, settings), sample.tags)
+        write_mask(place(sample), mask)
+
+    missing = [s for s in samples if not place(s).exists()]
+    with run.reporter.bar("label again", len(samples), "photographs") as advance:
+        for done, _ in enumerate(side_by_side(work, missing), len(samples) - len(missing) + 1):
+            advance(done, "")

@@ -10,8 +10,18 @@ import yaml
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny, create_model
 
 from tagseg.errors import BadInput, nearest
-from tagseg.masks.refinements import Refinement, check_chain, learnt_names, refinements, steps_of
-from tagseg.methods.table import find_method, method_names, method_settings
+from tagseg.masks.refinements import (
+    NONE,
+    FeatureRefinement,
+    Refinement,
+    TaughtRefinement,
+    check_chain,
+    learnt_names,
+    refinements,
+    steps_of,
+)
+from tagseg.methods.table import find_method, load_method, method_names, method_settings
+from tagseg.networks.settings import EncoderSettings
 from tagseg.segmentation.settings import SegmentSettings
 from tagseg.settings import Settings, SidePixels, TrainSettings, parse
 
@@ -57,10 +67,32 @@ class MaskChain(Settings):
         return first if first in learnt_names() else None
 
     @property
-    def steps(self) -> tuple[Refinement, ...]:
+    def spreads(self) -> bool:
+        """Returns whether the chain begins with a refinement that spreads class maps along features."""
+        first = self.refine.split("+")[0]
+        return isinstance(refinements().get(first), FeatureRefinement)
+
+    @property
+    def taught(self) -> str | None:
+        """Returns the name of the refinement that learns from the masks made so far, if the chain has one."""
+        return next((n for n in steps_of(self.refine) if isinstance(refinements()[n], TaughtRefinement)), None)
+
+    @property
+    def steps(self) -> tuple[Refinement | FeatureRefinement, ...]:
         """Returns the refinements that work on a photograph and its scores, in order."""
         found = (refinements()[name] for name in steps_of(self.refine))
-        return tuple(r for r in found if isinstance(r, Refinement))
+        return tuple(r for r in found if isinstance(r, Refinement | FeatureRefinement))
+
+    def names(self, *, after: bool) -> tuple[str, ...]:
+        """Returns the names of the steps before the refinement that is taught, or of those after it."""
+        names = steps_of(self.refine)
+        cut = names.index(self.taught) if self.taught else len(names)
+        return names[cut + 1 :] if after else names[:cut]
+
+    def part(self, *, after: bool) -> MaskChain:
+        """Returns the settings with the steps on pixels before the refinement that is taught, or those after it."""
+        steps = (name for name in self.names(after=after) if isinstance(refinements()[name], Refinement))
+        return self.model_copy(update={"refine": "+".join(steps) or NONE})
 
     def of(self, name: str) -> Any:
         """Returns the settings of one refinement, None if it has none."""
@@ -87,10 +119,23 @@ class FitSettings(Settings):
     seed: int = Field(default=0, ge=0)
     processes: PositiveInt = 1  # that train together, one GPU each; the result is the same but for rounding
     data: DataSettings = DataSettings()
+    encoder: EncoderSettings = EncoderSettings()  # the frozen transformer, where something needs its features
     train: SerializeAsAny[TrainSettings]
     mine: MineSettings = MineSettings()
     masks: MaskSettings = MaskSettings()
     segment: SegmentSettings = SegmentSettings()
+
+
+def segments_itself(settings: FitSettings) -> bool:
+    """Returns whether the method's own segmentation network is the one to keep.
+
+    Raises:
+        BadInput: it is asked for, and there is none.
+    """
+    has = load_method(settings.method).segments
+    if settings.segment.source == "method" and not has:
+        raise BadInput(f"segment.source=method: '{settings.method}' does not segment; set segment.source=masks.")
+    return has and settings.segment.source != "masks"
 
 
 def resolve(

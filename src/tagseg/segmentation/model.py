@@ -19,7 +19,9 @@ from tagseg.data.views import resize, whole
 from tagseg.errors import BadInput
 from tagseg.files import read_json, write_aside, write_json
 from tagseg.networks.backbone import Backbone, on_canvas
+from tagseg.networks.features import Levels
 from tagseg.networks.precision import default_device, inference_autocast
+from tagseg.segmentation.decoder import FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.saved import DESCRIPTION, WEIGHTS, find_model
 
@@ -36,7 +38,7 @@ class SegmentationModel:
         side: long side, in pixels, at which photographs are looked at.
     """
 
-    def __init__(self, network: DeepLab, classes: tuple[str, ...], side: int) -> None:
+    def __init__(self, network: DeepLab | FrozenSegmenter, classes: tuple[str, ...], side: int) -> None:
         self.network, self.classes, self.side = network.eval(), classes, side
         self.to(default_device())
 
@@ -99,14 +101,18 @@ class SegmentationModel:
                 "format": FORMAT,
                 "task": "segmentation",
                 "classes": list(self.classes),
-                "architecture": {
-                    "backbone": backbone.name,
-                    "output_stride": backbone.output_stride,
-                    "head": self.network.head_name,
-                },
+                "architecture": self._architecture(),
                 "input": {"side": self.side, "mean": list(backbone.mean), "std": list(backbone.std)},
             },
         )
+
+
+    def _architecture(self) -> dict[str, Any]:
+        network, backbone = self.network, self.network.backbone
+        described: dict[str, Any] = {"backbone": backbone.name, "output_stride": backbone.output_stride}
+        if isinstance(network, FrozenSegmenter):
+            described |= {"width": network.head.width, "layers": network.head.layers}
+        return described | {"head": network.head_name}
 
 
 def load(path: str | os.PathLike[str]) -> SegmentationModel:
@@ -123,13 +129,20 @@ def load(path: str | os.PathLike[str]) -> SegmentationModel:
         if described["format"] != FORMAT:
             raise BadInput(f"{folder / 'model.json'}: format {described['format']} is not known; update tagseg.")
         parts = described["architecture"]
-        backbone = Backbone(parts["backbone"], "random", parts["output_stride"])
+        network = _network(parts, len(described["classes"]))
+        backbone = network.backbone
         backbone.mean, backbone.std = tuple(described["input"]["mean"]), tuple(described["input"]["std"])
-        network = DeepLab(backbone, parts["head"], len(described["classes"]))
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise BadInput(f"{folder}: the model's files are damaged or do not belong together ({error}).") from error
     return SegmentationModel(network, tuple(described["classes"]), described["input"]["side"])
+
+
+def _network(parts: dict[str, Any], num_classes: int) -> DeepLab | FrozenSegmenter:
+    if parts["head"] == FrozenSegmenter.head_name:
+        return FrozenSegmenter(Levels(parts["backbone"]), num_classes, parts["width"], parts["layers"])
+    backbone = Backbone(parts["backbone"], "random", parts["output_stride"])
+    return DeepLab(backbone, parts["head"], num_classes)
 
 
 def _to_array(image: ImageLike) -> np.ndarray:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from tagseg.settings import ScaleRange, Settings, SidePixels
+from tagseg.networks.settings import DecoderSettings
+from tagseg.settings import OutputStride, ScaleRange, Settings, SidePixels
 
 HeadName = Literal["aspp", "largefov", "tokens"]
 
@@ -17,11 +18,15 @@ class SegmentSettings(Settings):
     # "masks": trained on the pseudo-masks; "method": the method's own, where it learns to segment while it learns from
     # tags (ToCo and its heirs), and what follows does not matter; "auto": the method's own if it has one
     source: Literal["auto", "masks", "method"] = "auto"
+    # "deeplab": a network that is trained as a whole; "decoder": a small one on the features of the frozen encoder, with
+    # settings of its own, and what follows them does not matter
+    network: Literal["deeplab", "decoder"] = "deeplab"
+    decoder: DecoderSettings = DecoderSettings()
     backbone: str | None = None  # None: that of the classifier
     weights: str | None = None  # None: those the classifier began with, or "pretrained" for another backbone
     head: HeadName = "aspp"
     start: Literal["classifier", "weights"] = "classifier"  # backbone from the tag-trained network, or as it came
-    output_stride: int | None = 16
+    output_stride: OutputStride = "auto"
     epochs: PositiveInt = 16
     batch_size: PositiveInt = 16
     side: SidePixels = 321  # of the square training window; photographs are predicted at this long side times 1.25

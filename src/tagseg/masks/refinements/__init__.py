@@ -1,7 +1,8 @@
 """The table of refinements: what sharpens the scores of a photograph, one file each.
 
-A file of this folder declares `REFINEMENT`: a `Refinement`, which is a function of a photograph and its scores, or a
-`LearntRefinement`, a network that learns from class maps first. The chain `masks.refine`, its settings, the help of the
+A file of this folder declares `REFINEMENT`, whose type says what it needs: a `Refinement` is a function of a photograph
+and its scores, a `FeatureRefinement` of features of a frozen network too, a `LearntRefinement` a network that learns
+from class maps first, and a `TaughtRefinement` one that learns from the masks made so far. The chain `masks.refine`, its settings, the help of the
 command line, the list in README and the tests over all of them derive from this table. The files import nothing that
 computes until they are called, so that names, help and bad input are answered without torch.
 """
@@ -47,17 +48,65 @@ class Refinement:
     from_labels: Callable[[np.ndarray, np.ndarray, int, Any], np.ndarray] | None = None
 
 
+@dataclass(frozen=True)
+class FeatureRefinement:
+    """A refinement that needs a photograph's features (see `tagseg.segmentation.encoder`).
+
+    In `fit` it works on class maps, so that it comes first in a chain.
+
+    name, about, source: as for `Refinement`.
+    refine: `(features (D, h, w), scores (K + 1, H, W), settings) -> scores` of the same shape; the h x w cells tile the
+        photograph, and the scores lie on them (H = h) or on pixels.
+    settings: the class of the setting `masks.NAME`.
+    default: the value of that setting.
+    """
+
+    name: str
+    about: str
+    source: str
+    refine: Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
+    settings: Any
+    default: Any
+
+
+@dataclass(frozen=True)
+class TaughtRefinement:
+    """A refinement whose network learns from the masks that the steps before it make of all photographs.
+
+    What it finds in each of them, of the tags that were given, are the scores for the steps after it.
+
+    name, about, source: as for `Refinement`.
+    settings: the class of the setting `masks.NAME`.
+    default: the value of that setting.
+    """
+
+    name: str
+    about: str
+    source: str
+    settings: Any
+    default: Any
+
+
+AnyRefinement = Refinement | FeatureRefinement | LearntRefinement | TaughtRefinement
+_ORDER = (LearntRefinement, FeatureRefinement, TaughtRefinement, Refinement)
+
+
 @cache
-def refinements() -> dict[str, Refinement | LearntRefinement]:
-    """Returns all refinements by name: those that learn, which come first in a chain, then the others."""
+def refinements() -> dict[str, AnyRefinement]:
+    """Returns all refinements by name: those that come first in a chain, then the others."""
     files = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
     found = [file.REFINEMENT for file in files if hasattr(file, "REFINEMENT")]
-    return {r.name: r for r in sorted(found, key=lambda r: (isinstance(r, Refinement), r.name))}
+    return {r.name: r for r in sorted(found, key=lambda r: (_ORDER.index(type(r)), r.name))}
 
 
 def learnt_names() -> list[str]:
     """Returns the names of the refinements that learn from class maps."""
     return [name for name, found in refinements().items() if isinstance(found, LearntRefinement)]
+
+
+def sharpening_names() -> list[str]:
+    """Returns the names of the refinements that learn nothing, and so work on any scores of any photograph."""
+    return [n for n, found in refinements().items() if isinstance(found, Refinement | FeatureRefinement)]
 
 
 def steps_of(chain: str) -> tuple[str, ...]:
@@ -69,13 +118,16 @@ def check_chain(chain: str) -> str:
     """Checks a chain, and returns it as it is.
 
     Raises:
-        ValueError: it names what does not exist, or a refinement that learns anywhere but first.
+        ValueError: it names what does not exist, a refinement that works on class maps anywhere but first, or one that
+            learns from masks twice.
     """
-    known = refinements()
-    for number, name in enumerate(steps_of(chain)):
+    known, names = refinements(), steps_of(chain)
+    for number, name in enumerate(names):
         if name not in known:
             hint = nearest(name, list(known)) or "."
             raise ValueError(f"there is no refinement '{name}'{hint} Known: {NONE}, {', '.join(known)}")
-        if number > 0 and isinstance(known[name], LearntRefinement):
+        if number > 0 and isinstance(known[name], LearntRefinement | FeatureRefinement):
             raise ValueError(f"'{name}' must come first in a chain, for it works on class maps")
+        if isinstance(known[name], TaughtRefinement) and name in names[:number]:
+            raise ValueError(f"'{name}' learns once in a chain")
     return chain

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from tagseg.masks.refinements.learnt import LearntRefinement, LearntSettings
+from tagseg.settings import OutputStride
 
 
 class IRNSettings(LearntSettings):
@@ -22,7 +23,7 @@ class IRNSettings(LearntSettings):
     learning_rate: PositiveFloat = 1e-3
     head_factor: PositiveFloat = 1.0  # of the displacement branch
     weight_decay: NonNegativeFloat = 1e-4
-    output_stride: int | None = 16
+    output_stride: OutputStride = "auto"
     # of the pairs learnt from, cells; published: 10, in photographs of 125 cells, of which these windows hold half
     radius: float = Field(default=6, ge=2)
     displacement: bool = False

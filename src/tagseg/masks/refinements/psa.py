@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from tagseg.masks.refinements.learnt import LearntRefinement, LearntSettings
+from tagseg.settings import OutputStride
 
 
 class PSASettings(LearntSettings):
@@ -21,7 +22,7 @@ class PSASettings(LearntSettings):
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 0.01
-    output_stride: int | None = 16  # of the network; published: 8
+    output_stride: OutputStride = "auto"  # of the network; published: 8
     radius: float = Field(default=5, ge=2)  # of the pairs learnt from and walked along, cells
     background_alpha: Literal["auto"] | PositiveFloat = "auto"  # of the score that walks along; published: 16
     beta: PositiveFloat = 8.0

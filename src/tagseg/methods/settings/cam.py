@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from tagseg.settings import ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import OutputStride, ScaleRange, SidePixels, TrainSettings
 
 
 class CAMSettings(TrainSettings):
@@ -19,7 +19,7 @@ class CAMSettings(TrainSettings):
     batch_size: PositiveInt = 16
     side: SidePixels = 257  # of the square training window, pixels
     scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
-    output_stride: int | None = 16
+    output_stride: OutputStride = "auto"
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0

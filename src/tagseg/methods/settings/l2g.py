@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tagseg.settings import ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import OutputStride, ScaleRange, SidePixels, TrainSettings
 
 
 class LocalSettings(TrainSettings):
@@ -31,7 +31,7 @@ class LocalSettings(TrainSettings):
     transfer_weight: PositiveFloat = 10.0  # lambda
     pixel_correlation: bool = False  # PCM; the code has it, the paper's text does not
     compat: Literal["paper", "official"] = "paper"
-    output_stride: int | None = 16
+    output_stride: OutputStride = "auto"
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate

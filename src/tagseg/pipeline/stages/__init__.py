@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tagseg.pipeline.run import Stage
 
-ORDER = ("saliency", "train", "integral", "mine", "affinity", "masks", "segment", "report")
+ORDER = (
+    "saliency",
+    "features",
+    "frozen",
+    "train",
+    "integral",
+    "mine",
+    "affinity",
+    "masks",
+    "relabel",
+    "segment",
+    "report",
+)
 
 
 def stages(until: str = ORDER[-1]) -> tuple[Stage[Any], ...]:

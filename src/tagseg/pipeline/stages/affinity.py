@@ -1,5 +1,6 @@
-"""Affinity: where the refinement begins with one that learns, confident labels, a network that learns from them, and
-class maps that have walked along what it learnt."""
+"""Affinity: where the refinement begins with one that works on class maps, maps that have been spread along the features
+of the frozen encoder; or confident labels, a network that learns from them, and maps that have walked along what it
+learnt."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from tagseg.data.dataset import MaskFolder, Sample
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.files import read_json, write_json
-from tagseg.masks.refinements import LearntRefinement, refinements
+from tagseg.masks.refinements import FeatureRefinement, LearntRefinement, refinements
 from tagseg.masks.refinements.learnt import LearntSettings
+from tagseg.masks.rescaling import on_cells
 from tagseg.methods.refinements import load_network
 from tagseg.methods.refinements.base import AffinityNetwork, Thresholds
 from tagseg.networks.precision import default_device
@@ -25,8 +27,10 @@ from tagseg.pipeline.mining import SHARD
 from tagseg.pipeline.records import AffinityRecord, EpochRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.training import Schedule, save_network, train
+from tagseg.segmentation.encoder import deepest, load_encoder, side_by_side
 
 NETWORK, EPOCHS, LABELS, MAPS = "affinity.safetensors", "epochs.json", "labels", "maps"
+FINE = 4  # places along a cell of the encoder at which class maps are read
 
 
 def choose_thresholds(background: float, settings: LearntSettings) -> Thresholds:
@@ -46,6 +50,10 @@ def _refinement(run: Run) -> LearntRefinement:
 
 
 def _inputs(run: Run) -> dict[str, Any]:
+    if run.settings.masks.spreads:
+        found = _spreading(run)
+        settings = run.settings.masks.of(found.name).model_dump(mode="json")
+        return {**run.keys("mine", "features"), "refinement": found.name, "settings": settings}
     masks, name = run.settings.masks, _refinement(run).name
     return {
         **run.keys("mine"),
@@ -57,6 +65,9 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 def _work(run: Run, folder: Path) -> AffinityRecord:
     masks = run.settings.masks
+    if masks.spreads:
+        _spread(run, folder)
+        return AffinityRecord(thresholds={}, epochs=[])
     refinement = _refinement(run)
     background = choose_background(run.class_maps(), run.training, masks)
     thresholds = choose_thresholds(background, masks.of(refinement.name))
@@ -66,6 +77,41 @@ def _work(run: Run, folder: Path) -> AffinityRecord:
     network, epochs = work.train(tagged)
     work.walk(network, run.training)
     return AffinityRecord(thresholds={k: round(v, 4) for k, v in asdict(thresholds).items()}, epochs=epochs)
+
+
+def _spreading(run: Run) -> FeatureRefinement:
+    found = refinements()[run.settings.masks.refine.split("+")[0]]
+    assert isinstance(found, FeatureRefinement)
+    return found
+
+
+def _spread(run: Run, folder: Path) -> None:
+    """Stores the maps that have been spread, of every photograph of which there are none yet."""
+    refinement, samples = _spreading(run), run.training
+    settings = run.settings.masks.of(refinement.name)
+    before, features, spread = run.class_maps(), run.features(), MapStore(folder / MAPS)
+    grid = load_encoder(run.settings.encoder).grid
+
+    def work(sample: Sample) -> tuple[str, StoredMaps]:
+        stored = before.read(sample.name)
+        if not stored.classes:
+            return sample.name, stored
+        values = deepest(features.read(sample.name))
+        height, width = values.shape[1:]
+        maps = on_cells(stored.at((FINE * height, FINE * width)), (height, width))
+        found = refinement.refine(values, maps, settings)
+        return sample.name, StoredMaps(stored.classes, found, stored.tag_probabilities, grid)
+
+    missing = [s for s in samples if s.name not in spread]
+    entries: dict[str, StoredMaps] = {}
+    with run.reporter.bar("spread", len(samples), "photographs") as advance:
+        for name, stored in side_by_side(work, missing):
+            entries[name] = stored
+            if len(entries) == SHARD:
+                spread.write(entries)
+                entries = {}
+            advance(len(spread) + len(entries), "")
+        spread.write(entries)
 
 
 @dataclass(frozen=True)
@@ -144,5 +190,5 @@ STAGE = Stage(
     record=AffinityRecord,
     inputs=_inputs,
     work=_work,
-    wanted=lambda run: run.settings.masks.learnt is not None,
+    wanted=lambda run: run.settings.masks.learnt is not None or run.settings.masks.spreads,
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tagseg.masks.refinements import LearntRefinement, learnt_names, refinements
+from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
 from tagseg.pipeline.masking import choose_background, make_masks
 from tagseg.pipeline.records import MasksRecord
@@ -15,7 +15,9 @@ from tagseg.pipeline.run import Run, Stage
 
 def _inputs(run: Run) -> dict[str, Any]:
     s = run.settings.masks
-    inputs = {**run.keys("mine", "affinity"), "settings": s.model_dump(mode="json", exclude=set(learnt_names()))}
+    kept = {"background", "saliency", "refine", *s.names(after=False)} - {s.learnt or ""}
+    settings = s.part(after=False).model_dump(mode="json", include=kept)
+    inputs = {**run.keys("mine", "affinity"), "settings": settings}
     return inputs | (run.keys("saliency") if s.saliency else {})
 
 
@@ -25,12 +27,11 @@ def _work(run: Run, folder: Path) -> MasksRecord:
     background = of_masks = choose_background(store, samples, s)
     walked = run.walked_maps()
     if walked is not None:
-        store, learnt = walked, refinements()[str(s.learnt)]
-        assert isinstance(learnt, LearntRefinement)
-        decision = load_network(learnt).decision
+        store, learnt = walked, refinements().get(str(s.learnt))
+        decision = load_network(learnt).decision if isinstance(learnt, LearntRefinement) else None
         of_masks = choose_background(store, samples, s) if decision is None else decision
     with run.reporter.bar("masks", len(samples), "photographs") as advance:
-        make_masks(store, samples, of_masks, s, folder, advance)
+        make_masks(store, samples, of_masks, s.part(after=False), folder, advance)
     return MasksRecord(background=round(background, 4), background_of_masks=round(of_masks, 4))
 
 

@@ -11,14 +11,21 @@ from tagseg.networks.backbone import Backbone
 from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
-from tagseg.pipeline.segmenting import own_model, segmentation_backbone, segments_itself, teach
+from tagseg.pipeline.segmenting import own_model, segmentation_backbone, teach, teach_decoder, with_encoder
+from tagseg.pipeline.settings import segments_itself
 
 
 def _inputs(run: Run) -> dict[str, Any]:
     s = run.settings.segment
     if segments_itself(run.settings):
         return {**run.keys("train"), "source": "method"}
-    inputs: dict[str, Any] = {**run.keys("masks"), "settings": s.model_dump(mode="json")}
+    if s.network == "decoder":
+        before = run.keys("features", "masks", "relabel")
+        return {**before, "decoder": s.decoder.model_dump(mode="json"), "seed": run.settings.seed}
+    inputs: dict[str, Any] = {
+        **run.keys("masks", "relabel"),
+        "settings": s.model_dump(mode="json", exclude={"decoder"}),
+    }
     if s.weights:
         inputs["weights"] = weights_digest(s.weights)
     return inputs
@@ -29,6 +36,10 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     if segments_itself(run.settings):
         own_model(run.classifier(), run.data.classes).save(folder)
         return TrainingRecord(epochs=[])
+    if s.network == "decoder":
+        head, epochs = teach_decoder(run, run.pseudo_masks(), s.decoder, folder, "segment", seed=run.settings.seed + 1)
+        with_encoder(run, head, s.decoder).save(folder)
+        return TrainingRecord(epochs=epochs)
     torch.manual_seed(run.settings.seed + 1)
     name, weights = segmentation_backbone(run.settings)
     backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)

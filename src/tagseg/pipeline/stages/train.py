@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from tagseg.data.feature_store import FeatureStore
+from tagseg.data.feature_views import FeatureViews
 from tagseg.methods.saved import save_classifier
 from tagseg.methods.table import method_digest
 from tagseg.networks.weights import weights_digest
@@ -29,6 +31,8 @@ def _inputs(run: Run) -> dict[str, Any]:
     program = method_digest(s.method)
     if program is not None:  # a method of somebody's own, which they may rewrite
         inputs["program"] = program
+    if s.train.frozen:
+        inputs |= run.keys("frozen")
     if s.train.learns_saliency:
         inputs |= run.keys("saliency")
     return inputs
@@ -44,6 +48,9 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         sizes = [run.facts[sample.name].size for sample in samples]
         network.accumulated = network.accumulator(folder / ACCUMULATED, samples, sizes)
     views = network.training_views(samples, s.seed)
+    if s.train.frozen:
+        side = max(network.backbone.grid.cells(*network.backbone.grid.fit(s.train.side, s.train.side)))
+        views = FeatureViews(samples, len(run.data.classes), FeatureStore(run.path / "frozen"), side, s.seed)
     epochs = train(network, views, schedule, folder, "train", run.reporter, s.processes, rests=network.rests)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:

@@ -1,0 +1,86 @@
+"""Training views of photographs whose features were computed before (see `tagseg.data.feature_store`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tagseg.data.dataset import Sample, multi_hot
+from tagseg.data.feature_store import FeatureStore
+from tagseg.data.images import read_index_png
+from tagseg.labels import IGNORE
+
+MIRRORED = "|mirrored"  # ends the name under which a photograph's mirror image is stored
+
+
+class FeatureViews(Dataset[dict[str, Any]]):
+    """Whole photographs as features in a square of cells, of which the rest is 0.
+
+    They hold `image (D, S, S)` float32, `tags (C,)`, and with masks `mask (S k, S k)`, 255 off the photograph. Where
+    the mirror image is stored too, an epoch shows one or the other; where the photograph lies in the square depends on
+    seed and epoch. The samples' true masks are never opened here.
+
+    Args:
+        samples: the photographs.
+        num_classes: C.
+        store: their features.
+        cells: S; larger photographs are cut.
+        seed: of what is random.
+        masks: where the mask of a sample lies; None: there is none.
+        fine: k, labels along a cell.
+    """
+
+    def __init__(
+        self,
+        samples: tuple[Sample, ...],
+        num_classes: int,
+        store: FeatureStore,
+        cells: int,
+        seed: int,
+        masks: Callable[[Sample], Path] | None = None,
+        fine: int = 2,
+    ) -> None:
+        self.samples, self.num_classes, self.store = samples, num_classes, store
+        self.cells, self.seed, self.masks, self.fine = cells, seed, masks, fine
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        sample, side = self.samples[index], self.cells
+        rng = np.random.default_rng((self.seed, epoch, index))
+        mirrored = bool(rng.random() < 0.5) and sample.name + MIRRORED in self.store
+        features = self.store.read(sample.name + MIRRORED if mirrored else sample.name)
+        height, width = features.shape[1:]
+        # of each axis: where the square begins on the photograph, or the photograph in the square
+        y, x = (int(rng.integers(min(0, n - side), max(0, n - side) + 1)) for n in (height, width))
+        inside, taken = _overlap(y, x, side, (height, width))
+        square = np.zeros((len(features), side, side), dtype=np.float32)
+        square[:, inside[0], inside[1]] = features[:, taken[0], taken[1]]
+        item = {"image": torch.from_numpy(square), "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes))}
+        if self.masks is not None:
+            mask = read_index_png(self.masks(sample))
+            k = self.fine
+            mask = cv2.resize(mask, (width * k, height * k), interpolation=cv2.INTER_NEAREST_EXACT)
+            mask = np.ascontiguousarray(mask[:, ::-1]) if mirrored else mask
+            labels = np.full((side * k, side * k), IGNORE, dtype=np.uint8)
+            inside, taken = _overlap(y * k, x * k, side * k, (height * k, width * k))
+            labels[inside] = mask[taken]
+            item["mask"] = torch.from_numpy(labels).long()
+        return item
+
+
+def _overlap(
+    y: int, x: int, side: int, size: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """What of a square that begins at (y, x) is photograph: as places in the square, and on the photograph."""
+    starts, ends = (max(y, 0), max(x, 0)), (min(y + side, size[0]), min(x + side, size[1]))
+    inside = slice(starts[0] - y, ends[0] - y), slice(starts[1] - x, ends[1] - x)
+    return inside, (slice(starts[0], ends[0]), slice(starts[1], ends[1]))

@@ -1,0 +1,35 @@
+"""Settings of the frozen encoder, whose features spread class maps, and of the small networks that learn from them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from tagseg.settings import Settings, SidePixels
+
+
+class EncoderSettings(Settings):
+    """Settings of a frozen encoder: a vision transformer that learns nothing here, and is asked once per photograph.
+
+    The default has learnt from photographs without any label (Oquab et al., DINOv2, 2023) and may be used for
+    everything (Apache 2.0).
+    """
+
+    name: str = "vit_small_patch14_dinov2.lvd142m"  # timm's name of a vision transformer
+    weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
+    side: SidePixels = 448  # long side at which photographs are seen, pixels
+    # bits of a stored number: 8 have 256 steps between the least and the largest value of a channel in a photograph
+    bits: Literal[8, 16] = 8
+    mirrored: bool = False  # whether networks learn from mirror images too; their features take as much time and room
+
+
+class DecoderSettings(Settings):
+    """Settings of a small network that learns to segment from the features of the frozen encoder."""
+
+    width: PositiveInt = 256  # channels
+    layers: NonNegativeInt = 0  # of a transformer over all cells, as in WeCLIP; 0: one 3x3 convolution
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01

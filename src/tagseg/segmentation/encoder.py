@@ -1,0 +1,99 @@
+"""A frozen transformer that is shown photographs (see `tagseg.networks.features`), and the store of what it said."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from tagseg.cores import cpu_count, prefetch
+from tagseg.data.loading import normalise
+from tagseg.data.views import resize, whole
+from tagseg.grid import Grid
+from tagseg.networks.backbone import Backbone
+from tagseg.networks.features import LEVELS, Levels
+from tagseg.networks.precision import default_device, inference_autocast
+from tagseg.networks.settings import EncoderSettings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Encoder:
+    """A frozen network that is shown whole photographs, each brought to the same long side.
+
+    Args:
+        network: it gives `(B, D, h, w)` for `(B, 3, H, W)`; nothing of it is changed.
+        side: the long side of a photograph, pixels.
+    """
+
+    def __init__(self, network: Backbone, side: int) -> None:
+        self.device = default_device()
+        self.network = network.eval().to(self.device, memory_format=torch.channels_last)
+        self.side = side
+        self._lock = threading.Lock()
+
+    @property
+    def grid(self) -> Grid:
+        """Returns where the cells of the features lie."""
+        return self.network.grid
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the size `(H, W)` at which a photograph of `height` x `width` pixels is seen.
+
+        Either side is rounded to whole cells, so that it keeps its proportions to half a cell.
+        """
+        factor = self.side / max(height, width)
+        return self.grid.fit(height * factor, width * factor)
+
+    @torch.inference_mode()
+    def __call__(self, photo: np.ndarray, *, flip: bool = False) -> np.ndarray:
+        """Returns the features of a photograph `(H, W, 3)` uint8 of any size: `(D, h, w)` float32.
+
+        With `flip` they are those of its mirror image. Threads may call this at the same time.
+        """
+        pixels = normalise(resize(whole(photo), self.size(*photo.shape[:2])).image, self.network)
+        pixels = (pixels.flip(-1) if flip else pixels)[None].to(self.device)
+        with ExitStack() as stack:
+            if self.device.type != "cpu":
+                stack.enter_context(self._lock)
+            stack.enter_context(inference_autocast(self.device))
+            return self.network(pixels.contiguous(memory_format=torch.channels_last))[0].float().cpu().numpy()
+
+
+@lru_cache(maxsize=2)
+def load_encoder(settings: EncoderSettings) -> Encoder:
+    """Returns the frozen transformer of these settings, which is made once.
+
+    Its features are those of `tagseg.networks.features.Levels`.
+
+    Raises:
+        BadInput: as `Levels`.
+    """
+    return Encoder(Levels(settings.name, settings.weights), settings.side)
+
+
+def deepest(features: np.ndarray) -> np.ndarray:
+    """Returns the last block's share of the features of all levels. `(L D, h, w) -> (D, h, w)`."""
+    return features[-(len(features) // LEVELS) :]
+
+
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields `map(function, items)` in order, one item on each core, which is faster than all cores on one item."""
+    with _one_core_each():
+        yield from prefetch(function, items, threads=cpu_count())
+
+
+@contextmanager
+def _one_core_each() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
