@@ -43,14 +43,14 @@ def _names() -> dict[str, str]:
     from tagseg.data.readers import readers
     from tagseg.explaining.table import ATTRIBUTIONS
     from tagseg.export import box_formats
-    from tagseg.masks.refinements import NONE, learnt_names, refinements
+    from tagseg.masks.refinements import NONE, refinements, sharpening_names
     from tagseg.pipeline.stages import ORDER
     from tagseg.studies.table import STUDIES
 
     return {
         "layouts": _either(reader.title for reader in readers()),
         "refinements": _either([*refinements(), NONE]),
-        "sharpening": _either(name for name in refinements() if name not in learnt_names()),
+        "sharpening": _either(sharpening_names()),
         "stages": _either(ORDER),
         "attributions": _either(ATTRIBUTIONS),
         "studies": _either(STUDIES),
@@ -84,6 +84,24 @@ def before(
         tagseg.use_method(file)
 
 
+EncoderName = Annotated[
+    Optional[str],  # noqa: UP045, typer reads annotations on Python 3.10
+    typer.Option("--encoder", help="timm's name of the frozen transformer that proxy affinity and decoders ask."),
+]
+EncoderWeights = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--encoder-weights", help="Its weights: 'pretrained', 'random' or a file."),
+]
+
+
+def _encoder(name: str | None, weights: str | None) -> Any:
+    """The settings of the encoder that options name; None where they name none."""
+    from tagseg.networks.settings import EncoderSettings
+
+    given = {key: value for key, value in (("name", name), ("weights", weights)) if value is not None}
+    return EncoderSettings.model_validate(given) if given else None
+
+
 @app.command(cls=Command)
 def fit(
     data: Data,
@@ -102,6 +120,8 @@ def fit(
     ] = None,
     backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
     weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
     refine: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="{refinements}; several with + between, e.g. irn+crf."),
@@ -121,7 +141,14 @@ def fit(
     """Train a segmentation network from tagged photographs."""
     from tagseg.pipeline.settings import parse_assignments
 
-    named = {"backbone": backbone, "weights": weights, "masks.refine": refine, "seed": seed}
+    named = {
+        "backbone": backbone,
+        "weights": weights,
+        "encoder.name": encoder,
+        "encoder.weights": encoder_weights,
+        "masks.refine": refine,
+        "seed": seed,
+    }
     settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
     result = tagseg.fit(
         data,
@@ -150,6 +177,12 @@ def predict(
         Optional[str],  # noqa: UP045
         typer.Option(help="Sharpen with a dense CRF of these published parameters, e.g. deeplab."),
     ] = None,
+    refine: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Sharpen with {sharpening}; several with + between."),
+    ] = None,
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
@@ -159,7 +192,17 @@ def predict(
     except ValueError as error:
         raise BadInput(f"--scales {scales}: give numbers with commas between them, e.g. 0.75,1,1.25.") from error
     written = tagseg.predict(
-        run, images, out, scales=sizes, flip=flip, crf=crf, overlay=overlay, skip_bad=skip_bad, quiet=quiet
+        run,
+        images,
+        out,
+        scales=sizes,
+        flip=flip,
+        crf=crf,
+        refine=refine,
+        encoder=_encoder(encoder, encoder_weights),
+        overlay=overlay,
+        skip_bad=skip_bad,
+        quiet=quiet,
     )
     typer.echo(f"{len(written)} masks in {out}")
 
@@ -173,6 +216,8 @@ def refine(
     out: Annotated[Path, typer.Option(help="Folder for the refined masks.")],
     refine: Annotated[str, typer.Option(help="{sharpening}; several with + between.")] = "crf",
     crf: Annotated[str, typer.Option(help="Published parameters of the CRF.")] = "irn-label",
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the photograph with its mask over it.")
     ] = False,
@@ -183,7 +228,17 @@ def refine(
     quiet: Quiet = False,
 ) -> None:
     """Make rough masks of any origin follow the edges of their photographs."""
-    result = tagseg.refine(images, masks, out, refine=refine, crf=crf, overlay=overlay, threads=threads, quiet=quiet)
+    result = tagseg.refine(
+        images,
+        masks,
+        out,
+        refine=refine,
+        crf=crf,
+        encoder=_encoder(encoder, encoder_weights),
+        overlay=overlay,
+        threads=threads,
+        quiet=quiet,
+    )
     typer.echo(f"{len(result.masks)} masks in {out}, {result.per_second:.1f} a second")
 
 
@@ -244,6 +299,20 @@ Side = Annotated[
     typer.Option(help="Photographs are looked at as squares of this many pixels; more shows smaller things."),
 ]
 
+Proxy = Annotated[
+    bool, typer.Option("--proxy", help="Spread the maps between parts that look alike to a frozen transformer.")
+]
+
+
+def _proxy(proxy: bool, name: str | None, weights: str | None) -> Any:
+    """The encoder that maps are spread along; None where nobody asked for it."""
+    from tagseg.networks.settings import EncoderSettings
+
+    chosen = _encoder(name, weights)
+    if chosen is not None and not proxy:
+        raise BadInput("--encoder: nothing asks the encoder here; add --proxy.")
+    return (chosen or EncoderSettings()) if proxy else None
+
 
 @app.command(cls=Command)
 def explain(
@@ -259,6 +328,9 @@ def explain(
     classes: ClassNames = None,
     top: Annotated[int, typer.Option(help="How many of the highest scores.")] = 3,
     side: Side = None,
+    proxy: Proxy = False,
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
     quiet: Quiet = False,
 ) -> None:
     """Show where a classifier sees its classes: maps over the photographs, and methods by layers."""
@@ -272,6 +344,7 @@ def explain(
         classes=None if classes is None else _list(classes),
         top=top,
         side=side,
+        encoder=_proxy(proxy, encoder, encoder_weights),
         quiet=quiet,
     )
     typer.echo(f"{len(written)} pictures in {out}")
@@ -288,6 +361,9 @@ def locate(
     classes: ClassNames = None,
     top: Annotated[int, typer.Option(help="How many of the highest scores.")] = 1,
     side: Side = None,
+    proxy: Proxy = False,
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
     threshold: Annotated[float, typer.Option(help="Fraction of the map's maximum.")] = 0.15,
     graph_cut: Annotated[bool, typer.Option("--graph-cut", help="Join scattered evidence first.")] = False,
     ten_crops: Annotated[bool, typer.Option("--ten-crops", help="Average the maps of ten crops.")] = False,
@@ -305,6 +381,7 @@ def locate(
         classes=None if classes is None else _list(classes),
         top=top,
         side=side,
+        encoder=_proxy(proxy, encoder, encoder_weights),
         threshold=threshold,
         cut=graph_cut,
         crops=ten_crops,

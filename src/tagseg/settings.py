@@ -10,6 +10,7 @@ from tagseg.errors import BadInput, nearest
 
 SidePixels = Annotated[int, Field(ge=16)]
 OutputStride = int | Literal["auto"] | None  # pixels a cell; "auto": 16 where a network can have it; None: its own
+Pooling = Literal["mean", "top", "lse"]  # of class maps to tag scores (see `tagseg.networks.pooling`)
 Compat = Literal["paper", "official"]  # what is right, or what a published implementation does
 
 
@@ -25,8 +26,8 @@ class TrainSettings(Settings):
     epochs: PositiveInt
     batch_size: PositiveInt
     side: SidePixels  # of the square training window, pixels
-    # whether the backbone learns nothing: its features of every photograph, whose long side is then `side`, are computed
-    # once, and an epoch costs seconds; for methods that need nothing else of it
+    # whether the backbone learns nothing: its features of every photograph, whose long side is then `side`, are
+    # computed once, and an epoch costs seconds; for methods that need nothing else of it
     frozen: bool = False
 
     def batch_size_at(self, epoch: int) -> int:

@@ -13,6 +13,8 @@ from tagseg.data.images import read_image, voc_palette, write_mask
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.masks.crf_parameters import find_crf
+from tagseg.networks.settings import EncoderSettings
+from tagseg.pipeline.settings import sharpening
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
@@ -27,6 +29,8 @@ def predict(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     crf: str | None = None,
+    refine: str | None = None,
+    encoder: EncoderSettings | None = None,
     overlay: bool = False,
     skip_bad: bool = False,
     quiet: bool = False,
@@ -39,6 +43,9 @@ def predict(
         out: folder for the masks; `NAME.png`, and with `overlay` also `NAME.overlay.jpg`.
         scales, flip: see `SegmentationModel.predict`.
         crf: sharpen with the dense CRF of these parameters, a name of `tagseg.masks.crf_parameters.CRFS`.
+        refine: sharpen with refinements that learn nothing, several with + between them, e.g. `"proxy+par"`; a CRF
+            among them has the parameters of `crf`.
+        encoder: the frozen transformer, for `proxy`; None: the default one.
         skip_bad: leave out photographs that cannot be read.
 
     Returns:
@@ -47,8 +54,10 @@ def predict(
     if not scales or min(scales) <= 0:
         raise BadInput(f"scales {scales}: give positive numbers, for example 0.75,1,1.25.")
     parameters = None if crf is None else find_crf(crf)
+    chain = None if refine is None else sharpening(refine, crf or "deeplab")
     found, folder = find_photographs(images), find_model(run)
     from tagseg.masks.crf import crf_mask  # torch is imported only now
+    from tagseg.pipeline.masking import refine_scores
     from tagseg.segmentation.model import load
 
     reporter, model = Reporter(quiet), load(folder)
@@ -68,7 +77,10 @@ def predict(
                     raise photo
                 reporter.say(f"skipped: {photo}")
                 continue
-            if parameters is None:
+            if chain is not None:
+                probabilities = model.probabilities(photo, scales=scales, flip=flip)
+                mask = refine_scores(photo, probabilities, chain, name, encoder).argmax(axis=0).astype(np.uint8)
+            elif parameters is None:
                 mask = model.predict(photo, scales=scales, flip=flip)
             else:
                 probabilities = model.probabilities(photo, scales=scales, flip=flip)

@@ -15,12 +15,12 @@ from tagseg.data.images import read_image, read_index_png, voc_palette, write_ma
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.labels import IGNORE
-from tagseg.masks.refinements import NONE, learnt_names
-from tagseg.pipeline.settings import MaskSettings
+from tagseg.masks.refinements import NONE, Refinement
+from tagseg.networks.settings import EncoderSettings
+from tagseg.pipeline.settings import MaskSettings, sharpening
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
-from tagseg.settings import parse
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def refine(
     *,
     refine: str = "crf",
     crf: str = "irn-label",
+    encoder: EncoderSettings | None = None,
     overlay: bool = False,
     threads: int | None = None,
     quiet: bool = False,
@@ -53,19 +54,14 @@ def refine(
         out: folder for the refined masks (palette PNG).
         refine: a refinement that learns nothing (see `tagseg.masks.refinements`), or several with + between them.
         crf: a name of `tagseg.masks.crf_parameters.CRFS`.
+        encoder: the frozen transformer, for `proxy`; None: the default one.
         overlay: also write `NAME.overlay.jpg`.
         threads: photographs at a time; by default one for each core.
 
     Raises:
         BadInput: nothing to refine, or a mask that does not fit its photograph.
     """
-    settings: MaskSettings = parse(MaskSettings, {"refine": refine, "crf": crf}, "refine")
-    if not settings.steps and not settings.learnt:
-        raise BadInput(f"refine '{refine}': name at least one refinement.")
-    if settings.learnt:
-        raise BadInput(
-            f"refine '{refine}': {', '.join(learnt_names())} learn from class maps, in 'tagseg fit --refine'."
-        )
+    settings = sharpening(refine, crf)
     masks, out = Path(masks), Path(out)
     if not masks.is_dir():
         raise BadInput(f"{masks}: there is no such folder of rough masks.")
@@ -82,7 +78,7 @@ def refine(
     def work(item: tuple[str, Path, Path]) -> Path:
         name, photo_path, rough_path = item
         photo = read_image(photo_path)
-        mask = _refine_one(photo, rough_path, settings)
+        mask = _refine_one(photo, name, rough_path, settings, encoder)
         write_mask(out / f"{name}.png", mask)
         if overlay:
             write_picture(out / f"{name}.overlay.jpg", overlay_mask(photo, mask, voc_palette()))
@@ -101,7 +97,9 @@ def _rough(folder: Path, name: str) -> Path | None:
     return next((p for p in (folder / f"{name}.npy", folder / f"{name}.png") if p.exists()), None)
 
 
-def _refine_one(photo: np.ndarray, rough: Path, settings: MaskSettings) -> np.ndarray:
+def _refine_one(
+    photo: np.ndarray, name: str, rough: Path, settings: MaskSettings, encoder: EncoderSettings | None
+) -> np.ndarray:
     from tagseg.pipeline.masking import refine_scores
 
     if rough.suffix == ".npy":
@@ -111,7 +109,7 @@ def _refine_one(photo: np.ndarray, rough: Path, settings: MaskSettings) -> np.nd
             raise BadInput(f"{rough}: these scores cannot be read ({error}).") from error
         if scores.ndim != 3 or scores.shape[1:] != photo.shape[:2]:
             raise BadInput(f"{rough}: the scores are {scores.shape}; give (L, {photo.shape[0]}, {photo.shape[1]}).")
-        return refine_scores(photo, scores.astype(np.float32), settings).argmax(axis=0).astype(np.uint8)
+        return refine_scores(photo, scores.astype(np.float32), settings, name, encoder).argmax(axis=0).astype(np.uint8)
     labels = read_index_png(rough)
     if labels.shape != photo.shape[:2]:
         raise BadInput(
@@ -126,7 +124,7 @@ def _refine_one(photo: np.ndarray, rough: Path, settings: MaskSettings) -> np.nd
     scores = (numbers == np.arange(len(values)).reshape(-1, 1, 1)).astype(np.float32)
     scores[:, ~known] = 1 / len(values)
     first, *rest = settings.steps
-    if first.from_labels is not None:
+    if isinstance(first, Refinement) and first.from_labels is not None:
         scores = first.from_labels(photo, numbers, len(values), settings.of(first.name))
         settings = settings.model_copy(update={"refine": "+".join(r.name for r in rest) or NONE})
-    return values[refine_scores(photo, scores, settings).argmax(axis=0)].astype(np.uint8)
+    return values[refine_scores(photo, scores, settings, name, encoder).argmax(axis=0)].astype(np.uint8)

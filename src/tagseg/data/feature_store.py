@@ -95,7 +95,7 @@ class FeatureStore:
 
 
 def packed(features: np.ndarray, bits: int) -> dict[str, np.ndarray]:
-    """Returns features `(D, h, w)` as they are stored: `values`, and with 8 bits `least` and `step` of every channel."""
+    """Returns features `(D, h, w)` as they are stored: `values`, and with 8 bits a channel's `least` and `step`."""
     if bits == 16:
         return {"values": np.clip(features, -65504, 65504).astype(np.float16)}
     least, most = features.min(axis=(1, 2)), features.max(axis=(1, 2))

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from tagseg.data.dataset import Sample, multi_hot
 from tagseg.data.feature_store import FeatureStore
-from tagseg.data.images import read_index_png
+from tagseg.data.images import read_image, read_index_png
 from tagseg.labels import IGNORE
 
 MIRRORED = "|mirrored"  # ends the name under which a photograph's mirror image is stored
@@ -33,7 +33,9 @@ class FeatureViews(Dataset[dict[str, Any]]):
         cells: S; larger photographs are cut.
         seed: of what is random.
         masks: where the mask of a sample lies; None: there is none.
-        fine: k, labels along a cell.
+        fine: k, labels or pixels along a cell.
+        pixels: whether the photographs come too: `pixels (3, S k, S k)` float32 in 0..255, black where there is none,
+            and `box (4,)`, what of them is photograph: y0, y1, x0, x1.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class FeatureViews(Dataset[dict[str, Any]]):
         seed: int,
         masks: Callable[[Sample], Path] | None = None,
         fine: int = 2,
+        pixels: bool = False,
     ) -> None:
         self.samples, self.num_classes, self.store = samples, num_classes, store
-        self.cells, self.seed, self.masks, self.fine = cells, seed, masks, fine
+        self.cells, self.seed, self.masks, self.fine, self.pixels = cells, seed, masks, fine, pixels
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -65,21 +68,26 @@ class FeatureViews(Dataset[dict[str, Any]]):
         square = np.zeros((len(features), side, side), dtype=np.float32)
         square[:, inside[0], inside[1]] = features[:, taken[0], taken[1]]
         item = {"image": torch.from_numpy(square), "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes))}
+        k = self.fine
+        inside, taken = _overlap(y * k, x * k, side * k, (height * k, width * k))
+        if self.pixels:
+            photo = cv2.resize(read_image(sample.image), (width * k, height * k), interpolation=cv2.INTER_AREA)
+            photo = photo[:, ::-1] if mirrored else photo
+            pixels = np.zeros((side * k, side * k, 3), dtype=np.float32)
+            pixels[inside] = photo[taken]
+            item["pixels"] = torch.from_numpy(pixels).permute(2, 0, 1)
+            item["box"] = torch.tensor([inside[0].start, inside[0].stop, inside[1].start, inside[1].stop])
         if self.masks is not None:
             mask = read_index_png(self.masks(sample))
-            k = self.fine
             mask = cv2.resize(mask, (width * k, height * k), interpolation=cv2.INTER_NEAREST_EXACT)
             mask = np.ascontiguousarray(mask[:, ::-1]) if mirrored else mask
             labels = np.full((side * k, side * k), IGNORE, dtype=np.uint8)
-            inside, taken = _overlap(y * k, x * k, side * k, (height * k, width * k))
             labels[inside] = mask[taken]
             item["mask"] = torch.from_numpy(labels).long()
         return item
 
 
-def _overlap(
-    y: int, x: int, side: int, size: tuple[int, int]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _overlap(y: int, x: int, side: int, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """What of a square that begins at (y, x) is photograph: as places in the square, and on the photograph."""
     starts, ends = (max(y, 0), max(x, 0)), (min(y + side, size[0]), min(x + side, size[1]))
     inside = slice(starts[0] - y, ends[0] - y), slice(starts[1] - x, ends[1] - x)

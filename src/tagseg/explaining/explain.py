@@ -15,6 +15,7 @@ from tagseg.errors import explain_full_disk
 from tagseg.explaining.source import check_source
 from tagseg.explaining.table import ATTRIBUTIONS, check_attributions
 from tagseg.files import with_ending
+from tagseg.networks.settings import EncoderSettings
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, write_picture
@@ -34,6 +35,7 @@ def explain(
     classes: Sequence[str] | None = None,
     top: int = 3,
     side: int | None = None,
+    encoder: EncoderSettings | None = None,
     quiet: bool = False,
 ) -> list[Path]:
     """Shows where a classifier sees its classes.
@@ -48,6 +50,8 @@ def explain(
         methods: names of `tagseg.explaining.table.ATTRIBUTIONS`.
         layers: `"stages"`, `"last"`, or names.
         classes: names or numbers; None for the `top` highest scores of each photograph.
+        encoder: a frozen transformer along whose features maps are spread (see `tagseg.masks.proxy`); None: they are
+            shown as they are.
 
     Returns:
         the pictures written.
@@ -68,7 +72,7 @@ def explain(
     explainer = Explainer(classifier, rows, layers)
     written: list[Path] = []
     with reporter.bar("explain", len(found), "photographs") as advance, explain_full_disk(out):
-        for done, shown in enumerate(explained(explainer, found, classes, top), start=1):
+        for done, shown in enumerate(explained(explainer, found, classes, top, encoder), start=1):
             for k, number in enumerate(shown.classes):
                 label = classifier.classes[number]
                 stem = out / f"{shown.name}.{slug(label)}"

@@ -17,6 +17,10 @@ from tagseg.data.images import read_image
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier, TagClassifier
 from tagseg.explaining.table import check_attributions
+from tagseg.masks.proxy import spread_scores
+from tagseg.masks.rescaling import on_cells
+from tagseg.networks.settings import EncoderSettings
+from tagseg.segmentation.encoder import deepest, load_encoder
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,27 @@ class Shown:
     maps: dict[str, MethodMaps]
 
 
-def explained(explainer: Explainer, found: dict[str, Path], classes: Sequence[str] | None, top: int) -> Iterator[Shown]:
-    """Yields the photographs in order, with the maps of the named classes or of the `top` highest scores."""
+def spread_maps(photo: np.ndarray, maps: MethodMaps, encoder: EncoderSettings) -> MethodMaps:
+    """Returns maps that have been spread between the parts of a photograph that look alike to a frozen transformer.
+
+    What is negative is evidence against a class, and left out. The maps lie on the transformer's cells then.
+    """
+    features = deepest(load_encoder(encoder)(photo))
+    spread = [spread_scores(features, on_cells(m.relu().float().cpu().numpy(), features.shape[1:])) for m in maps.maps]
+    return MethodMaps(maps.layers, [torch.from_numpy(m) for m in spread])
+
+
+def explained(
+    explainer: Explainer,
+    found: dict[str, Path],
+    classes: Sequence[str] | None,
+    top: int,
+    encoder: EncoderSettings | None = None,
+) -> Iterator[Shown]:
+    """Yields the photographs in order, with the maps of the named classes or of the `top` highest scores.
+
+    With an `encoder`, maps are spread along its features (see `tagseg.masks.proxy`).
+    """
     classifier = explainer.classifier
     if top < 1:
         raise BadInput(f"top {top}: give at least 1.")
@@ -141,4 +164,7 @@ def explained(explainer: Explainer, found: dict[str, Path], classes: Sequence[st
     for name, photo in prefetch(lambda item: (item[0], read_image(item[1])), found.items()):
         scores, chosen, maps = explainer(classifier.images([photo]), pick)
         probabilities = classifier.probabilities(scores)[0, chosen[0]].tolist()
-        yield Shown(name, photo, chosen[0].tolist(), probabilities, maps[0])
+        shown = maps[0]
+        if encoder is not None:
+            shown = {method: spread_maps(photo, of_method, encoder) for method, of_method in shown.items()}
+        yield Shown(name, photo, chosen[0].tolist(), probabilities, shown)

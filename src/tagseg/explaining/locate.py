@@ -17,6 +17,7 @@ from tagseg.explaining.table import check_attributions
 from tagseg.export import LocatedBox, Photograph, check_formats
 from tagseg.files import with_ending
 from tagseg.masks.boxes import ILSVRC_THRESHOLD, box_of_map, box_of_mask, graph_cut
+from tagseg.networks.settings import EncoderSettings
 from tagseg.progress import Reporter
 from tagseg.report.pictures import draw_boxes
 from tagseg.report.sheets import write_picture
@@ -40,6 +41,7 @@ def locate(
     classes: Sequence[str] | None = None,
     top: int = 1,
     side: int | None = None,
+    encoder: EncoderSettings | None = None,
     threshold: float = ILSVRC_THRESHOLD,
     cut: bool = False,
     crops: bool = False,
@@ -49,7 +51,7 @@ def locate(
     """Writes boxes of classes in photographs in the formats asked for, and a drawn picture of each photograph.
 
     Args:
-        images, model, out, weights, layers, classes, top, side: see `explain`.
+        images, model, out, weights, layers, classes, top, side, encoder: see `explain`.
         method: one of `explain`'s.
         threshold: of the map's maximum (0.15 for ILSVRC and 0.05 for CUB in LayerCAM).
         cut: join scattered evidence by a graph cut first (for maps of shallow layers).
@@ -74,7 +76,7 @@ def locate(
     boxes: list[LocatedBox] = []
     photographs: dict[str, Photograph] = {}
     with reporter.bar("locate", len(found), "photographs") as advance, explain_full_disk(out):
-        for done, shown in enumerate(explained(explainer, found, classes, top), start=1):
+        for done, shown in enumerate(explained(explainer, found, classes, top, encoder), start=1):
             height, width = shown.photo.shape[:2]
             photographs[shown.name] = Photograph(found[shown.name], height, width)
             maps = _crop_maps(explainer, shown, method) if crops else shown.maps[method].fused((height, width))

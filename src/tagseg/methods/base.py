@@ -52,6 +52,8 @@ class Method(lightning.LightningModule):
     on_features: ClassVar[bool] = False
     """Whether it learns from tags and the backbone's features of whole photographs alone, so that these may be computed
     once (`train.frozen`)."""
+    on_pixels: ClassVar[bool] = False
+    """Whether it wants small photographs beside the features."""
     accumulates: ClassVar[bool] = False
     """Whether its class maps grow while it learns (see `tagseg.methods.oaa.OAA`): it then has `accumulator`."""
     successor: ClassVar[type[Method] | None] = None

@@ -16,10 +16,13 @@ from torch.nn import functional as F
 from tagseg.methods.base import Method
 from tagseg.methods.settings.cam import CAMSettings
 from tagseg.networks.backbone import Backbone
+from tagseg.networks.pooling import pooled
 
 
 class CAM(Method):
-    """A classifier whose class convolution gives the class maps. It pools them by their mean (section 2, equation 1).
+    """A classifier whose class convolution gives the class maps.
+
+    It pools them by their mean (section 2, equation 1), or as the settings say.
 
     Args:
         backbone, weights: see `tagseg.networks.backbone.Backbone`.
@@ -44,6 +47,10 @@ class CAM(Method):
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns class activation maps (section 2, equation 2). `(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return self.classifier(self.backbone(images))
+
+    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+        """Returns class scores by the pooling of the settings. `(B, C, h, w) -> (B, C)`."""
+        return pooled(class_maps, self.settings.pooling)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the multi-label soft margin of the pooled maps."""

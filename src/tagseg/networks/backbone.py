@@ -16,8 +16,8 @@ from tagseg.errors import BadInput, nearest
 from tagseg.grid import Grid
 from tagseg.networks import resnet38, vit_depth8
 from tagseg.networks.mxnet import read_mxnet
-from tagseg.settings import OutputStride
 from tagseg.networks.vgg import is_vgg, refit
+from tagseg.settings import OutputStride
 
 
 class Backbone(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from tagseg.errors import BadInput
 from tagseg.networks.backbone import Backbone
 
-LEVELS = 3  # blocks that are kept: those at the half, at three quarters, and at the end of the network
+DEPTHS = (1 / 2, 3 / 4, 1)  # of the blocks that are kept, as shares of the network's depth
+LEVELS = len(DEPTHS)
 
 
 class Levels(Backbone):
@@ -36,7 +37,7 @@ class Levels(Backbone):
                 f"encoder '{name}': this is no plain vision transformer; choose one, for example "
                 "vit_small_patch14_dinov2 or vit_tiny_patch16_224."
             )
-        self.levels = [round(depth * (LEVELS + 1 + i) / (2 * LEVELS)) - 1 for i in range(LEVELS)]
+        self.levels = [max(0, round(depth * part) - 1) for part in DEPTHS]
         self.channels *= LEVELS
         self.hold()
 

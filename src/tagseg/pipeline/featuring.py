@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tagseg.segmentation.encoder import Encoder, side_by_side
 
 
 def store_features(
-    encoder: Encoder,
+    encoder: Encoder[Any],
     samples: tuple[Sample, ...],
     folder: Path,
     name: str,
@@ -54,8 +54,3 @@ def store_features(
             advance(done, "")
         store.write(entries)
     return store
-
-
-def read_features(store: FeatureStore, encoder: Encoder, sample: Sample) -> np.ndarray:
-    """Returns the features of a photograph, stored ones where there are some. `(D, h, w)` float32."""
-    return store.read(sample.name) if sample.name in store else encoder(read_image(sample.image))

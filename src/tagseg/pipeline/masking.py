@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,12 @@ from tagseg.data.dataset import MaskFolder, Sample, read_saliency
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.map_store import MapStore
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
+from tagseg.masks.refinements import FeatureRefinement, NamedRefinement
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
-from tagseg.masks.refinements import FeatureRefinement
 from tagseg.networks.precision import default_device
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.settings import MaskSettings
 from tagseg.progress import Advance
-from tagseg.segmentation.encoder import deepest, load_encoder
 
 
 def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: MaskSettings) -> float:
@@ -34,7 +34,7 @@ def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: Ma
 
 
 def refine_scores(
-    photo: np.ndarray, scores: np.ndarray, settings: MaskSettings, encoder: EncoderSettings | None = None
+    photo: np.ndarray, scores: np.ndarray, settings: MaskSettings, name: str, encoder: EncoderSettings | None = None
 ) -> np.ndarray:
     """Returns the scores of a photograph after every refinement of `settings.steps`.
 
@@ -42,14 +42,17 @@ def refine_scores(
         photo: `(H, W, 3)` uint8.
         scores: `(K + 1, H, W)`, the background's first.
         settings: the chain and the settings of its refinements.
+        name: of the photograph.
         encoder: which frozen network gives features, where a refinement needs some.
 
     Returns:
         `(K + 1, H, W)`.
     """
     for step in settings.steps:
-        given = photo
+        given: Any = name if isinstance(step, NamedRefinement) else photo
         if isinstance(step, FeatureRefinement):
+            from tagseg.segmentation.encoder import deepest, load_encoder
+
             given = deepest(load_encoder(encoder or EncoderSettings())(photo))
         scores = step.refine(given, scores, settings.of(step.name))
     return scores
@@ -87,10 +90,12 @@ def make_masks(
         mask = np.zeros(photo.shape[:2], dtype=np.uint8)
         if maps.size and settings.saliency:
             saliency = read_saliency(sample, photo.shape[:2]).astype(np.float32) / 255
-            mask = label_mask(refine_scores(photo, oaa_scores(maps, saliency), settings), sample.tags)
+            mask = label_mask(refine_scores(photo, oaa_scores(maps, saliency), settings, sample.name), sample.tags)
             mask = ignore_conflicts(mask, maps, saliency)
         elif maps.size:
-            mask = label_mask(refine_scores(photo, with_background(maps, background), settings), sample.tags)
+            mask = label_mask(
+                refine_scores(photo, with_background(maps, background), settings, sample.name), sample.tags
+            )
         write_mask(place(sample), mask)
 
     for done, _ in enumerate(prefetch(work, missing, threads=refinement_threads()), len(samples) - len(missing) + 1):

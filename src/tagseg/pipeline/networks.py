@@ -29,9 +29,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
     s = settings
     method: Any = load_method(s.method)
     if s.train.frozen and not method.on_features:
-        raise BadInput(
-            f"train.frozen=true: '{s.method}' needs more than the features of a frozen backbone; set train.frozen=false."
-        )
+        raise BadInput(f"train.frozen=true: '{s.method}' learns from more than features; set train.frozen=false.")
     if needs_encoder(s):
         Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
     classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)

@@ -19,6 +19,7 @@ from tagseg.grid import PIXELS
 from tagseg.masks.background import label_mask
 from tagseg.methods.base import Method
 from tagseg.networks.backbone import Backbone
+from tagseg.networks.features import Levels
 from tagseg.networks.precision import default_device
 from tagseg.networks.settings import DecoderSettings
 from tagseg.pipeline.masking import refine_scores
@@ -46,11 +47,15 @@ def segmentation_backbone(settings: FitSettings) -> tuple[str, str]:
 
 def own_model(method: Method, classes: tuple[str, ...]) -> SegmentationModel:
     """Returns the network that a method which `segments` has trained beside its classifier, to take home."""
+    if isinstance(method.decoder, Decoder) and isinstance(method.backbone, Levels):
+        network = FrozenSegmenter(method.backbone, len(classes), method.decoder.width, method.decoder.layers)
+        network.head.load_state_dict(method.decoder.state_dict())
+        return SegmentationModel(network, classes, method.side)
     backbone = Backbone(method.backbone.name, "random", method.backbone.output_stride)
     backbone.load_state_dict(method.backbone.state_dict())
-    network = DeepLab(backbone, method.decoder_name, len(classes))
-    network.head.load_state_dict(method.decoder.state_dict())
-    return SegmentationModel(network, classes, round(method.side * PREDICTION_MARGIN))
+    deeplab = DeepLab(backbone, method.decoder_name, len(classes))
+    deeplab.head.load_state_dict(method.decoder.state_dict())
+    return SegmentationModel(deeplab, classes, round(method.side * PREDICTION_MARGIN))
 
 
 def teach(
@@ -89,7 +94,14 @@ def teach(
 
 
 def teach_decoder(
-    run: Run, masks: MaskFolder, settings: DecoderSettings, folder: Path, name: str, *, seed: int, keep: str | None = None
+    run: Run,
+    masks: MaskFolder,
+    settings: DecoderSettings,
+    folder: Path,
+    name: str,
+    *,
+    seed: int,
+    keep: str | None = None,
 ) -> tuple[Decoder, list[EpochRecord]]:
     """Trains a decoder on the stored features of the frozen encoder with the mask of every training photograph.
 
@@ -152,7 +164,7 @@ def label_again(run: Run, head: Decoder, settings: MaskSettings, folder: Path) -
             with torch.inference_mode():
                 scores = head(features)[0, present].float().softmax(dim=0).cpu().numpy()
             scores = PIXELS.resize(scores, photo.shape[:2])
-            mask = label_mask(refine_scores(photo, scores, settings), sample.tags)
+            mask = label_mask(refine_scores(photo, scores, settings, sample.name), sample.tags)
         write_mask(place(sample), mask)
 
     missing = [s for s in samples if not place(s).exists()]

@@ -13,11 +13,13 @@ from tagseg.errors import BadInput, nearest
 from tagseg.masks.refinements import (
     NONE,
     FeatureRefinement,
+    NamedRefinement,
     Refinement,
     TaughtRefinement,
     check_chain,
     learnt_names,
     refinements,
+    sharpening_names,
     steps_of,
 )
 from tagseg.methods.table import find_method, load_method, method_names, method_settings
@@ -78,10 +80,10 @@ class MaskChain(Settings):
         return next((n for n in steps_of(self.refine) if isinstance(refinements()[n], TaughtRefinement)), None)
 
     @property
-    def steps(self) -> tuple[Refinement | FeatureRefinement, ...]:
+    def steps(self) -> tuple[Refinement | FeatureRefinement | NamedRefinement, ...]:
         """Returns the refinements that work on a photograph and its scores, in order."""
         found = (refinements()[name] for name in steps_of(self.refine))
-        return tuple(r for r in found if isinstance(r, Refinement | FeatureRefinement))
+        return tuple(r for r in found if isinstance(r, Refinement | FeatureRefinement | NamedRefinement))
 
     def names(self, *, after: bool) -> tuple[str, ...]:
         """Returns the names of the steps before the refinement that is taught, or of those after it."""
@@ -91,7 +93,9 @@ class MaskChain(Settings):
 
     def part(self, *, after: bool) -> MaskChain:
         """Returns the settings with the steps on pixels before the refinement that is taught, or those after it."""
-        steps = (name for name in self.names(after=after) if isinstance(refinements()[name], Refinement))
+        steps = (
+            name for name in self.names(after=after) if isinstance(refinements()[name], Refinement | NamedRefinement)
+        )
         return self.model_copy(update={"refine": "+".join(steps) or NONE})
 
     def of(self, name: str) -> Any:
@@ -108,6 +112,25 @@ else:  # every refinement that has settings adds them under its name
         __doc__="Settings for making pseudo-masks of class maps.",
         **{n: (r.settings, r.default) for n, r in refinements().items() if r.settings is not None},
     )
+
+
+def sharpening(refine: str, crf: str) -> MaskSettings:
+    """Returns the settings of a chain of refinements that learn nothing, for scores of any origin.
+
+    Args:
+        refine: one refinement, or several with + between them.
+        crf: a name of `tagseg.masks.crf_parameters.CRFS`.
+
+    Raises:
+        BadInput: there is no such refinement or CRF, or one that learns.
+    """
+    settings: MaskSettings = parse(MaskSettings, {"refine": refine, "crf": crf}, "refine")
+    if settings.refine == NONE:
+        raise BadInput(f"refine '{refine}': name at least one refinement.")
+    learning = [n for n in steps_of(refine) if n not in sharpening_names()]
+    if learning:
+        raise BadInput(f"refine '{refine}': {learning[0]} learns from all photographs, in 'tagseg fit --refine'.")
+    return settings
 
 
 class FitSettings(Settings):

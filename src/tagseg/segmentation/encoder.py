@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from tagseg.networks.settings import EncoderSettings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Network = TypeVar("Network", bound=Backbone)
 
 
-class Encoder:
+class Encoder(Generic[Network]):
     """A frozen network that is shown whole photographs, each brought to the same long side.
 
     Args:
@@ -32,9 +33,10 @@ class Encoder:
         side: the long side of a photograph, pixels.
     """
 
-    def __init__(self, network: Backbone, side: int) -> None:
+    def __init__(self, network: Network, side: int) -> None:
         self.device = default_device()
-        self.network = network.eval().to(self.device, memory_format=torch.channels_last)
+        self.network = network
+        network.eval().to(self.device).to(memory_format=torch.channels_last)
         self.side = side
         self._lock = threading.Lock()
 
@@ -67,7 +69,7 @@ class Encoder:
 
 
 @lru_cache(maxsize=2)
-def load_encoder(settings: EncoderSettings) -> Encoder:
+def load_encoder(settings: EncoderSettings) -> Encoder[Levels]:
     """Returns the frozen transformer of these settings, which is made once.
 
     Its features are those of `tagseg.networks.features.Levels`.

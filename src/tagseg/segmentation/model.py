@@ -106,7 +106,6 @@ class SegmentationModel:
             },
         )
 
-
     def _architecture(self) -> dict[str, Any]:
         network, backbone = self.network, self.network.backbone
         described: dict[str, Any] = {"backbone": backbone.name, "output_stride": backbone.output_stride}

@@ -18,8 +18,8 @@ class SegmentSettings(Settings):
     # "masks": trained on the pseudo-masks; "method": the method's own, where it learns to segment while it learns from
     # tags (ToCo and its heirs), and what follows does not matter; "auto": the method's own if it has one
     source: Literal["auto", "masks", "method"] = "auto"
-    # "deeplab": a network that is trained as a whole; "decoder": a small one on the features of the frozen encoder, with
-    # settings of its own, and what follows them does not matter
+    # "deeplab": a network that is trained as a whole; "decoder": a small one on the features of the frozen encoder,
+    # with settings of its own, and what follows them does not matter
     network: Literal["deeplab", "decoder"] = "deeplab"
     decoder: DecoderSettings = DecoderSettings()
     backbone: str | None = None  # None: that of the classifier

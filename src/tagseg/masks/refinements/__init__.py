@@ -1,10 +1,11 @@
 """The table of refinements: what sharpens the scores of a photograph, one file each.
 
 A file of this folder declares `REFINEMENT`, whose type says what it needs: a `Refinement` is a function of a photograph
-and its scores, a `FeatureRefinement` of features of a frozen network too, a `LearntRefinement` a network that learns
-from class maps first, and a `TaughtRefinement` one that learns from the masks made so far. The chain `masks.refine`, its settings, the help of the
-command line, the list in README and the tests over all of them derive from this table. The files import nothing that
-computes until they are called, so that names, help and bad input are answered without torch.
+and its scores, a `FeatureRefinement` of features of a frozen network, a `NamedRefinement` of its name, a `LearntRefinement` a network that learns
+from class maps first, and a `TaughtRefinement` one that learns from the masks made so far. The chain `masks.refine`,
+its settings, the help of the command line, the list in README and the tests over all of them derive from this table.
+The files import nothing that computes until they are called, so that names, help and bad input are answered without
+torch.
 """
 
 from __future__ import annotations
@@ -70,6 +71,24 @@ class FeatureRefinement:
 
 
 @dataclass(frozen=True)
+class NamedRefinement:
+    """A refinement that knows something of single photographs, by their names.
+
+    name, about, source: as for `Refinement`.
+    refine: `(name of the photograph, scores (K + 1, H, W), settings) -> scores` of the same shape, not negative.
+    settings: the class of the setting `masks.NAME`.
+    default: the value of that setting.
+    """
+
+    name: str
+    about: str
+    source: str
+    refine: Callable[[str, np.ndarray, Any], np.ndarray]
+    settings: Any
+    default: Any
+
+
+@dataclass(frozen=True)
 class TaughtRefinement:
     """A refinement whose network learns from the masks that the steps before it make of all photographs.
 
@@ -87,8 +106,8 @@ class TaughtRefinement:
     default: Any
 
 
-AnyRefinement = Refinement | FeatureRefinement | LearntRefinement | TaughtRefinement
-_ORDER = (LearntRefinement, FeatureRefinement, TaughtRefinement, Refinement)
+AnyRefinement = Refinement | FeatureRefinement | NamedRefinement | LearntRefinement | TaughtRefinement
+_ORDER = (LearntRefinement, FeatureRefinement, TaughtRefinement, NamedRefinement, Refinement)
 
 
 @cache
@@ -106,7 +125,9 @@ def learnt_names() -> list[str]:
 
 def sharpening_names() -> list[str]:
     """Returns the names of the refinements that learn nothing, and so work on any scores of any photograph."""
-    return [n for n, found in refinements().items() if isinstance(found, Refinement | FeatureRefinement)]
+    return [
+        n for n, found in refinements().items() if isinstance(found, Refinement | FeatureRefinement | NamedRefinement)
+    ]
 
 
 def steps_of(chain: str) -> tuple[str, ...]:

@@ -6,14 +6,11 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from tagseg.settings import OutputStride, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
 
 
-class CAMSettings(TrainSettings):
-    """Settings of CAM for a few hundred to a few thousand photographs.
-
-    The paper fine-tunes an ImageNet classifier.
-    """
+class ClassifierSettings(TrainSettings):
+    """Settings that CAM and its heirs share, for a few hundred to a few thousand photographs."""
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 16
@@ -24,6 +21,12 @@ class CAMSettings(TrainSettings):
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01
+
+
+class CAMSettings(ClassifierSettings):
+    """Settings of CAM. The paper fine-tunes an ImageNet classifier, and pools by the mean."""
+
+    pooling: Pooling = "mean"  # of the maps to tag scores; "top": their strongest fifth, "lse": log-sum-exp
 
 
 METHODS = {"cam": CAMSettings}

@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import ClassifierSettings
 from tagseg.settings import ScaleRange, SidePixels
 
 
-class NetworkSettings(CAMSettings):
+class NetworkSettings(ClassifierSettings):
     """Settings of a network whose maps accumulate, or that learns cumulative maps, and of its training.
 
     `voc/oaa` holds the published ones: VGG-16, three convolutions, SGD by steps. Photographs are shown whole, as

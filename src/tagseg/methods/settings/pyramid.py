@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, PositiveInt
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import ClassifierSettings
 from tagseg.settings import Compat
 
 
-class PyramidSettings(CAMSettings):
+class PyramidSettings(ClassifierSettings):
     """Settings of a classifier with gated pyramid pooling that learns more after a warm-up.
 
     Thresholds are as published; the schedule is for a few hundred to a few thousand photographs, with a longer warm-up,

@@ -1,6 +1,5 @@
-"""Affinity: where the refinement begins with one that works on class maps, maps that have been spread along the features
-of the frozen encoder; or confident labels, a network that learns from them, and maps that have walked along what it
-learnt."""
+"""Affinity: where the refinement begins with one that works on class maps, these are spread along the features of the
+frozen encoder; or confident labels are made, a network learns from them, and maps walk along what it learnt."""
 
 from __future__ import annotations
 

@@ -29,6 +29,4 @@ def _work(run: Run, folder: Path) -> FeaturesRecord:
     return FeaturesRecord(entries=len(store), bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")))
 
 
-STAGE = Stage(
-    name="features", record=FeaturesRecord, inputs=_inputs, work=_work, wanted=lambda run: run.uses_encoder
-)
+STAGE = Stage(name="features", record=FeaturesRecord, inputs=_inputs, work=_work, wanted=lambda run: run.uses_encoder)

@@ -16,6 +16,8 @@ from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import ACCUMULATED, Run, Stage
 from tagseg.pipeline.training import Schedule, train
 
+PIXELS_A_CELL = 4  # of the photographs that come beside features, along a side
+
 
 def _inputs(run: Run) -> dict[str, Any]:
     s = run.settings
@@ -49,8 +51,10 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         network.accumulated = network.accumulator(folder / ACCUMULATED, samples, sizes)
     views = network.training_views(samples, s.seed)
     if s.train.frozen:
-        side = max(network.backbone.grid.cells(*network.backbone.grid.fit(s.train.side, s.train.side)))
-        views = FeatureViews(samples, len(run.data.classes), FeatureStore(run.path / "frozen"), side, s.seed)
+        grid, store = network.backbone.grid, FeatureStore(run.path / "frozen")
+        cells = max(grid.cells(*grid.fit(s.train.side, s.train.side)))
+        classes, pixels = len(run.data.classes), network.on_pixels
+        views = FeatureViews(samples, classes, store, cells, s.seed, fine=PIXELS_A_CELL, pixels=pixels)
     epochs = train(network, views, schedule, folder, "train", run.reporter, s.processes, rests=network.rests)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:

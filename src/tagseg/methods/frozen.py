@@ -1,0 +1,175 @@
+"""Frozen: one stage on a frozen vision transformer, after WeCLIP (Zhang et al., CVPR 2024) and WeCLIP+ (2024).
+
+The transformer learns nothing, so that it is asked once per photograph; all that is learnt are a 1x1 class convolution
+on its last patches and a light decoder on the patches of several blocks. Class maps are spread along the proxy affinity
+of the last patches (`tagseg.masks.proxy`) and become, between two background scores and refined by PAR, the labels that
+teach the decoder; cells of the same label are to look alike to it. Later a moving average of the decoder is the teacher
+where it is sure.
+
+WeCLIP has its maps from CLIP's texts; here a class convolution learns them from the tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.masks.proxy import spread
+from tagseg.masks.rescaling import over_maximum
+from tagseg.masks.two_thresholds import refined_labels
+from tagseg.methods.afa import affinity_loss, near_pairs
+from tagseg.methods.base import Method
+from tagseg.methods.settings.frozen import FrozenSettings
+from tagseg.methods.single_stage import balanced_cross_entropy
+from tagseg.methods.toco import box_masks
+from tagseg.networks.features import LEVELS, Levels
+from tagseg.networks.optimisers import poly_optimiser
+from tagseg.networks.pooling import pooled
+from tagseg.segmentation.decoder import WARMUP, Decoder
+
+
+class Frozen(Method):
+    """A frozen transformer, a classifier of its patches, and a decoder.
+
+    Args:
+        backbone, weights: see `tagseg.networks.features.Levels`.
+        classes: the C class names.
+        settings: see `FrozenSettings`.
+        steps: how many optimiser steps the whole training takes.
+
+    Raises:
+        BadInput: the backbone is no plain transformer.
+    """
+
+    Settings = FrozenSettings
+    backbone: Levels
+    decoder: Decoder
+    segments = True
+    on_features = True
+    on_pixels = True
+    rests = True  # at first the decoder learns nothing
+
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(classes, settings, steps)
+        self.backbone = Levels(backbone, weights)
+        self.side, _ = self.backbone.grid.fit(settings.side, settings.side)
+        depth = self.backbone.channels // LEVELS
+        self.norm = nn.LayerNorm(depth)
+        self.classifier = nn.Conv2d(depth, self.num_classes, kernel_size=1, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        self.decoder = Decoder(self.backbone.channels, self.num_classes + 1, settings.width, settings.layers)
+        self.teacher = deepcopy(self.decoder).requires_grad_(False)
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the class maps. `(B, 3, H, W)` or features `(B, L D, h, w) -> (B, C, h, w)`, signed."""
+        last = self.backbone(images).chunk(LEVELS, dim=1)[-1]
+        return self.classifier(self.norm(last.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+        """Returns class scores by the pooling of the settings. `(B, C, h, w) -> (B, C)`."""
+        return pooled(class_maps, self.settings.pooling)
+
+    def segment(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the decoder's logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
+        return self.decoder(self.backbone(images))
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns L_cls, and later L_seg and L_aff."""
+        s, features, tags, boxes = self.settings, batch["image"], batch["tags"], batch["box"]
+        maps = self.class_maps(features).float()
+        fine = batch["pixels"].shape[-1] // features.shape[-1]  # pixels to a cell
+        cells = (boxes // fine).tolist()
+        inside = [self.tag_logits(m[None, :, y0:y1, x0:x1]) for m, (y0, y1, x0, x1) in zip(maps, cells, strict=True)]
+        loss = F.multilabel_soft_margin_loss(torch.cat(inside), tags)
+        share = self.global_step / max(1, self.steps)
+        if share >= s.classes_first:
+            inner = self.decoder.inner(features)
+            logits = self.decoder.exit(inner).float()
+            labels = self.labels(features, batch["pixels"], maps, tags, boxes)
+            if share >= s.teacher_from:
+                labels = self.taught(features, tags, labels, boxes)
+            size = (labels.shape[-2], labels.shape[-1])
+            scores = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            loss = loss + balanced_cross_entropy(scores, labels)
+            pairs = near_pairs(labels, (inner.shape[-2], inner.shape[-1]), s.radius)
+            loss = loss + s.affinity_weight * affinity_loss(alikeness(inner), pairs)
+        self.log("loss", loss)
+        return loss
+
+    @torch.no_grad()
+    def labels(
+        self,
+        features: torch.Tensor,
+        pixels: torch.Tensor,
+        maps: torch.Tensor,
+        tags: torch.Tensor,
+        boxes: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns the labels that teach the decoder: `(B, H, W)`, 0 background, class c at c + 1, 255 not sure.
+
+        Args:
+            features: `(B, L D, h, w)`.
+            pixels: the photographs, `(B, 3, H, W)`, a few pixels to a cell.
+            maps: `(B, C, h, w)`, signed.
+            tags: `(B, C)` multi-hot.
+            boxes: `(B, 4)`, what of the pixels is photograph: y0, y1, x0, x1.
+        """
+        s, size = self.settings, pixels.shape[-2:]
+        last = features.chunk(LEVELS, dim=1)[-1]
+        maps = maps.relu() * tags[:, :, None, None]
+        fine = pixels.shape[-1] // features.shape[-1]  # pixels to a cell
+        found = torch.zeros_like(maps)
+        for index, (y0, y1, x0, x1) in enumerate((boxes // fine).tolist()):
+            present = tags[index].nonzero()[:, 0]
+            if len(present):
+                inside = maps[index, present, y0:y1, x0:x1]
+                found[index, present, y0:y1, x0:x1] = over_maximum(spread(last[index, :, y0:y1, x0:x1], inside))
+        large = F.interpolate(found, size=size, mode="bilinear", align_corners=False)
+        return refined_labels(pixels, large, tags, high=s.high, low=s.low, boxes=boxes)
+
+    @torch.no_grad()
+    def taught(
+        self, features: torch.Tensor, tags: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns labels in which the teacher's own stand wherever it is sure of one of the tags; see `labels`."""
+        present = F.pad(tags.bool(), (1, 0), value=True)[:, :, None, None]
+        scores = self.teacher.eval()(features).float().masked_fill(~present, -torch.inf).softmax(dim=1)
+        size = (labels.shape[-2], labels.shape[-1])
+        sure, own = F.interpolate(scores, size=size, mode="bilinear", align_corners=False).max(dim=1)
+        return torch.where((sure > self.settings.confidence) & box_masks(boxes, size), own, labels)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Moves the teacher a little towards the decoder."""
+        decay = min(self.settings.teacher_decay, (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            for average, now in zip(self.teacher.parameters(), self.decoder.parameters(), strict=True):
+                average.lerp_(now, 1 - decay)
+
+    def heads(self) -> list[nn.Module]:
+        """Returns all that learns."""
+        return [self.norm, self.classifier, self.decoder]
+
+    def configure_optimizers(self) -> Any:
+        """Returns AdamW with poly decay."""
+        s = self.settings
+        return poly_optimiser(
+            self.backbone,
+            nn.ModuleList(self.heads()),
+            kind="adamw",
+            learning_rate=s.learning_rate,
+            head_factor=1.0,
+            weight_decay=s.weight_decay,
+            steps=self.steps,
+            warmup=WARMUP,
+        )
+
+
+def alikeness(features: torch.Tensor) -> torch.Tensor:
+    """Returns how alike cells are: sigmoid(F F^T) of unit vectors, scaled. `(B, D, h, w) -> (B, n, n)` in (0, 1)."""
+    unit = F.normalize(features.float().flatten(2), dim=1)
+    return (5 * (unit.transpose(1, 2) @ unit)).sigmoid()
