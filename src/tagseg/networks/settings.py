@@ -29,7 +29,7 @@ class DecoderSettings(Settings):
 
     width: PositiveInt = 256  # channels
     layers: NonNegativeInt = 0  # of a transformer over all cells, as in WeCLIP; 0: one 3x3 convolution
-    epochs: PositiveInt = 10
+    epochs: PositiveInt = 20
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 0.01

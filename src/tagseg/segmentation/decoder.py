@@ -21,6 +21,7 @@ from tagseg.networks.settings import DecoderSettings
 from tagseg.segmentation.losses import segmentation_loss
 
 WARMUP = 20  # first steps, in which the rate rises
+DROPPED = 0.3  # share of the channels that are left out while it learns
 
 
 class Decoder(nn.Module):
@@ -38,7 +39,7 @@ class Decoder(nn.Module):
         self.width, self.layers = width, layers
         self.norms = nn.ModuleList([nn.LayerNorm(channels // LEVELS) for _ in range(LEVELS)])
         self.entry = nn.Conv2d(channels, width, kernel_size=1)
-        self.drop = nn.Dropout2d(0.1)
+        self.drop = nn.Dropout2d(DROPPED)
         self.middle: nn.Module = (
             nn.ModuleList([_layer(width) for _ in range(layers)])
             if layers

@@ -1,11 +1,11 @@
 """The table of refinements: what sharpens the scores of a photograph, one file each.
 
 A file of this folder declares `REFINEMENT`, whose type says what it needs: a `Refinement` is a function of a photograph
-and its scores, a `FeatureRefinement` of features of a frozen network, a `NamedRefinement` of its name, a `LearntRefinement` a network that learns
-from class maps first, and a `TaughtRefinement` one that learns from the masks made so far. The chain `masks.refine`,
-its settings, the help of the command line, the list in README and the tests over all of them derive from this table.
-The files import nothing that computes until they are called, so that names, help and bad input are answered without
-torch.
+and its scores, a `FeatureRefinement` of features of a frozen network, a `NamedRefinement` of the photograph's name, a
+`LearntRefinement` is a network that learns from class maps first, and a `TaughtRefinement` one that learns from the
+masks made so far. The chain `masks.refine`, its settings, the help of the command line, the list in README and the
+tests over all of them derive from this table. The files import nothing that computes until they are called, so that
+names, help and bad input are answered without torch.
 """
 
 from __future__ import annotations
