@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from tagseg.errors import BadInput
-from tagseg.masks.refinements import LearntRefinement, Refinement, check_chain, learnt_names, refinements
+from tagseg.masks.refinements import (
+    FeatureRefinement,
+    LearntRefinement,
+    Refinement,
+    TaughtRefinement,
+    check_chain,
+    learnt_names,
+    refinements,
+    sharpening_names,
+)
 from tagseg.masks.refinements.learnt import LearntSettings
 from tagseg.masks.refinements.superpixels import SuperpixelSettings
 from tagseg.methods.refinements import load_network
@@ -100,11 +109,24 @@ def test_what_the_table_says_of_it_is_whole(name: str):
 
 @pytest.mark.parametrize("name", refinements())
 def test_a_chain_may_begin_with_it_and_be_set(name: str):
-    chain = f"{name}+superpixels"
+    chain, found = f"{name}+superpixels", refinements()[name]
     settings = resolve("cam", {"masks.refine": chain, "masks.superpixels": {"count": 50}}).masks
     assert settings.of("superpixels").count == 50
-    assert [step.name for step in settings.steps] == [n for n in chain.split("+") if n not in learnt_names()]
+    assert [step.name for step in settings.steps] == [n for n in chain.split("+") if n in sharpening_names()]
     assert settings.learnt == (name if name in learnt_names() else None)
-    if name in learnt_names():
+    assert settings.spreads == isinstance(found, FeatureRefinement)
+    assert settings.taught == (name if isinstance(found, TaughtRefinement) else None)
+    if isinstance(found, LearntRefinement | FeatureRefinement):
         with pytest.raises(ValueError, match="must come first"):
             check_chain(f"par+{name}")
+    if isinstance(found, TaughtRefinement):
+        with pytest.raises(ValueError, match="once"):
+            check_chain(f"{name}+par+{name}")
+
+
+def test_a_chain_is_cut_where_a_network_is_taught():
+    masks = resolve("cam", {"masks.refine": "proxy+par+decoder+crf"}).masks
+    assert masks.part(after=False).refine == "par"
+    assert masks.part(after=True).refine == "crf"
+    assert resolve("cam", {"masks.refine": "irn+crf"}).masks.part(after=False).refine == "crf"
+    assert resolve("cam", {"masks.refine": "proxy"}).masks.part(after=False).refine == "none"

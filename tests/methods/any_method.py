@@ -9,6 +9,7 @@ import torch
 from tagseg.data.dataset import Sample
 from tagseg.data.reading import read_dataset
 from tagseg.methods.base import Method
+from tagseg.methods.frozen import Frozen
 from tagseg.methods.single_stage import SingleStage
 from tagseg.methods.table import load_method
 from tagseg.pipeline.training import Schedule, train
@@ -38,7 +39,7 @@ def some(data: Path, count: int = 4) -> tuple[tuple[Sample, ...], tuple[str, ...
 def built(name: str, classes: tuple[str, ...], steps: int = 4, **changes: Any) -> Method:
     """The method, with a network of half a million weights."""
     kind: Any = load_method(name)
-    transformer = issubclass(kind, SingleStage)
+    transformer = issubclass(kind, SingleStage | Frozen)
     small = {**SMALL, **({"side": 64} if transformer else {}), **changes}
     settings = kind.Settings(**{k: v for k, v in small.items() if k in kind.Settings.model_fields})
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -12,11 +12,20 @@ import torch
 from torch.utils.data import Dataset
 
 from tagseg.data.dataset import Sample, multi_hot
-from tagseg.data.feature_store import FeatureStore
 from tagseg.data.images import read_image, read_index_png
 from tagseg.labels import IGNORE
 
 MIRRORED = "|mirrored"  # ends the name under which a photograph's mirror image is stored
+
+
+class Features(Protocol):
+    """What gives the features of photographs by name, `(D, h, w)` float32 each."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns the features of one photograph."""
+        ...
 
 
 class FeatureViews(Dataset[dict[str, Any]]):
@@ -42,7 +51,7 @@ class FeatureViews(Dataset[dict[str, Any]]):
         self,
         samples: tuple[Sample, ...],
         num_classes: int,
-        store: FeatureStore,
+        store: Features,
         cells: int,
         seed: int,
         masks: Callable[[Sample], Path] | None = None,

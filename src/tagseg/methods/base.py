@@ -17,12 +17,16 @@ from torch.utils.data import Dataset as TorchDataset
 
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Sample
+from tagseg.data.feature_views import Features, FeatureViews
 from tagseg.data.loading import TrainingViews
 from tagseg.data.views import ViewSpec
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser
+from tagseg.segmentation.encoder import Encoder, LiveFeatures
 from tagseg.segmentation.settings import HeadName
 from tagseg.settings import TrainSettings
+
+PIXELS_A_CELL = 4  # of the photographs that come beside features, along a side
 
 
 class Method(lightning.LightningModule):
@@ -105,8 +109,22 @@ class Method(lightning.LightningModule):
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> TorchDataset[Any]:
         """Returns the items that `training_step` gets in batches: by default `image`, `tags`, and `saliency` if the
         settings learn it."""
+        if self.settings.frozen:
+            return self.feature_views(samples, seed, LiveFeatures(Encoder(self.backbone, self.settings.side), samples))
         spec = self.view_spec(seed, saliency=self.settings.learns_saliency)
         return TrainingViews(samples, self.num_classes, self.backbone, spec)
+
+    def feature_views(self, samples: tuple[Sample, ...], seed: int, store: Features) -> FeatureViews:
+        """Returns what `training_step` gets in batches where the backbone is frozen: features in the place of images.
+
+        Args:
+            samples: the photographs.
+            seed: of what is random.
+            store: gives their features.
+        """
+        grid, side = self.backbone.grid, self.settings.side
+        cells = max(grid.cells(*grid.fit(side, side)))
+        return FeatureViews(samples, self.num_classes, store, cells, seed, fine=PIXELS_A_CELL, pixels=self.on_pixels)
 
     def heads(self) -> list[nn.Module]:
         """Returns the networks that learn `head_factor` times faster than the backbone: by default all others."""

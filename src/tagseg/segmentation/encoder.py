@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
 from tagseg.cores import cpu_count, prefetch
+from tagseg.data.dataset import Sample
+from tagseg.data.feature_store import packed, unpacked
+from tagseg.data.images import read_image
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
 from tagseg.grid import Grid
@@ -68,6 +71,26 @@ class Encoder(Generic[Network]):
             return self.network(pixels.contiguous(memory_format=torch.channels_last))[0].float().cpu().numpy()
 
 
+class LiveFeatures:
+    """The features of photographs as a store of 8 bits would give them, computed whenever they are asked for.
+
+    Args:
+        encoder: computes them.
+        samples: the photographs.
+    """
+
+    def __init__(self, encoder: Encoder[Any], samples: Sequence[Sample]) -> None:
+        self.encoder = encoder
+        self.photographs = {sample.name: sample.image for sample in samples}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.photographs
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns the features of one photograph, `(D, h, w)` float32."""
+        return unpacked(packed(self.encoder(read_image(self.photographs[name])), bits=8))
+
+
 @lru_cache(maxsize=2)
 def load_encoder(settings: EncoderSettings) -> Encoder[Levels]:
     """Returns the frozen transformer of these settings, which is made once.
@@ -77,7 +100,9 @@ def load_encoder(settings: EncoderSettings) -> Encoder[Levels]:
     Raises:
         BadInput: as `Levels`.
     """
-    return Encoder(Levels(settings.name, settings.weights), settings.side)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # weights that are random are the same every time, as those of a file
+        return Encoder(Levels(settings.name, settings.weights), settings.side)
 
 
 def deepest(features: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from tagseg.settings import Pooling, SidePixels, TrainSettings
@@ -16,7 +18,7 @@ class FrozenSettings(TrainSettings):
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 16
     side: SidePixels = 448  # long side of a photograph, pixels
-    frozen: bool = True
+    frozen: Literal[True] = True
     pooling: Pooling = "top"
     width: PositiveInt = 256  # channels of the decoder
     layers: PositiveInt = 3  # of its transformer

@@ -8,15 +8,12 @@ from typing import Any
 import torch
 
 from tagseg.data.feature_store import FeatureStore
-from tagseg.data.feature_views import FeatureViews
 from tagseg.methods.saved import save_classifier
 from tagseg.methods.table import method_digest
 from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import ACCUMULATED, Run, Stage
 from tagseg.pipeline.training import Schedule, train
-
-PIXELS_A_CELL = 4  # of the photographs that come beside features, along a side
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -49,12 +46,10 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     if network.accumulates:
         sizes = [run.facts[sample.name].size for sample in samples]
         network.accumulated = network.accumulator(folder / ACCUMULATED, samples, sizes)
-    views = network.training_views(samples, s.seed)
     if s.train.frozen:
-        grid, store = network.backbone.grid, FeatureStore(run.path / "frozen")
-        cells = max(grid.cells(*grid.fit(s.train.side, s.train.side)))
-        classes, pixels = len(run.data.classes), network.on_pixels
-        views = FeatureViews(samples, classes, store, cells, s.seed, fine=PIXELS_A_CELL, pixels=pixels)
+        views = network.feature_views(samples, s.seed, FeatureStore(run.path / "frozen"))
+    else:
+        views = network.training_views(samples, s.seed)
     epochs = train(network, views, schedule, folder, "train", run.reporter, s.processes, rests=network.rests)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
