@@ -62,4 +62,4 @@ def tiny_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The result of a fit on `tiny_set`; tests must not write into it."""
     import tagseg
 
-    return tagseg.fit(tiny_set, tmp_path_factory.mktemp("run") / "run", settings=TINY, quiet=True)
+    return tagseg.fit(tiny_set, tmp_path_factory.mktemp("run") / "run", recipe="cam", settings=TINY, quiet=True)

@@ -19,7 +19,7 @@ def tagseg(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_fit_predict_evaluate(tiny_set: Path, tiny_run: Any, tmp_path: Path):
     sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    fitted = tagseg("fit", tiny_set, "--out", tmp_path / "run", *sets)
+    fitted = tagseg("fit", tiny_set, "--out", tmp_path / "run", "--method", "cam", *sets)
     assert fitted.returncode == 0, fitted.stderr
     assert "segmentation, evaluation" in fitted.stdout
     assert str(tmp_path / "run" / "report.html") in fitted.stdout

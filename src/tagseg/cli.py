@@ -113,7 +113,7 @@ def fit(
             "--method",
             help="METHOD, DATASET/METHOD (see 'tagseg recipes'), a YAML file, or the Python file of a method.",
         ),
-    ] = "cam",
+    ] = "photos/cam",
     assignments: Annotated[
         Optional[list[str]],  # noqa: UP045, typer reads annotations on Python 3.10
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=4. Repeatable."),

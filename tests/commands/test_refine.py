@@ -24,13 +24,13 @@ LEARNT = {
 @pytest.mark.parametrize("refine", ["none", "pamr", "crf", "superpixels+crf", "irn+crf", "psa"])
 def test_fit_refines(refine: str, tiny_set: Path, tiny_run: Any, tmp_path: Path):
     settings = {**TINY, **LEARNT, "masks.refine": refine}
-    result = tagseg.fit(tiny_set, tmp_path / "run", settings=settings, until="masks", quiet=True)
+    result = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, until="masks", quiet=True)
     masks = sorted((result.folder / "masks").rglob("*.png"))
     assert len(masks) == 10
     assert (result.folder / "affinity").exists() == (refine.split("+")[0] in ("irn", "psa"))
     if (result.folder / "affinity").exists():
         assert len(MapStore(result.folder / "affinity" / "maps")) == 10
-        again = tagseg.fit(tiny_set, tmp_path / "run", settings=settings, until="masks", quiet=True)
+        again = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, until="masks", quiet=True)
         assert [m.read_bytes() for m in masks] == [
             m.read_bytes() for m in sorted((again.folder / "masks").rglob("*.png"))
         ]
@@ -39,7 +39,7 @@ def test_fit_refines(refine: str, tiny_set: Path, tiny_run: Any, tmp_path: Path)
 def test_another_refinement_keeps_the_classifier(tiny_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for refine in ("par", "crf"):
         settings = {**TINY, "masks.refine": refine}
-        tagseg.fit(tiny_set, tmp_path / "run", settings=settings, until="masks")
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, until="masks")
     said = capsys.readouterr().out
     assert "mine: already done" in said
     assert "masks: done again, because settings.refine was 'par' and is now 'crf'" in said
@@ -49,7 +49,7 @@ def test_a_walk_that_was_interrupted_goes_on(tiny_set: Path, tmp_path: Path, mon
     from tagseg.methods.refinements.irn import IRN
 
     settings = {**TINY, **LEARNT, "masks.refine": "irn"}
-    whole = tagseg.fit(tiny_set, tmp_path / "whole", settings=settings, until="masks", quiet=True)
+    whole = tagseg.fit(tiny_set, tmp_path / "whole", recipe="cam", settings=settings, until="masks", quiet=True)
     walk, calls = IRN.walk, []
 
     def break_off(self: IRN, *arguments: Any) -> np.ndarray:
@@ -60,9 +60,9 @@ def test_a_walk_that_was_interrupted_goes_on(tiny_set: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(IRN, "walk", break_off)
     with pytest.raises(KeyboardInterrupt):
-        tagseg.fit(tiny_set, tmp_path / "broken", settings=settings, until="masks", quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "broken", recipe="cam", settings=settings, until="masks", quiet=True)
     monkeypatch.setattr(IRN, "walk", walk)
-    broken = tagseg.fit(tiny_set, tmp_path / "broken", settings=settings, until="masks", quiet=True)
+    broken = tagseg.fit(tiny_set, tmp_path / "broken", recipe="cam", settings=settings, until="masks", quiet=True)
     for mask in (whole.folder / "masks").rglob("*.png"):
         other = broken.folder / "masks" / mask.relative_to(whole.folder / "masks")
         np.testing.assert_array_equal(read_index_png(mask), read_index_png(other))
@@ -70,12 +70,16 @@ def test_a_walk_that_was_interrupted_goes_on(tiny_set: Path, tmp_path: Path, mon
 
 def test_saliency_scores_the_background(tiny_set: Path, tmp_path: Path):
     settings = {**TINY, "masks.refine": "none", "masks.saliency": True}
-    result = tagseg.fit(tiny_set, tmp_path / "run", settings=settings, until="masks", quiet=True)
+    result = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, until="masks", quiet=True)
     assert len(list((result.folder / "saliency").rglob("*.png"))) == 10
     with pytest.raises(BadInput, match=r"no saliency map of it \(9 more are missing\)"):
-        tagseg.fit(tiny_set, tmp_path / "other", settings={**settings, "data.saliency": "folder"}, quiet=True)
+        tagseg.fit(
+            tiny_set, tmp_path / "other", recipe="cam", settings={**settings, "data.saliency": "folder"}, quiet=True
+        )
     with pytest.raises(BadInput, match="is no file, no folder and no word; did you mean 'built-in'"):
-        tagseg.fit(tiny_set, tmp_path / "third", settings={**settings, "data.saliency": "buildin"}, quiet=True)
+        tagseg.fit(
+            tiny_set, tmp_path / "third", recipe="cam", settings={**settings, "data.saliency": "buildin"}, quiet=True
+        )
 
 
 def test_saliency_from_another_folder(tiny_set: Path, tmp_path: Path):
@@ -87,7 +91,19 @@ def test_saliency_from_another_folder(tiny_set: Path, tmp_path: Path):
         size = Image.open(tiny_set / "images" / f"{name}.png").size
         Image.fromarray(np.full(size[::-1], 255, dtype=np.uint8)).save(maps / f"{name}.png")
     sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    command = ["fit", str(tiny_set), "--out", str(tmp_path / "run"), "--saliency", str(maps), "--until", "masks", *sets]
+    command = [
+        "fit",
+        str(tiny_set),
+        "--out",
+        str(tmp_path / "run"),
+        "--method",
+        "cam",
+        "--saliency",
+        str(maps),
+        "--until",
+        "masks",
+        *sets,
+    ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert not list((tmp_path / "run" / "saliency").glob("*.png"))  # all came from there
@@ -96,6 +112,7 @@ def test_saliency_from_another_folder(tiny_set: Path, tmp_path: Path):
         tagseg.fit(
             tiny_set,
             tmp_path / "other",
+            recipe="cam",
             settings={**TINY, "masks.saliency": True, "data.saliency": str(maps)},
             quiet=True,
         )
@@ -119,7 +136,9 @@ def test_eps_learns_from_saliency(tiny_set: Path, tmp_path: Path):
 )
 def test_wrong_settings_are_told(key: str, value: object, message: str, tiny_set: Path, tmp_path: Path):
     with pytest.raises(BadInput, match=message):
-        tagseg.fit(tiny_set, tmp_path / "run", settings={**TINY, "masks.refine": "irn", key: value}, quiet=True)
+        tagseg.fit(
+            tiny_set, tmp_path / "run", recipe="cam", settings={**TINY, "masks.refine": "irn", key: value}, quiet=True
+        )
     assert not (tmp_path / "run").exists()
 
 

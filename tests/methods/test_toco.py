@@ -357,7 +357,7 @@ def test_one_plain_transformer_is_needed(tiny_set: Path, tmp_path: Path):
     with pytest.raises(BadInput, match="'test_resnet' is no plain vision transformer"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="toco", settings=TINY, quiet=True)
     with pytest.raises(BadInput, match="'cam' does not segment"):
-        tagseg.fit(tiny_set, tmp_path / "run", settings={**TINY, "segment.source": "method"}, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings={**TINY, "segment.source": "method"}, quiet=True)
 
 
 # runs

@@ -57,7 +57,7 @@ def test_what_is_damaged_is_made_again_and_nothing_else(
     for name in ONE_OF_EVERY_KIND:
         damage(own_run / name)
     left = {p: p.stat().st_mtime_ns for p in (own_run / "masks").glob("*.png")}
-    tagseg.fit(tiny_set, own_run, settings=TINY)
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY)
     said = capsys.readouterr().out
     for name in ONE_OF_EVERY_KIND:
         if not name.startswith("report/") and name != "metrics.json":  # of a stage the first one is named
@@ -70,7 +70,7 @@ def test_what_is_damaged_is_made_again_and_nothing_else(
     assert all(path.stat().st_mtime_ns == when for path, when in left.items())
     kept = list(own_run.rglob("*.damaged"))
     assert len(kept) == (0 if damage is remove else len(ONE_OF_EVERY_KIND))  # nothing that lay there is lost
-    tagseg.fit(tiny_set, own_run, settings=TINY)
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY)
     assert "made again" not in capsys.readouterr().out
 
 
@@ -79,7 +79,7 @@ def test_a_damaged_record_is_a_stage_that_was_not_done(
     text: str, tiny_set: Path, tiny_run: Any, own_run: Path, capsys: pytest.CaptureFixture[str]
 ):
     (own_run / "masks" / "stage.json").write_text(text)
-    tagseg.fit(tiny_set, own_run, settings=TINY)
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY)
     assert "masks: done again, because its record masks/stage.json is damaged" in capsys.readouterr().out
     as_before(own_run, tiny_run.folder)
 
@@ -87,7 +87,7 @@ def test_a_damaged_record_is_a_stage_that_was_not_done(
 @pytest.mark.parametrize("name", ["run.json", "files.json"])
 def test_what_a_run_only_remembers_is_written_again(name: str, tiny_set: Path, tiny_run: Any, own_run: Path):
     (own_run / name).write_bytes(b"\x00{")
-    tagseg.fit(tiny_set, own_run, settings=TINY, quiet=True)
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY, quiet=True)
     assert json.loads((own_run / name).read_text())
     as_before(own_run, tiny_run.folder)
 
@@ -98,7 +98,7 @@ def test_a_record_that_points_elsewhere_touches_nothing_there(tiny_set: Path, ow
     record = json.loads((own_run / "masks" / "stage.json").read_text())
     record["files"]["../precious.txt"] = "0"
     (own_run / "masks" / "stage.json").write_text(json.dumps(record))
-    tagseg.fit(tiny_set, own_run, settings=TINY, quiet=True)
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY, quiet=True)
     assert outside.read_text() == "mine"
 
 
@@ -111,7 +111,7 @@ def test_a_run_of_an_older_version_must_be_trained_again_but_still_predicts(
     (own_run / "train" / "classifier.json").unlink()
     before = {p: p.stat().st_mtime_ns for p in own_run.rglob("*.*")}
     with pytest.raises(tagseg.BadInput, match="made by an older version of tagseg, and must be trained again"):
-        tagseg.fit(tiny_set, own_run, settings=TINY, quiet=True)
+        tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY, quiet=True)
     photos = tiny_set / "images"
     with pytest.raises(
         tagseg.BadInput, match="made by an older version of tagseg; its classifier must be trained again"
@@ -141,8 +141,8 @@ def test_a_damaged_checkpoint_is_begun_anew(
     tiny_set: Path, tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with interrupted_in(CAM, epoch=1):
-        tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY, quiet=True)
     flip(tmp_path / "run" / "train" / "last.ckpt")
-    tagseg.fit(tiny_set, tmp_path / "run", settings=TINY)
+    tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY)
     assert "train: begins anew, because its checkpoint last.ckpt is damaged" in capsys.readouterr().out
     as_before(tmp_path / "run", tiny_run.folder)

@@ -71,7 +71,7 @@ def own_run(tiny_run: Any, tmp_path: Path) -> Path:
 
 def test_the_same_again_changes_nothing(tiny_set: Path, own_run: Path, capsys: pytest.CaptureFixture[str]):
     before = {p: p.stat().st_mtime_ns for p in own_run.rglob("*.png")}
-    tagseg.fit(tiny_set, own_run, settings=TINY)
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY)
     said = capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in own_run.rglob("*.png")}
     for stage in ("train", "mine", "masks", "segment", "report"):
@@ -79,7 +79,7 @@ def test_the_same_again_changes_nothing(tiny_set: Path, own_run: Path, capsys: p
 
 
 def test_a_changed_setting_redoes_what_depends_on_it(tiny_set: Path, own_run: Path, capsys: pytest.CaptureFixture[str]):
-    tagseg.fit(tiny_set, own_run, settings={**TINY, "masks.background": 0.9})
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings={**TINY, "masks.background": 0.9})
     said = capsys.readouterr().out
     assert "mine: already done, kept" in said
     assert "masks: done again, because settings.background was 'auto' and is now 0.9" in said
@@ -98,7 +98,7 @@ def test_a_changed_setting_redoes_what_depends_on_it(tiny_set: Path, own_run: Pa
 def test_a_slip_in_the_settings_costs_nothing(tiny_set: Path, own_run: Path, settings: dict[str, Any], words: str):
     before = {p: p.stat().st_mtime_ns for p in own_run.rglob("*.*")}
     with pytest.raises(tagseg.BadInput, match=words):
-        tagseg.fit(tiny_set, own_run, settings={**TINY, **settings}, quiet=True)
+        tagseg.fit(tiny_set, own_run, recipe="cam", settings={**TINY, **settings}, quiet=True)
     assert before == {p: p.stat().st_mtime_ns for p in own_run.rglob("*.*")}
 
 
@@ -106,9 +106,9 @@ def test_bad_photographs_stop_it_or_are_skipped_and_listed(tmp_path: Path):
     root = folder(tmp_path / "data", "a,cat\nb,dog\nc,\nd,cat\n", ("a.jpg", "b.jpg", "c.jpg", "d.jpg"))
     (root / "images/d.jpg").write_bytes(b"no photograph")
     with pytest.raises(tagseg.BadInput, match=r"d\.jpg: this is not an image"):
-        tagseg.fit(root, tmp_path / "run", settings=TINY, quiet=True)
+        tagseg.fit(root, tmp_path / "run", recipe="cam", settings=TINY, quiet=True)
     assert not (tmp_path / "run").exists()
-    result = tagseg.fit(root, tmp_path / "run", settings=TINY, skip_bad=True, quiet=True)
+    result = tagseg.fit(root, tmp_path / "run", recipe="cam", settings=TINY, skip_bad=True, quiet=True)
     assert sorted(p.stem for p in (tmp_path / "run/masks").glob("*.png")) == ["a", "b", "c"]
     assert "d.jpg: this is not an image" in result.report.read_text()
     assert result.metrics == Metrics()  # no masks, nothing measured
@@ -118,10 +118,10 @@ def test_bad_photographs_stop_it_or_are_skipped_and_listed(tmp_path: Path):
 def test_the_keyboard_stops_it_and_it_goes_on(tiny_set: Path, tiny_run: Any, tmp_path: Path):
     handler = signal.getsignal(signal.SIGINT)
     with interrupted_in(CAM, epoch=1):
-        tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY, quiet=True)
     assert signal.getsignal(signal.SIGINT) is handler
     assert not (tmp_path / "run/train/classifier.safetensors").exists()
-    tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, quiet=True)
+    tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY, quiet=True)
     model = "segment/model.safetensors"
     assert (tiny_run.folder / model).read_bytes() == (tmp_path / "run" / model).read_bytes()
 
@@ -133,7 +133,7 @@ def test_two_pixels_short_of_a_row_are_not_lost(tmp_path: Path):
         noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / "images" / f"{name}.png")
     (root / "labels.csv").write_text("wide,x\ntall,x\ndot,x\n")
-    tagseg.fit(root, tmp_path / "run", settings=TINY, quiet=True)
+    tagseg.fit(root, tmp_path / "run", recipe="cam", settings=TINY, quiet=True)
     for name, size in (("wide", (17, 203)), ("tall", (151, 19)), ("dot", (8, 8))):
         assert read_index_png(tmp_path / "run/masks" / f"{name}.png").shape == size
 
@@ -142,7 +142,7 @@ def test_pixel_masks_touch_nothing_but_the_numbers(tiny_set: Path, tiny_run: Any
     blind = tmp_path / "blind"
     shutil.copytree(tiny_set, blind)
     shutil.rmtree(blind / "masks")
-    result = tagseg.fit(blind, tmp_path / "run", settings=TINY, quiet=True)
+    result = tagseg.fit(blind, tmp_path / "run", recipe="cam", settings=TINY, quiet=True)
     for path in (tiny_run.folder / "masks").glob("*.png"):
         assert path.read_bytes() == (tmp_path / "run/masks" / path.name).read_bytes()
     model = "segment/model.safetensors"
@@ -153,8 +153,8 @@ def test_pixel_masks_touch_nothing_but_the_numbers(tiny_set: Path, tiny_run: Any
 def test_the_segmentation_network_may_be_another(tiny_set: Path, tmp_path: Path):
     settings = {**TINY, "segment.backbone": "test_vit", "segment.output_stride": None, "segment.side": 48}
     with pytest.raises(BadInput, match=r"segment\.backbone 'test_vit': it cannot start from the classifier's weights"):
-        tagseg.fit(tiny_set, tmp_path / "run", settings=settings, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
     assert not (tmp_path / "run").exists()
     settings |= {"segment.start": "weights", "segment.weights": "random", "segment.epochs": 1}
-    result = tagseg.fit(tiny_set, tmp_path / "run", settings=settings, quiet=True)
+    result = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
     assert tagseg.load(result.folder).network.backbone.name == "test_vit"

@@ -14,8 +14,8 @@ from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tagseg.files import read_json
-from tagseg.masks.rescaling import on_cells
 from tagseg.masks.refinements.proxy import refine as refine_proxy
+from tagseg.masks.rescaling import on_cells
 from tagseg.networks.settings import EncoderSettings
 from tagseg.segmentation.encoder import Encoder, LiveFeatures, deepest, load_encoder, side_by_side
 from tests.conftest import TINY
@@ -37,7 +37,7 @@ FROZEN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def frozen_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tagseg.fit:  # type: ignore[valid-type]
-    return tagseg.fit(tiny_set, tmp_path_factory.mktemp("frozen") / "run", settings=FROZEN, quiet=True)
+    return tagseg.fit(tiny_set, tmp_path_factory.mktemp("frozen") / "run", recipe="cam", settings=FROZEN, quiet=True)
 
 
 def test_everything_is_there(frozen_run: Any, tiny_set: Path):
@@ -55,7 +55,10 @@ def test_everything_is_there(frozen_run: Any, tiny_set: Path):
 def test_maps_are_spread_along_the_stored_features(frozen_run: Any, tiny_set: Path):
     folder = frozen_run.folder
     sample = next(s for s in read_dataset(tiny_set).train if s.tags)
-    before, after = MapStore(folder / "mine").read(sample.name), MapStore(folder / "affinity" / "maps").read(sample.name)
+    before, after = (
+        MapStore(folder / "mine").read(sample.name),
+        MapStore(folder / "affinity" / "maps").read(sample.name),
+    )
     features = deepest(FeatureStore(folder / "features").read(sample.name))
     height, width = features.shape[1:]
     expected = refine_proxy(features, on_cells(before.at((4 * height, 4 * width)), (height, width)))
@@ -82,7 +85,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(
     before = {f.name: f.read_bytes() for f in (run / "relabel").glob("*.png")}
     (run / "features" / "000000.safetensors").unlink()
     next((run / "relabel").glob("*.png")).unlink()
-    tagseg.fit(tiny_set, run, settings=FROZEN)
+    tagseg.fit(tiny_set, run, recipe="cam", settings=FROZEN)
     said = capsys.readouterr()
     text = said.out + said.err
     assert "features: made again" in text
@@ -123,9 +126,9 @@ def _read(sample: Any) -> np.ndarray:
 def test_what_learns_from_more_than_features_is_refused(tiny_set: Path, tmp_path: Path):
     with pytest.raises(BadInput, match="more than features"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="oaa", settings={**TINY, "train.frozen": True}, quiet=True)
+    settings = {**TINY, "masks.refine": "proxy", "encoder.name": "test_resnet", "encoder.weights": "random"}
     with pytest.raises(BadInput, match="no plain vision transformer"):
-        settings = {**TINY, "masks.refine": "proxy", "encoder.name": "test_resnet", "encoder.weights": "random"}
-        tagseg.fit(tiny_set, tmp_path / "run", settings=settings, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
 
 
 def test_anybodys_masks_predictions_and_maps_are_spread(frozen_run: Any, tiny_set: Path, tmp_path: Path):

@@ -81,7 +81,7 @@ def kill_and_go_on(data: Path, run: Path, settings: dict[str, Any], kills: list[
 
 def test_cumulative_maps_survive(tiny_set: Path, tmp_path: Path):
     undisturbed = tmp_path / "undisturbed"
-    tagseg.fit(tiny_set, undisturbed, settings=CUMULATIVE, quiet=True)
+    tagseg.fit(tiny_set, undisturbed, recipe="cam", settings=CUMULATIVE, quiet=True)
     kill_and_go_on(tiny_set, tmp_path / "run", CUMULATIVE, KILLS_OF_CUMULATIVE)
     for place in ("train", "integral", "mine"):
         for whole in sorted((undisturbed / place).rglob("*")):

@@ -74,10 +74,12 @@ def test_a_classifier_of_other_classes(tiny_run: Any, tmp_path: Path):
 
 
 def test_a_run_that_ends_with_its_classifier(tiny_set: Path, tmp_path: Path):
-    result = tagseg.fit(tiny_set, tmp_path / "run", settings={**TINY, "train.epochs": 1}, until="train", quiet=True)
+    result = tagseg.fit(
+        tiny_set, tmp_path / "run", recipe="cam", settings={**TINY, "train.epochs": 1}, until="train", quiet=True
+    )
     assert result.report is None
     assert result.model is None
     assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir()) == ["train"]
     assert tagseg.study("defects", tiny_set, tmp_path / "run", tmp_path / "out", limit=2, quiet=True).tables
     with pytest.raises(BadInput, match="did you mean 'train'"):
-        tagseg.fit(tiny_set, tmp_path / "run", settings=TINY, until="trian", quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY, until="trian", quiet=True)

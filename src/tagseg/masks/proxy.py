@@ -59,9 +59,11 @@ def spread(features: torch.Tensor, maps: torch.Tensor, beta: float = 1.0, gamma:
     cells = features.flatten(1).T
     values = maps.float().flatten(1).T
     step = max(1, CHUNK // max(1, len(cells)))
-    parts = [
-        proxy_affinity(cells, beta, gamma, slice(start, start + step)) @ values for start in range(0, len(cells), step)
-    ]
+    with torch.autocast(features.device.type, enabled=False):  # products of 16 bits are too coarse for an exponent
+        parts = [
+            proxy_affinity(cells, beta, gamma, slice(start, start + step)) @ values
+            for start in range(0, len(cells), step)
+        ]
     return torch.cat(parts).T.reshape(maps.shape)
 
 

@@ -32,6 +32,8 @@ from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.pooling import pooled
 from tagseg.segmentation.decoder import WARMUP, Decoder
 
+ALIKENESS = 5.0  # by which cosines are multiplied, so that like and unlike cells reach 0.99 and 0.01
+
 
 class Frozen(Method):
     """A frozen transformer, a classifier of its patches, and a decoder.
@@ -141,7 +143,7 @@ class Frozen(Method):
         scores = self.teacher.eval()(features).float().masked_fill(~present, -torch.inf).softmax(dim=1)
         size = (labels.shape[-2], labels.shape[-1])
         sure, own = F.interpolate(scores, size=size, mode="bilinear", align_corners=False).max(dim=1)
-        return torch.where((sure > self.settings.confidence) & box_masks(boxes, size), own, labels)
+        return torch.where((sure > self.settings.confidence) & box_masks(boxes, size).bool(), own, labels)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Moves the teacher a little towards the decoder."""
@@ -171,5 +173,6 @@ class Frozen(Method):
 
 def alikeness(features: torch.Tensor) -> torch.Tensor:
     """Returns how alike cells are: sigmoid(F F^T) of unit vectors, scaled. `(B, D, h, w) -> (B, n, n)` in (0, 1)."""
-    unit = F.normalize(features.float().flatten(2), dim=1)
-    return (5 * (unit.transpose(1, 2) @ unit)).sigmoid()
+    with torch.autocast(features.device.type, enabled=False):
+        unit = F.normalize(features.float().flatten(2), dim=1)
+        return (ALIKENESS * (unit.transpose(1, 2) @ unit)).sigmoid()

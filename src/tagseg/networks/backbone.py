@@ -221,7 +221,7 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
         except Exception as error:
             raise BadInput(
                 f"the weights of '{name}' could not be fetched ({type(error).__name__}); "
-                "give a local file with --weights FILE, or --weights random."
+                "give a local file with --weights FILE (of an encoder --encoder-weights FILE), or random ones."
             ) from error
         state = source.state_dict()
     else:

@@ -15,7 +15,7 @@ from tagseg.files import RUN_MARKER
 from tagseg.labels import MAX_CLASSES
 from tagseg.pipeline.records import Metrics
 from tagseg.pipeline.run_folder import RunFolder
-from tagseg.pipeline.settings import FitSettings, resolve
+from tagseg.pipeline.settings import DEFAULT_RECIPE, FitSettings, resolve
 from tagseg.pipeline.stages import ORDER, stages
 from tagseg.progress import Reporter
 
@@ -45,7 +45,7 @@ def fit(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    recipe: str = "cam",
+    recipe: str = DEFAULT_RECIPE,
     settings: dict[str, Any] | None = None,
     saliency: str | None = None,
     until: str = "report",
@@ -60,7 +60,8 @@ def fit(
     Args:
         data: folder of the data set (see `tagseg.data.reading.read_dataset`).
         out: folder of the run.
-        recipe: a method, `DATASET/METHOD`, a YAML file, or the Python file of a method of your own.
+        recipe: a method, `DATASET/METHOD`, a YAML file, or the Python file of a method of your own; by default what
+            makes good masks of photographs of your own within minutes.
         settings: dotted keys to values, e.g. `{"train.epochs": 4, "backbone": "mobilenetv2_100"}`.
         saliency: where saliency maps come from, for the method to learn from if it can, and else to score the
             background: a folder, `"auto"`, `"built-in"`, or the file of a network.

@@ -27,6 +27,7 @@ from tagseg.networks.settings import EncoderSettings
 from tagseg.segmentation.settings import SegmentSettings
 from tagseg.settings import Settings, SidePixels, TrainSettings, parse
 
+DEFAULT_RECIPE = "photos/cam"
 _RECIPES = importlib.resources.files("tagseg") / "recipes"
 
 
