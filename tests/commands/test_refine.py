@@ -42,7 +42,7 @@ def test_another_refinement_keeps_the_classifier(tiny_set: Path, tmp_path: Path,
         tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, until="masks")
     said = capsys.readouterr().out
     assert "mine: already done" in said
-    assert "masks: done again, because settings.refine was 'par' and is now 'crf'" in said
+    assert "masks: done again, because refine was 'par' and is now 'crf'" in said
 
 
 def test_a_walk_that_was_interrupted_goes_on(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -182,7 +182,7 @@ def test_wrong_calls_are_told(rough: tuple[Path, Path], tmp_path: Path):
     photos, masks = rough
     with pytest.raises(BadInput, match="no such folder"):
         tagseg.refine(photos, tmp_path / "nothing", tmp_path / "out", quiet=True)
-    with pytest.raises(BadInput, match="learn from class maps"):
+    with pytest.raises(BadInput, match="learns from all photographs"):
         tagseg.refine(photos, masks, tmp_path / "out", refine="irn", quiet=True)
     write_mask(masks / "one.png", np.zeros((60, 81), np.uint8))
     with pytest.raises(BadInput, match="81 x 60 pixels"):

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tagseg.data import still_life
 from tagseg.data.dataset import read_mask
 from tagseg.data.images import read_image
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.data.still_life import make_still_lifes
 from tagseg.data.synthetic import CLASSES, make_synthetic
 
 
@@ -35,3 +37,12 @@ def test_a_whole_set_is_left_as_it_is(tmp_path: Path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*")}
     make_synthetic(tmp_path, train=2, val=1, seed=1)
     assert before != {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.*")}
+
+
+def test_still_lifes_are_a_data_set_too(tmp_path: Path):
+    make_still_lifes(tmp_path, train=6, val=2)
+    data, _ = inspect_files(read_dataset(tmp_path), FileFacts())
+    assert data.classes == still_life.CLASSES
+    assert data.problems == ()
+    for sample in data.samples:
+        assert tuple(sorted(set(np.unique(read_mask(sample.mask)).tolist()) - {0})) == tuple(t + 1 for t in sample.tags)

@@ -25,7 +25,7 @@ def replace_or_die(source, target):
 
 if place:
     os.replace = replace_or_die
-tagseg.fit(sys.argv[1], sys.argv[2], settings=settings)
+tagseg.fit(sys.argv[1], sys.argv[2], recipe="cam", settings=settings)
 """
 
 KILLS = [  # the file that is about to be put in place, and how many of its kind are before that

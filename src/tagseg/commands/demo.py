@@ -1,11 +1,11 @@
-"""`demo`: make the synthetic set and run the main job on it."""
+"""`demo`: draw still lifes and run the main job on them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from tagseg.data.synthetic import CLASSES, make_synthetic
+from tagseg.data.still_life import CLASSES, make_still_lifes
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.pipeline.fit import FitResult, fit
 from tagseg.progress import Reporter
@@ -29,6 +29,6 @@ def demo(out: str | os.PathLike[str] = "tagseg-demo", *, seed: int = 0, quiet: b
         raise BadInput(f"{data}: this folder holds something else; choose another --out (nothing was changed).")
     reporter = Reporter(quiet)
     with reporter.bar("draw", TRAIN + VAL, "photographs") as advance, explain_full_disk(data):
-        make_synthetic(data, train=TRAIN, val=VAL, seed=seed, advance=advance)
+        make_still_lifes(data, train=TRAIN, val=VAL, seed=seed, advance=advance)
     reporter.say(f"data: {TRAIN} photographs with tags out of {len(CLASSES)} classes, in {data}")
     return fit(data, Path(out) / "run", recipe="demo/cam", settings={"seed": seed}, quiet=quiet)

@@ -9,6 +9,7 @@ share a photograph. Masks are exact.
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,22 @@ def make_synthetic(
     Returns:
         `root`.
     """
-    recipe = {"train": train, "val": val, "seed": seed, "sides": list(sides)}
+    return write_set(root, draw, CLASSES, train=train, val=val, seed=seed, sides=sides, advance=advance)
+
+
+def write_set(
+    root: Path,
+    draw: Callable[[np.random.Generator, tuple[int, int]], tuple[np.ndarray, np.ndarray]],
+    names: tuple[str, ...],
+    *,
+    train: int,
+    val: int,
+    seed: int,
+    sides: tuple[int, int],
+    advance: Callable[[int, str], None] | None,
+) -> Path:
+    """Writes what `draw` draws in the folder layout; `names` are its classes (see `make_synthetic` for the others)."""
+    recipe = {"classes": list(names), "train": train, "val": val, "seed": seed, "sides": list(sides)}
     if (root / MARKER).exists() and read_json(root / MARKER) == recipe:
         return root
     (root / MARKER).unlink(missing_ok=True)
@@ -60,16 +76,16 @@ def make_synthetic(
         image, mask = draw(np.random.default_rng((seed, number)), sides)
         _write_png(root / "images" / f"{name}.png", image)
         write_mask(root / "masks" / f"{name}.png", mask)
-        tags = [CLASSES[c - 1] for c in np.unique(mask) if c]
+        tags = [names[c - 1] for c in np.unique(mask) if c]
         rows.append((name, ";".join(tags)))
         splits[split].append(name)
         if advance is not None:
             advance(number + 1, "")
     with write_aside(root / "labels.csv") as aside, aside.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "labels"), *rows])
-    for split, names in (*splits.items(), ("classes", ["background", *CLASSES])):
+    for split, lines in (*splits.items(), ("classes", ["background", *names])):
         with write_aside(root / f"{split}.txt") as aside:
-            aside.write_text("\n".join(names) + "\n", encoding="utf-8")
+            aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_json(root / MARKER, recipe)
     return root
 
@@ -169,3 +185,7 @@ def _head_texture(label: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _write_png(path: Path, image: np.ndarray) -> None:
     with write_aside(path) as aside:
         Image.fromarray(image).save(aside, format="PNG", compress_level=1)
+
+
+if __name__ == "__main__":  # python -m tagseg.data.synthetic FOLDER: the set of the benchmarks, 500 and 100 photographs
+    make_synthetic(Path(sys.argv[1]), train=500, val=100)

@@ -66,7 +66,7 @@ class AFA(SingleStage):
         tokens = self.tokens(images)
         loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
         if self.global_step >= s.classes_first * self.steps:
-            maps, attention = self.teaching_maps(images, tokens, tags)
+            maps, attention = self.taught_maps(images, tokens, tags)
             # maps were made for the classes of the whole batch; an image keeps those of its own tags
             maps = maps * tags[:, :, None, None]
             how: dict[str, Any] = {"high": s.high, "low": s.low, "boxes": batch["inside"]}

@@ -20,6 +20,7 @@ from tagseg.data.dataset import Sample
 from tagseg.data.feature_views import Features, FeatureViews
 from tagseg.data.loading import TrainingViews
 from tagseg.data.views import ViewSpec
+from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.segmentation.encoder import Encoder, LiveFeatures
@@ -125,6 +126,32 @@ class Method(lightning.LightningModule):
         grid, side = self.backbone.grid, self.settings.side
         cells = max(grid.cells(*grid.fit(side, side)))
         return FeatureViews(samples, self.num_classes, store, cells, seed, fine=PIXELS_A_CELL, pixels=self.on_pixels)
+
+    average: MovingAverage | None = None  # of the network while it learns, where it teaches
+
+    def begin_average(self) -> MovingAverage | None:
+        """Returns a moving average that teaches the network, when training begins; by default there is none."""
+        return None
+
+    def setup(self, stage: str) -> None:
+        """Begins the average."""
+        del stage
+        self.average = self.begin_average()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Moves the average a little towards the network."""
+        if self.average is not None:
+            self.average.update(self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the average in the checkpoint."""
+        if self.average is not None:
+            checkpoint["average"] = self.average.averages
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the average from a checkpoint."""
+        if self.average is not None:
+            self.average.averages = checkpoint["average"]
 
     def heads(self) -> list[nn.Module]:
         """Returns the networks that learn `head_factor` times faster than the backbone: by default all others."""

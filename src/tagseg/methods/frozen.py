@@ -12,7 +12,6 @@ WeCLIP has its maps from CLIP's texts; here a class convolution learns them from
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from tagseg.methods.base import Method
 from tagseg.methods.settings.frozen import FrozenSettings
 from tagseg.methods.single_stage import balanced_cross_entropy
 from tagseg.methods.toco import box_masks
+from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.features import LEVELS, Levels
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.pooling import pooled
@@ -65,7 +65,6 @@ class Frozen(Method):
         self.classifier = nn.Conv2d(depth, self.num_classes, kernel_size=1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
         self.decoder = Decoder(self.backbone.channels, self.num_classes + 1, settings.width, settings.layers)
-        self.teacher = deepcopy(self.decoder).requires_grad_(False)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the class maps. `(B, 3, H, W)` or features `(B, L D, h, w) -> (B, C, h, w)`, signed."""
@@ -93,7 +92,7 @@ class Frozen(Method):
             inner = self.decoder.inner(features)
             logits = self.decoder.exit(inner).float()
             labels = self.labels(features, batch["pixels"], maps, tags, boxes)
-            if share >= s.teacher_from:
+            if share >= s.teacher_from and self.average is not None:
                 labels = self.taught(features, tags, labels, boxes)
             size = (labels.shape[-2], labels.shape[-1])
             scores = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -140,17 +139,18 @@ class Frozen(Method):
     ) -> torch.Tensor:
         """Returns labels in which the teacher's own stand wherever it is sure of one of the tags; see `labels`."""
         present = F.pad(tags.bool(), (1, 0), value=True)[:, :, None, None]
-        scores = self.teacher.eval()(features).float().masked_fill(~present, -torch.inf).softmax(dim=1)
+        assert self.average is not None
+        self.decoder.eval()
+        with self.average.standing_in():
+            scores = self.decoder(features).float().masked_fill(~present, -torch.inf).softmax(dim=1)
+        self.decoder.train()
         size = (labels.shape[-2], labels.shape[-1])
         sure, own = F.interpolate(scores, size=size, mode="bilinear", align_corners=False).max(dim=1)
         return torch.where((sure > self.settings.confidence) & box_masks(boxes, size).bool(), own, labels)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Moves the teacher a little towards the decoder."""
-        decay = min(self.settings.teacher_decay, (1 + self.global_step) / (10 + self.global_step))
-        with torch.no_grad():
-            for average, now in zip(self.teacher.parameters(), self.decoder.parameters(), strict=True):
-                average.lerp_(now, 1 - decay)
+    def begin_average(self) -> MovingAverage:
+        """Returns the teacher."""
+        return MovingAverage([self.decoder], self.settings.teacher_decay)
 
     def heads(self) -> list[nn.Module]:
         """Returns all that learns."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tagseg.masks.rescaling import between_extremes
 from tagseg.methods.base import Method
+from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.vit import Tokens, Transformer
 from tagseg.segmentation.deeplab import TokenDecoder
@@ -52,6 +53,23 @@ class SingleStage(Method):
         channels = self.backbone.channels
         self.classifier = nn.Conv2d(channels, self.num_classes, kernel_size=1, bias=False)
         self.decoder = TokenDecoder(channels, self.num_classes + 1, self.backbone.stride)
+
+    def begin_average(self) -> MovingAverage | None:
+        """Returns the average of the whole network, where it is to teach."""
+        decay = self.settings.teacher_decay
+        return MovingAverage([self.backbone, *self.heads()], decay) if decay else None
+
+    @torch.no_grad()
+    def taught_maps(self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor) -> Any:
+        """Returns what `teaching_maps` makes of the images: of these tokens, or of what the average sees in them."""
+        if self.average is None:
+            return self.teaching_maps(images, tokens, tags)
+        with self.average.standing_in():
+            return self.teaching_maps(images, self.tokens(images), tags)
+
+    def teaching_maps(self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor) -> Any:
+        """Returns the class maps that teach the decoder, and what else the method needs of them."""
+        raise NotImplementedError(f"{type(self).__name__} has no teaching_maps")
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the features of the patches. `(B, 3, H, W) -> (B, D, h, w)`."""

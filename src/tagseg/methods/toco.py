@@ -94,7 +94,7 @@ class ToCo(SingleStage):
         contrasted = self.global_step >= s.contrast_from * self.steps
         segmented = self.global_step >= s.classes_first * self.steps
         if contrasted or segmented:
-            maps, early_maps = self.teaching_maps(images, tokens, tags)
+            maps, early_maps = self.taught_maps(images, tokens, tags)
         if contrasted:
             loss = loss + s.patch_weight * self.patch_contrast(tokens.patches, early_maps, tags, batch["inside"])
             loss = loss + s.class_weight * self.class_contrast(batch, tokens.summary, early_maps)

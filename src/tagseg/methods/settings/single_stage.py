@@ -24,6 +24,9 @@ class SingleStageSettings(TrainSettings):
     low: float = Field(default=0.25, ge=0, le=1)  # below the lower one it is background
     segmentation_weight: NonNegativeFloat = 0.1
     classes_first: float = Field(default=0.1, ge=0, le=1)  # share of the steps in which nothing is segmented
+    # how much of it stays in a step, where the maps that teach come from a moving average of the whole network (as in
+    # CoSA); 0: they come from the network itself, as published
+    teacher_decay: float = Field(default=0.0, ge=0, lt=1)
     compat: Literal["paper", "official"] = "paper"
     learning_rate: PositiveFloat = 6e-5
     head_factor: PositiveFloat = 10.0

@@ -15,9 +15,9 @@ from tagseg.pipeline.run import Run, Stage
 
 def _inputs(run: Run) -> dict[str, Any]:
     s = run.settings.masks
-    kept = {"background", "saliency", "refine", *s.names(after=False)} - {s.learnt or ""}
-    settings = s.part(after=False).model_dump(mode="json", include=kept)
-    inputs = {**run.keys("mine", "affinity"), "settings": settings}
+    part, kept = s.part(after=False), {"background", "saliency", *s.names(after=False)} - {s.learnt or ""}
+    settings = part.model_dump(mode="json", include=kept)
+    inputs = {**run.keys("mine", "affinity"), "refine": part.refine, "settings": settings}
     return inputs | (run.keys("saliency") if s.saliency else {})
 
 
