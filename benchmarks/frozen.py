@@ -6,8 +6,8 @@
 For every seed a run of `tagseg fit` (its seconds, but for the features, which do not depend on the seed and are copied
 from the first one's), its evaluation photographs at one scale without tags, the same with scales 0.75, 1 and 1.25,
 flips and the CRF `deeplab` on the probabilities, and a decoder of the same settings that true masks taught (*oracle*).
-Everything resumes. `--picture FILE` draws evaluation photographs of the first seed instead: those at even steps through
-the photographs ordered by IoU, worst to best.
+Everything resumes. `--plain` leaves the last two out. `--picture FILE` draws evaluation photographs of the first seed
+instead: those at even steps through the photographs ordered by the IoU of what is in them, worst to best.
 """
 
 import resource
@@ -47,7 +47,9 @@ def miou(data: Dataset, masks: Path, samples: Any) -> float:
     return 100 * float(confusion.scores().miou)
 
 
-def one(data: Dataset, out: Path, recipe: str, settings: dict[str, Any], seed: int, shared: Path | None) -> dict:
+def one(
+    data: Dataset, out: Path, recipe: str, settings: dict[str, Any], seed: int, shared: Path | None, plain: bool
+) -> dict:
     run, kept = out / f"seed{seed}", out / f"seed{seed}.json"
     if kept.exists():
         return read_json(kept)
@@ -61,19 +63,21 @@ def one(data: Dataset, out: Path, recipe: str, settings: dict[str, Any], seed: i
     begun = time.perf_counter()
     result = tagseg.fit(data.root, run, recipe=recipe, settings={**settings, "seed": seed}, quiet=True)
     seconds = time.perf_counter() - begun
+    found = {
+        "first": miou(data, run / "masks", data.train),
+        "pseudo": result.metrics.train.pseudo_masks.miou if result.metrics.train else float("nan"),
+        "segmentation": result.metrics.val.segmentation.miou if result.metrics.val else float("nan"),
+        "seconds": seconds,
+        "cache_mb": sum(f.stat().st_size for n in ("features", "frozen") for f in (run / n).glob("*.saf*")) / 1e6,
+    }
+    if plain:
+        return found
     val = [s.image for s in data.val if s.mask is not None]
     how: dict[str, Any] = {"scales": SCALES, "flip": True, "crf": "deeplab", "quiet": True}
     if not (run / "tested" / f"{data.val[-1].image.stem}.png").exists():
         tagseg.predict(run, val, run / "tested", **how)
     chosen = resolve(recipe, {**settings, "seed": seed})
-    found = {
-        "first": miou(data, run / "masks", data.train),
-        "pseudo": result.metrics.train.pseudo_masks.miou if result.metrics.train else float("nan"),
-        "segmentation": result.metrics.val.segmentation.miou if result.metrics.val else float("nan"),
-        "tested": tested(data, run / "tested"),
-        "seconds": seconds,
-        "cache_mb": sum(f.stat().st_size for n in ("features", "frozen") for f in (run / n).glob("*.saf*")) / 1e6,
-    }
+    found["tested"] = tested(data, run / "tested")
     if chosen.segment.network == "decoder":
         given: Any = SimpleNamespace(
             training=tuple(s for s in data.train if s.mask is not None),
@@ -105,7 +109,7 @@ def tested(data: Dataset, folder: Path) -> float:
     return 100 * float(confusion.scores().miou)
 
 
-def picture(data: Dataset, run: Path, path: Path, rows: int = 8) -> None:
+def picture(data: Dataset, run: Path, path: Path, rows: int = 5) -> None:
     """Evaluation photographs by a rule: ordered by the IoU of what is in them, at even steps."""
     ious = []
     for sample in (s for s in data.val if s.mask is not None and s.tags):
@@ -130,13 +134,14 @@ def picture(data: Dataset, run: Path, path: Path, rows: int = 8) -> None:
                 overlay_mask(photo, read_mask(sample.mask), voc_palette()),
             ]
         )
-        labels.append(f"{', '.join(data.classes[t] for t in sample.tags)}  {100 * iou:.0f} %")
+        labels.append("\n".join([*(data.classes[t] for t in sample.tags), f"{100 * iou:.0f} %"]))
     write_picture(path, contact_sheet(labels, ["photograph", "class map", "prediction", "truth"], lines))
 
 
 def main() -> None:
     parser = seeds_parser(__doc__)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--plain", action="store_true", help="only the runs themselves")
     parser.set_defaults(recipe="photos/cam")
     arguments = parser.parse_args()
     data, settings = read_dataset(arguments.data), parse_assignments(arguments.set)
@@ -147,7 +152,7 @@ def main() -> None:
     found = []
     for seed in arguments.seeds:
         shared = first if seed != arguments.seeds[0] else None
-        found.append(one(data, arguments.out, arguments.recipe, settings, seed, shared))
+        found.append(one(data, arguments.out, arguments.recipe, settings, seed, shared, arguments.plain))
         print(f"seed {seed}: " + ", ".join(f"{k} {v:.1f}" for k, v in found[-1].items()), flush=True)
     for key in COLUMNS:
         values = [f[key] for f in found if key in f]

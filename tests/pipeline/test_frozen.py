@@ -148,6 +148,26 @@ def test_anybodys_masks_predictions_and_maps_are_spread(frozen_run: Any, tiny_se
         tagseg.predict(run, [photo], tmp_path / "no", refine="proxy+decoder", quiet=True)
 
 
+def test_the_one_stage_method_is_what_people_take_home(tiny_set: Path, tmp_path: Path):
+    settings = {
+        "backbone": "test_vit",
+        "weights": "random",
+        "train.epochs": 3,
+        "train.batch_size": 4,
+        "train.side": 64,
+        "train.width": 32,
+        "train.layers": 1,
+        "mine.side": 64,
+        "mine.scales": [1.0],
+    }
+    result = tagseg.fit(tiny_set, tmp_path / "run", recipe="frozen", settings=settings, quiet=True)
+    assert read_json(tmp_path / "run" / "segment" / "model.json")["architecture"]["layers"] == 1
+    assert result.metrics.val.segmentation is not None
+    photo = read_dataset(tiny_set).val[0].image
+    own = tagseg.explain([photo], tmp_path / "run", tmp_path / "shown", methods=["own"], layers="last", quiet=True)
+    assert own
+
+
 def test_random_encoders_are_the_same_every_time():
     settings = EncoderSettings(name="test_vit", weights="random", side=64)
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
