@@ -56,7 +56,7 @@ def test_half_written_shards_do_not_count(tmp_path: Path):
     (tmp_path / "000000.safetensors.17.partial").write_bytes(b"half")
     store = MapStore(tmp_path)
     assert len(store) == 0
-    with pytest.raises(BadInput, match="no maps of 'x'"):
+    with pytest.raises(BadInput, match="no class maps of 'x'"):
         store.read("x")
 
 

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
 
-from tagseg.errors import BadInput
-from tagseg.files import write_aside
+from tagseg.data.shards import Shards
 
 OPEN = 64  # shards that are kept open
 
 
-class FeatureStore:
+class FeatureStore(Shards):
     """A folder of shards, which hold the features of photographs by name.
 
     Args:
-        folder: of the shards; each is written whole or not at all.
+        folder: of the shards.
         bits: of a number that is written: with 8 a channel of a photograph has 256 steps between its least and its
             largest value, with 16 numbers are halves (IEEE 754).
 
@@ -36,40 +32,14 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, bits: Literal[8, 16] = 8) -> None:
-        self.folder, self.bits = folder, bits
-        self._where: dict[str, tuple[Path, int]] = {}
+        super().__init__(folder, "features")
+        self.bits = bits
         self._open: OrderedDict[Path, Any] = OrderedDict()
         self._lock = threading.Lock()
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                with safe_open(path, framework="numpy") as shard:
-                    names = (shard.metadata() or {})["names"].split("\n")
-            except (SafetensorError, KeyError, OSError) as error:
-                raise BadInput(f"{path}: this shard of features is damaged ({error}); delete it, run again.") from error
-            self._where.update({name: (path, number) for number, name in enumerate(names)})
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
 
     def write(self, entries: dict[str, np.ndarray]) -> None:
         """Adds one shard of features `(D, h, w)` float32."""
-        if not entries:
-            return
-        arrays: dict[str, np.ndarray] = {}
-        for number, features in enumerate(entries.values()):
-            for part, array in packed(features, self.bits).items():
-                arrays[f"{number}.{part}"] = np.ascontiguousarray(array)  # safetensors writes memory as it lies
-        paths = (self.folder / f"{number:06d}.safetensors" for number in count())
-        path = next(path for path in paths if not path.exists())
-        with write_aside(path) as aside:
-            save_file(arrays, aside, metadata={"names": "\n".join(entries)})
-        self._where.update({name: (path, number) for number, name in enumerate(entries)})
+        self.add({name: packed(features, self.bits) for name, features in entries.items()})
 
     def read(self, name: str) -> np.ndarray:
         """Returns the features of one photograph, `(D, h, w)` float32. Threads may read at the same time.
@@ -77,9 +47,7 @@ class FeatureStore:
         Raises:
             BadInput: nothing is stored under that name.
         """
-        if name not in self._where:
-            raise BadInput(f"{self.folder}: no features of '{name}'; run again.")
-        path, number = self._where[name]
+        path, number = self.place(name)
         shard = self._shard(path)
         parts = ("values", "least", "step") if f"{number}.step" in shard.keys() else ("values",)  # noqa: SIM118
         return unpacked({part: shard.get_tensor(f"{number}.{part}") for part in parts})

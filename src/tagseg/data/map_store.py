@@ -7,17 +7,13 @@ A VOC-sized set (10,582 photographs, 1.5 tags each, 32 x 32 cells) takes 16 MB; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
 
-from tagseg.errors import BadInput
-from tagseg.files import write_aside
+from tagseg.data.shards import Shards
 from tagseg.grid import Grid
 
 
@@ -46,51 +42,25 @@ class StoredMaps:
         return self.grid.resize(self.maps, size)
 
 
-class MapStore:
-    """A folder of shards, which hold the class maps of photographs.
-
-    A shard is written whole or not at all, and holds photographs in the order given to it.
-    """
+class MapStore(Shards):
+    """A folder of shards, which hold the class maps of photographs in the order given to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._where: dict[str, tuple[Path, int]] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                with safe_open(path, framework="numpy") as shard:
-                    names = (shard.metadata() or {})["names"].split("\n")
-            except (SafetensorError, KeyError, OSError) as error:
-                raise BadInput(
-                    f"{path}: this shard of class maps is damaged ({error}); delete it and run again."
-                ) from error
-            self._where.update({name: (path, number) for number, name in enumerate(names)})
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        super().__init__(folder, "class maps")
 
     def write(self, entries: dict[str, StoredMaps]) -> None:
         """Adds one shard; values are rounded to 1/255."""
-        if not entries:
-            return
-        arrays: dict[str, np.ndarray] = {}
-        for number, entry in enumerate(entries.values()):
-            # safetensors writes memory as it lies: arrays of another order would come back scrambled
-            arrays[f"{number}.maps"] = np.ascontiguousarray(np.round(entry.maps * 255).astype(np.uint8))
-            arrays[f"{number}.classes"] = np.asarray(entry.classes, dtype=np.int32)
-            arrays[f"{number}.tags"] = entry.tag_probabilities.astype(np.float32)
-            arrays[f"{number}.grid"] = np.array([entry.grid.stride, entry.grid.corners], dtype=np.int32)
-        # the first number that is free: a shard that went missing gets its own again
-        paths = (self.folder / f"{number:06d}.safetensors" for number in count())
-        path = next(path for path in paths if not path.exists())
-        with write_aside(path) as aside:
-            save_file(arrays, aside, metadata={"names": "\n".join(entries)})
-        self._where.update({name: (path, number) for number, name in enumerate(entries)})
+        self.add(
+            {
+                name: {
+                    "maps": np.round(entry.maps * 255).astype(np.uint8),
+                    "classes": np.asarray(entry.classes, dtype=np.int32),
+                    "tags": entry.tag_probabilities.astype(np.float32),
+                    "grid": np.array([entry.grid.stride, entry.grid.corners], dtype=np.int32),
+                }
+                for name, entry in entries.items()
+            }
+        )
 
     def read(self, name: str) -> StoredMaps:
         """Returns the maps of one photograph.
@@ -98,9 +68,7 @@ class MapStore:
         Raises:
             BadInput: nothing is stored under that name.
         """
-        if name not in self._where:
-            raise BadInput(f"{self.folder}: no maps of '{name}'; run the mining stage again.")
-        path, number = self._where[name]
+        path, number = self.place(name)
         with safe_open(path, framework="numpy") as shard:
             maps = shard.get_tensor(f"{number}.maps")
             classes = shard.get_tensor(f"{number}.classes")

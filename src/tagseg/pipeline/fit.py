@@ -121,7 +121,8 @@ def _open(out: Path, data: Dataset, facts: FileFacts, settings: FitSettings, rep
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
-    needed_mb = check_networks(settings, data.classes) + PHOTOGRAPH_MB * len(data.samples)
+    networks_mb, features_mb = check_networks(settings, data.classes)
+    needed_mb = networks_mb + PHOTOGRAPH_MB * len(data.samples) + features_mb * len(data.train)
     network = "train" if settings.train.successor is None else "integral"
     folder = RunFolder(out, data.root, facts.digest(data.train), needed_mb, reporter.say, network)
     with explain_full_disk(out):

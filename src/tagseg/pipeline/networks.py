@@ -17,11 +17,12 @@ from tagseg.pipeline.settings import FitSettings, segments_itself
 from tagseg.pipeline.training import check_processes
 
 
-def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
+def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float, float]:
     """Refuses a backbone, weights or a stride that do not exist or do not fit.
 
     Returns:
-        how many megabytes the two networks will take, with the optimiser's state, twice while it is replaced.
+        how many megabytes the two networks will take, with the optimiser's state, twice while it is replaced; and how
+        many the stored features of a square photograph.
 
     Raises:
         BadInput: what does not fit, and how to mend it.
@@ -30,8 +31,10 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
     method: Any = load_method(s.method)
     if s.train.frozen and not method.on_features:
         raise BadInput(f"train.frozen=true: '{s.method}' learns from more than features; set train.frozen=false.")
+    features = 0.0
     if needs_encoder(s):
-        Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
+        encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
+        features += _stored(encoder, s.encoder.side) * s.encoder.bits / 8 * (1 + s.encoder.mirrored)
     classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
     if s.segment.network == "deeplab" and not segments_itself(s):
         _check_segmentation(s)
@@ -40,7 +43,15 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> float:
     learnt = refinements().get(str(s.masks.learnt))
     if isinstance(learnt, LearntRefinement):
         load_network(learnt)(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()
-    return 8 * sum(p.numel() * p.element_size() for p in classifier.parameters()) / 1e6
+    if s.train.frozen:
+        features += _stored(classifier.backbone, s.train.side)
+    return 8 * sum(p.numel() * p.element_size() for p in classifier.parameters()) / 1e6, features
+
+
+def _stored(backbone: Backbone, side: int) -> float:
+    """The features of a square photograph, in millions of numbers."""
+    height, width = backbone.grid.cells(*backbone.grid.fit(side, side))
+    return backbone.channels * height * width / 1e6
 
 
 def _check_segmentation(settings: FitSettings) -> None:
