@@ -15,7 +15,7 @@ from tagseg.data.images import read_image, read_index_png, voc_palette, write_ma
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.labels import IGNORE
-from tagseg.masks.refinements import NONE, Refinement
+from tagseg.masks.refinements import NONE, FeatureRefinement, Refinement
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.settings import MaskSettings, sharpening
 from tagseg.progress import Reporter
@@ -84,6 +84,10 @@ def refine(
             write_picture(out / f"{name}.overlay.jpg", overlay_mask(photo, mask, voc_palette()))
         return out / f"{name}.png"
 
+    if any(isinstance(step, FeatureRefinement) for step in settings.steps):
+        from tagseg.segmentation.encoder import load_encoder
+
+        load_encoder(encoder or EncoderSettings())  # once, before threads ask for it; what does not fit is told now
     count = threads or refinement_threads()
     begun, written = time.perf_counter(), []
     with reporter.bar("refine", len(pairs), "photographs") as advance, explain_full_disk(out):

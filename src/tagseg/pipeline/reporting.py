@@ -123,6 +123,7 @@ def _losses(run: Run) -> list[Chart]:
         ("train", "Loss of the classifier"),
         ("integral", "Loss of integral attention learning"),
         ("affinity", "Loss of the affinity network"),
+        ("relabel", "Loss of the decoder that labels again"),
         ("segment", "Loss of the segmentation network"),
     ):
         epochs = _epochs(run.finished[stage]) if stage in run.finished else []
