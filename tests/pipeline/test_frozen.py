@@ -16,10 +16,12 @@ from tagseg.errors import BadInput
 from tagseg.files import read_json
 from tagseg.masks.refinements.proxy import refine as refine_proxy
 from tagseg.masks.rescaling import on_cells
+from tagseg.methods.saved import load_saved
 from tagseg.networks.settings import EncoderSettings
 from tagseg.segmentation.encoder import Encoder, LiveFeatures, deepest, load_encoder, side_by_side
 from tests.conftest import TINY
 from tests.methods.any_method import built
+from tests.networks.test_texts import texts_file
 
 ENCODER = {"encoder.name": "test_vit", "encoder.weights": "random", "encoder.side": 64}
 FROZEN: dict[str, Any] = {
@@ -176,3 +178,35 @@ def test_random_encoders_are_the_same_every_time():
     torch.manual_seed(5)
     np.testing.assert_array_equal(load_encoder(settings)(photo), first)
     assert load_encoder(settings).size(50, 70) == (48, 64)
+
+
+def test_maps_from_texts(tiny_set: Path, tmp_path: Path):
+    """One stage on a tower of CLIP's shape; what it learnt stays usable without the file."""
+    data = read_dataset(tiny_set)
+    texts = texts_file(tmp_path / "texts.safetensors", ["other", *reversed(data.classes)], ["sky", "grass"], size=8)
+    settings = {
+        "backbone": "test_vit",
+        "weights": "random",
+        "data.texts": str(texts),
+        "train.epochs": 2,
+        "train.batch_size": 4,
+        "train.side": 64,
+        "train.width": 16,
+        "mine.side": 64,
+        "mine.scales": (1.0,),
+    }
+    with pytest.raises(BadInput, match="'cam' uses no texts"):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings={"data.texts": str(texts)}, quiet=True)
+    with pytest.raises(BadInput, match=r"train\.maps=texts: there are no texts"):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="frozen", settings={"train.maps": "texts"}, quiet=True)
+    found = tagseg.fit(tiny_set, tmp_path / "run", recipe="frozen", settings=settings, quiet=True)
+    sample = data.val[0]
+    before = tagseg.load(found.folder).predict(sample.image)
+    texts.unlink()
+    network = load_saved(found.folder / "train")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps, logits = network.maps_and_logits(network.score_maps(images))
+    assert maps.shape[1] == logits.shape[1] == len(data.classes)
+    assert 0 <= maps.min() <= maps.max() <= 1
+    np.testing.assert_array_equal(tagseg.load(found.folder).predict(sample.image), before)

@@ -6,12 +6,14 @@ of the last patches (`tagseg.masks.proxy`) and become, between two background sc
 teach the decoder; cells of the same label are to look alike to it. Later a moving average of the decoder is the teacher
 where it is sure.
 
-WeCLIP has its maps from CLIP's texts; here a class convolution learns them from the tags.
+WeCLIP has its maps from CLIP's texts, by gradients; here a class convolution learns them from the tags, or they come
+from the value path of a CLIP tower and text embeddings (see `tagseg.networks.texts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.features import LEVELS, Levels
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.pooling import pooled
+from tagseg.networks.texts import TextMatcher, probabilities, read_projection, read_texts
 from tagseg.segmentation.decoder import WARMUP, Decoder
 
 ALIKENESS = 5.0  # by which cosines are multiplied, so that like and unlike cells reach 0.99 and 0.01
@@ -58,18 +61,48 @@ class Frozen(Method):
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(classes, settings, steps)
-        self.backbone = Levels(backbone, weights)
+        self.backbone = Levels(backbone, weights, values=settings.maps == "texts")
         self.side, _ = self.backbone.grid.fit(settings.side, settings.side)
-        depth = self.backbone.channels // LEVELS
-        self.norm = nn.LayerNorm(depth)
-        self.classifier = nn.Conv2d(depth, self.num_classes, kernel_size=1, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        self.decoder = Decoder(self.backbone.channels, self.num_classes + 1, settings.width, settings.layers)
+        depth = self.backbone.depth
+        self.matcher: TextMatcher | None = None
+        if settings.maps == "texts":
+            self.matcher = TextMatcher(self.num_classes)
+        else:
+            self.norm = nn.LayerNorm(depth)
+            self.classifier = nn.Conv2d(depth, self.num_classes, kernel_size=1, bias=False)
+            nn.init.normal_(self.classifier.weight, std=0.01)
+        self.decoder = Decoder(LEVELS * depth, self.num_classes + 1, settings.width, settings.layers)
+
+    def read_texts(self, path: Path, weights: str) -> None:
+        """Reads text embeddings, and the layer that brings patches to them.
+
+        Args:
+            path: see `tagseg.networks.texts.read_texts`.
+            weights: those of the backbone.
+
+        Raises:
+            BadInput: the file cannot be used, or it belongs to another network.
+        """
+        texts = read_texts(path, self.classes)
+        layer = read_projection(self.backbone.name, weights, self.backbone.depth, texts.shape[1])
+        assert self.matcher is not None
+        self.matcher.set(texts, *layer)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the class maps. `(B, 3, H, W)` or features `(B, L D, h, w) -> (B, C, h, w)`, signed."""
-        last = self.backbone(images).chunk(LEVELS, dim=1)[-1]
+        """Returns the class maps, signed; where they come from texts they are log odds against the background.
+
+        `(B, 3, H, W)` or features `(B, M, h, w) -> (B, C, h, w)`.
+        """
+        levels, values = self.backbone.parts(self.backbone(images))
+        if self.matcher is not None:
+            return self.matcher(values)
+        last = levels.chunk(LEVELS, dim=1)[-1]
         return self.classifier(self.norm(last.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns class maps `(B, C, h, w)`, of texts probabilities, and tag logits `(B, C)` of score maps."""
+        maps = score_maps if self.matcher is None else score_maps.sigmoid()
+        return maps, self.tag_logits(score_maps)
 
     def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
         """Returns class scores by the pooling of the settings. `(B, C, h, w) -> (B, C)`."""
@@ -77,18 +110,23 @@ class Frozen(Method):
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the decoder's logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
-        return self.decoder(self.backbone(images))
+        return self.decoder(self.backbone.parts(self.backbone(images))[0])
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """Returns L_cls, and later L_seg and L_aff."""
-        s, features, tags, boxes = self.settings, batch["image"], batch["tags"], batch["box"]
-        maps = self.class_maps(features).float()
-        fine = batch["pixels"].shape[-1] // features.shape[-1]  # pixels to a cell
-        cells = (boxes // fine).tolist()
-        inside = [self.tag_logits(m[None, :, y0:y1, x0:x1]) for m, (y0, y1, x0, x1) in zip(maps, cells, strict=True)]
-        loss = F.multilabel_soft_margin_loss(torch.cat(inside), tags)
+        """Returns L_cls where class maps are learnt, and L_seg and L_aff, then later than it."""
+        s, tags, boxes = self.settings, batch["tags"], batch["box"]
+        maps = self.class_maps(batch["image"]).float()
+        features, _values = self.backbone.parts(batch["image"])
+        loss = maps.new_zeros(())
+        if self.matcher is None:
+            fine = batch["pixels"].shape[-1] // features.shape[-1]  # pixels to a cell
+            cells = (boxes // fine).tolist()
+            inside = [
+                self.tag_logits(m[None, :, y0:y1, x0:x1]) for m, (y0, y1, x0, x1) in zip(maps, cells, strict=True)
+            ]
+            loss = F.multilabel_soft_margin_loss(torch.cat(inside), tags)
         share = self.global_step / max(1, self.steps)
-        if share >= s.classes_first:
+        if share >= s.classes_first or self.matcher is not None:
             inner = self.decoder.inner(features)
             logits = self.decoder.exit(inner).float()
             labels = self.labels(features, batch["pixels"], maps, tags, boxes)
@@ -116,13 +154,13 @@ class Frozen(Method):
         Args:
             features: `(B, L D, h, w)`.
             pixels: the photographs, `(B, 3, H, W)`, a few pixels to a cell.
-            maps: `(B, C, h, w)`, signed.
+            maps: `(B, C, h, w)`, those of `class_maps`.
             tags: `(B, C)` multi-hot.
             boxes: `(B, 4)`, what of the pixels is photograph: y0, y1, x0, x1.
         """
         s, size = self.settings, pixels.shape[-2:]
         last = features.chunk(LEVELS, dim=1)[-1]
-        maps = maps.relu() * tags[:, :, None, None]
+        maps = maps.relu() * tags[:, :, None, None] if self.matcher is None else probabilities(maps, tags)
         fine = pixels.shape[-1] // features.shape[-1]  # pixels to a cell
         found = torch.zeros_like(maps)
         for index, (y0, y1, x0, x1) in enumerate((boxes // fine).tolist()):
@@ -154,7 +192,7 @@ class Frozen(Method):
 
     def heads(self) -> list[nn.Module]:
         """Returns all that learns."""
-        return [self.norm, self.classifier, self.decoder]
+        return [self.decoder] if self.matcher is not None else [self.norm, self.classifier, self.decoder]
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW with poly decay."""

@@ -6,6 +6,8 @@ They say which parts of a photograph are alike (`tagseg.masks.proxy`), and are w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tagseg.errors import BadInput
@@ -23,12 +25,13 @@ class Levels(Backbone):
 
     Args:
         name, weights: see `tagseg.networks.backbone.Backbone`.
+        values: whether the last block's value path follows after the levels (see `tagseg.networks.texts`).
 
     Raises:
-        BadInput: the network is no plain transformer, or cannot see photographs of any size.
+        BadInput: the network is no plain transformer, cannot see photographs of any size, or has no values to give.
     """
 
-    def __init__(self, name: str, weights: str = "random") -> None:
+    def __init__(self, name: str, weights: str = "random", *, values: bool = False) -> None:
         super().__init__(name, weights)
         reductions = {info["reduction"] for info in getattr(self.network, "feature_info", ())}
         depth = len(getattr(self.network, "blocks", ()))
@@ -38,13 +41,42 @@ class Levels(Backbone):
                 "vit_small_patch14_dinov2 or vit_tiny_patch16_224."
             )
         self.levels = [max(0, round(depth * part) - 1) for part in DEPTHS]
-        self.channels *= LEVELS
+        attention = getattr(self.network.blocks[-1], "attn", None)
+        if values and (depth < 2 or not hasattr(attention, "qkv") or hasattr(attention, "q_bias")):
+            raise BadInput(f"encoder '{name}': texts need an image tower of CLIP, such as vit_base_patch16_clip_224.")
+        self.values = values
+        self.depth = self.channels  # D
+        self.channels *= LEVELS + values
         self.hold()
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the features of the L levels, shallow to deep. `(B, 3, H, W) -> (B, L D, h, w)`."""
+        """Returns the features of the L levels, shallow to deep, and then the values where they are wanted.
+
+        `(B, 3, H, W) -> (B, L D, h, w)`, or `(B, L D + D, h, w)`.
+        """
+        last = len(self.network.blocks) - 1
+        wanted = sorted({*self.levels, *([last - 1] if self.values else [])})
         with torch.no_grad():
-            found = self.network.forward_intermediates(
-                images, indices=self.levels, norm=False, intermediates_only=True, output_fmt="NCHW"
+            given = self.network.forward_intermediates(
+                images, indices=wanted, norm=False, intermediates_only=True, output_fmt="NCHW"
             )
+            blocks = dict(zip(wanted, given, strict=True))
+            found = [blocks[level] for level in self.levels]
+            if self.values:
+                found.append(_value_path(self.network, blocks[last - 1]))
         return torch.cat([level.float() for level in found], dim=1)
+
+    def parts(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the levels and the values of features. `(B, L D + D, h, w) -> (B, L D, h, w), (B, D, h, w)`."""
+        cut = LEVELS * self.depth
+        return features[:, :cut], features[:, cut:]
+
+
+def _value_path(network: Any, patches: torch.Tensor) -> torch.Tensor:
+    """The patches as if each attended to itself alone in the last block, which has no way around it.
+
+    `(B, D, h, w)` before the block, and after it.
+    """
+    block = network.blocks[-1]
+    values = block.attn.qkv(block.norm1(patches.permute(0, 2, 3, 1))).chunk(3, dim=-1)[2]
+    return network.norm(block.attn.proj(values)).permute(0, 3, 1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tagseg.errors import BadInput
@@ -36,6 +37,8 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
         features += _stored(encoder, s.encoder.side) * s.encoder.bits / 8 * (1 + s.encoder.mirrored)
     classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
+    if s.data.texts is not None:
+        classifier.read_texts(Path(s.data.texts), stand_in(s.backbone, s.weights))
     if s.segment.network == "deeplab" and not segments_itself(s):
         _check_segmentation(s)
     batches = [part.batch_size for part in (s.train, s.train.successor, s.segment) if part is not None]

@@ -48,7 +48,9 @@ def segmentation_backbone(settings: FitSettings) -> tuple[str, str]:
 def own_model(method: Method, classes: tuple[str, ...]) -> SegmentationModel:
     """Returns the network that a method which `segments` has trained beside its classifier, to take home."""
     if isinstance(method.decoder, Decoder) and isinstance(method.backbone, Levels):
-        network = FrozenSegmenter(method.backbone, len(classes), method.decoder.width, method.decoder.layers)
+        levels = Levels(method.backbone.name)  # without the values, which the decoder does not see
+        levels.load_state_dict(method.backbone.state_dict())
+        network = FrozenSegmenter(levels, len(classes), method.decoder.width, method.decoder.layers)
         network.head.load_state_dict(method.decoder.state_dict())
         return SegmentationModel(network, classes, method.side)
     backbone = Backbone(method.backbone.name, "random", method.backbone.output_stride)

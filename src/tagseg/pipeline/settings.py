@@ -38,6 +38,7 @@ class DataSettings(Settings):
     # where saliency maps come from, if anything uses them: "folder" (that of the data set), "built-in" (made without
     # any network), "auto" (the folder where it has a map, else built in), another folder, or the file of a network
     saliency: str = "auto"
+    texts: str | None = None  # a file of text embeddings of the classes, where class maps come from words
 
 
 class MineSettings(Settings):
@@ -191,8 +192,21 @@ def resolve(
         place[last] = value
     values["method"] = find_method(str(values.get("method", "cam")))
     where = f"recipe '{recipe}'"
-    values["train"] = parse(method_settings(values["method"]), values.get("train") or {}, where, "train.")
-    return parse(FitSettings, values, where)
+    kind, train = method_settings(values["method"]), values.get("train") or {}
+    if (values.get("data") or {}).get("texts") is not None:
+        if "maps" not in kind.model_fields:
+            raise BadInput(f"data.texts: '{values['method']}' uses no texts; take --method frozen.")
+        train = {**train, "maps": "texts"}
+    values["train"] = parse(kind, train, where, "train.")
+    settings: FitSettings = parse(FitSettings, values, where)
+    if uses_texts(settings) and settings.data.texts is None:
+        raise BadInput("train.maps=texts: there are no texts; give their file, --set data.texts=FILE.")
+    return settings
+
+
+def uses_texts(settings: FitSettings) -> bool:
+    """Returns whether class maps come from text embeddings."""
+    return getattr(settings.train, "maps", None) == "texts"
 
 
 def saliency_settings(method: str, source: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ class FrozenSettings(TrainSettings):
     batch_size: PositiveInt = 16
     side: SidePixels = 448  # long side of a photograph, pixels
     frozen: Literal[True] = True
+    # where class maps come from: a classifier that learns the tags, or the text embeddings of `data.texts`
+    maps: Literal["tags", "texts"] = "tags"
     pooling: Pooling = "top"
     width: PositiveInt = 256  # channels of the decoder
     layers: PositiveInt = 3  # of its transformer

@@ -11,6 +11,7 @@ from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.featuring import store_features
 from tagseg.pipeline.records import FeaturesRecord
 from tagseg.pipeline.run import Run, Stage
+from tagseg.pipeline.settings import uses_texts
 from tagseg.segmentation.encoder import Encoder
 
 
@@ -22,6 +23,7 @@ def _inputs(run: Run) -> dict[str, Any]:
         "backbone": s.backbone,
         "weights": weights_digest(s.weights),
         "settings": {"side": s.train.side, "output_stride": getattr(s.train, "output_stride", None)},
+        **({"values": True} if uses_texts(s) else {}),
     }
 
 

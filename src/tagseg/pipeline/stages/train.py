@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tagseg.data.feature_store import FeatureStore
+from tagseg.files import file_digest
 from tagseg.methods.saved import save_classifier
 from tagseg.methods.table import method_digest
 from tagseg.networks.weights import weights_digest
@@ -30,6 +31,8 @@ def _inputs(run: Run) -> dict[str, Any]:
     program = method_digest(s.method)
     if program is not None:  # a method of somebody's own, which they may rewrite
         inputs["program"] = program
+    if s.data.texts is not None:
+        inputs["texts"] = file_digest(Path(s.data.texts))
     if s.train.frozen:
         inputs |= run.keys("frozen")
     if s.train.learns_saliency:
@@ -43,6 +46,8 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     torch.manual_seed(s.seed)
     network: Any = run.method
     network = network(s.backbone, s.weights, run.data.classes, s.train, schedule.steps(len(samples)))
+    if s.data.texts is not None:
+        network.read_texts(Path(s.data.texts), s.weights)
     if network.accumulates:
         sizes = [run.facts[sample.name].size for sample in samples]
         network.accumulated = network.accumulator(folder / ACCUMULATED, samples, sizes)
