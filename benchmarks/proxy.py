@@ -4,8 +4,8 @@
 
 RUN is a run of `tagseg fit DATA --until mine` (or later), whose class maps are spread. Every row changes one thing of
 the defaults: the block whose patches are compared, keys in their place, several blocks joined, the side at which
-photographs are seen, a sliding window, beta, gamma, two steps. The background score is chosen without masks, as in `fit`;
-the *oracle* score beside it is not. `--refine` names what follows after the spreading by the defaults.
+photographs are seen, a sliding window, beta, gamma, two steps. The background score is chosen without masks, as in
+`fit`; the *oracle* score beside it is not. `--refine` names what follows after the spreading by the defaults.
 
 These rows choose settings, on masks of training photographs: take `--every` so that a share of them is enough.
 """
@@ -26,7 +26,7 @@ from tagseg.data.images import read_image
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
-from tagseg.grid import PIXELS, Grid
+from tagseg.grid import Grid
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.proxy import spread
 from tagseg.masks.rescaling import on_cells, over_maximum
@@ -82,7 +82,7 @@ class Trial:
     def __init__(self, data: Dataset, run: Path, every: int, settings: FitSettings) -> None:
         self.data, self.settings, self.store = data, settings, MapStore(run / "mine")
         self.samples = tuple(s for s in data.train if s.mask is not None and s.tags)[::every]
-        self.seen: dict[Any, tuple[dict[str, np.ndarray], float]] = {}
+        self.seen: dict[Any, dict[str, np.ndarray]] = {}
 
     def features(self, key: Any, network: Backbone, side: int) -> dict[str, np.ndarray]:
         """What a network sees in the photographs, kept for the last few questions."""
@@ -90,10 +90,10 @@ class Trial:
             while len(self.seen) > 3:
                 self.seen.pop(next(iter(self.seen)))
             encoder: Encoder[Any] = Encoder(network, side)
-            begun = time.perf_counter()
-            found = dict(side_by_side(lambda s: (s.name, encoder(read_image(s.image)).astype(np.float16)), self.samples))
-            self.seen[key] = found, time.perf_counter() - begun
-        return self.seen[key][0]
+            work: Callable[[Sample], np.ndarray] = lambda s: encoder(read_image(s.image)).astype(np.float16)  # noqa: E731
+            names = (s.name for s in self.samples)
+            self.seen[key] = dict(zip(names, side_by_side(work, self.samples), strict=True))
+        return self.seen[key]
 
     def maps(self, cells: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """Class maps on the cells of features."""
@@ -107,10 +107,8 @@ class Trial:
             sweep.add(grid.resize(maps[sample.name], truth.shape), sample.tags, truth)
         chosen = otsu_score(counts)
         best, oracle = sweep.oracle()
-        print(
-            f"| {label} | {100 * sweep.at(chosen).scores().miou:.1f} | {chosen:.2f} | {100 * oracle:.1f} | {best:.2f} |",
-            flush=True,
-        )
+        miou = 100 * sweep.at(chosen).scores().miou
+        print(f"| {label} | {miou:.1f} | {chosen:.2f} | {100 * oracle:.1f} | {best:.2f} |", flush=True)
 
     def after(self, refine: str, maps: dict[str, np.ndarray], grid: Grid) -> None:
         """mIoU of what refinements make of maps, at the score that the maps choose."""
@@ -124,7 +122,8 @@ class Trial:
             refined = refine_scores(photo, scores, settings, sample.name)
             seconds += time.perf_counter() - begun
             confusion.add(label_mask(refined, sample.tags), truth_of(sample))
-        print(f"| {refine} | {100 * confusion.scores().miou:.1f} | {1000 * seconds / len(self.samples):.0f} |", flush=True)
+        miou, each = 100 * confusion.scores().miou, 1000 * seconds / len(self.samples)
+        print(f"| {refine} | {miou:.1f} | {each:.0f} |", flush=True)
 
 
 def truth_of(sample: Sample) -> np.ndarray:
@@ -192,7 +191,7 @@ def main() -> None:
         at(f"block {number + 1} of {last + 1}", blocks[number])
     at(
         f"blocks {', '.join(str(n + 1) for n in levels.levels)} joined",
-        joined(blocks[n] if n in blocks else usual for n in levels.levels),
+        joined(blocks.get(n, usual) for n in levels.levels),
     )
     for kind in ("normalised", "keys"):
         at(f"{kind} of the last block", trial.features(kind, Block(levels, last, kind), encoder.side))

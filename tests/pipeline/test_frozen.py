@@ -189,6 +189,8 @@ def test_maps_from_texts(tiny_set: Path, tmp_path: Path):
         "weights": "random",
         "data.texts": str(texts),
         "train.epochs": 2,
+        "cache.mirrored": True,
+        "cache.parts": 1,
         "train.batch_size": 4,
         "train.side": 64,
         "train.width": 16,
@@ -200,6 +202,7 @@ def test_maps_from_texts(tiny_set: Path, tmp_path: Path):
     with pytest.raises(BadInput, match=r"train\.maps=texts: there are no texts"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="frozen", settings={"train.maps": "texts"}, quiet=True)
     found = tagseg.fit(tiny_set, tmp_path / "run", recipe="frozen", settings=settings, quiet=True)
+    assert len(FeatureStore(found.folder / "frozen")) == 3 * len(data.train)
     sample = data.val[0]
     before = tagseg.load(found.folder).predict(sample.image)
     texts.unlink()

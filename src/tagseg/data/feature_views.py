@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from tagseg.data.dataset import Sample, multi_hot
 from tagseg.data.images import read_image, read_index_png
+from tagseg.data.stored_views import stored_views
 from tagseg.labels import IGNORE
-
-MIRRORED = "|mirrored"  # ends the name under which a photograph's mirror image is stored
 
 
 class Features(Protocol):
@@ -32,8 +31,8 @@ class FeatureViews(Dataset[dict[str, Any]]):
     """Whole photographs as features in a square of cells, of which the rest is 0.
 
     They hold `image (D, S, S)` float32, `tags (C,)`, and with masks `mask (S k, S k)`, 255 off the photograph. Where
-    the mirror image is stored too, an epoch shows one or the other; where the photograph lies in the square depends on
-    seed and epoch. The samples' true masks are never opened here.
+    other views are stored too (see `tagseg.data.stored_views`), an epoch shows one of them; which one, and where it
+    lies in the square, depends on seed and epoch. The samples' true masks are never opened here.
 
     Args:
         samples: the photographs.
@@ -68,8 +67,9 @@ class FeatureViews(Dataset[dict[str, Any]]):
         epoch, index = key
         sample, side = self.samples[index], self.cells
         rng = np.random.default_rng((self.seed, epoch, index))
-        mirrored = bool(rng.random() < 0.5) and sample.name + MIRRORED in self.store
-        features = self.store.read(sample.name + MIRRORED if mirrored else sample.name)
+        views = stored_views(sample.name, self.store)
+        view = views[int(rng.random() * len(views))]
+        features = self.store.read(view.name)
         height, width = features.shape[1:]
         # of each axis: where the square begins on the photograph, or the photograph in the square
         y, x = (int(rng.integers(min(0, n - side), max(0, n - side) + 1)) for n in (height, width))
@@ -80,16 +80,15 @@ class FeatureViews(Dataset[dict[str, Any]]):
         k = self.fine
         inside, taken = _overlap(y * k, x * k, side * k, (height * k, width * k))
         if self.pixels:
-            photo = cv2.resize(read_image(sample.image), (width * k, height * k), interpolation=cv2.INTER_AREA)
-            photo = photo[:, ::-1] if mirrored else photo
+            photo = view.of(read_image(sample.image))
+            photo = cv2.resize(photo, (width * k, height * k), interpolation=cv2.INTER_AREA)
             pixels = np.zeros((side * k, side * k, 3), dtype=np.float32)
             pixels[inside] = photo[taken]
             item["pixels"] = torch.from_numpy(pixels).permute(2, 0, 1)
             item["box"] = torch.tensor([inside[0].start, inside[0].stop, inside[1].start, inside[1].stop])
         if self.masks is not None:
-            mask = read_index_png(self.masks(sample))
+            mask = view.of(read_index_png(self.masks(sample)))
             mask = cv2.resize(mask, (width * k, height * k), interpolation=cv2.INTER_NEAREST_EXACT)
-            mask = np.ascontiguousarray(mask[:, ::-1]) if mirrored else mask
             labels = np.full((side * k, side * k), IGNORE, dtype=np.uint8)
             labels[inside] = mask[taken]
             item["mask"] = torch.from_numpy(labels).long()

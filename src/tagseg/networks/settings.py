@@ -19,9 +19,19 @@ class EncoderSettings(Settings):
     name: str = "vit_small_patch14_dinov2.lvd142m"  # timm's name of a vision transformer
     weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
     side: SidePixels = 448  # long side at which photographs are seen, pixels
+
+
+class CacheSettings(Settings):
+    """Settings of the features that frozen networks give, which are computed once and kept on the disk.
+
+    Whatever view of a photograph is kept beside the whole takes as much time and room as it; what learns from features
+    sees one of the views in each epoch.
+    """
+
     # bits of a stored number: 8 have 256 steps between the least and the largest value of a channel in a photograph
     bits: Literal[8, 16] = 8
-    mirrored: bool = False  # whether networks learn from mirror images too; their features take as much time and room
+    mirrored: bool = False  # whether mirror images are kept too
+    parts: NonNegativeInt = 0  # how many parts of every photograph are kept, each at the side of a whole one
 
 
 class DecoderSettings(Settings):

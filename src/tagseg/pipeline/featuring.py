@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tagseg.data.dataset import Sample
 from tagseg.data.feature_store import FeatureStore
-from tagseg.data.feature_views import MIRRORED
 from tagseg.data.images import read_image
+from tagseg.data.stored_views import views_to_store
+from tagseg.networks.settings import CacheSettings
 from tagseg.pipeline.mining import SHARD
 from tagseg.progress import Reporter
 from tagseg.segmentation.encoder import Encoder, side_by_side
@@ -22,9 +23,7 @@ def store_features(
     folder: Path,
     name: str,
     reporter: Reporter,
-    *,
-    bits: Literal[8, 16] = 8,
-    mirrored: bool = False,
+    settings: CacheSettings,
 ) -> FeatureStore:
     """Stores the features of every photograph of which there are none yet.
 
@@ -34,20 +33,20 @@ def store_features(
         folder: for the shards; one that is whole stays.
         name: of the work, for the bar.
         reporter: shows the bar.
-        bits: of a stored number.
-        mirrored: whether those of the mirror images are stored too.
+        settings: which views are stored, and how.
     """
-    store = FeatureStore(folder, bits)
+    store = FeatureStore(folder, settings.bits)
     missing = [s for s in samples if s.name not in store]
 
-    def work(sample: Sample) -> tuple[str, list[np.ndarray]]:
+    def work(sample: Sample) -> dict[str, np.ndarray]:
         photo = read_image(sample.image)
-        return sample.name, [encoder(photo, flip=flip) for flip in (False, True)[: 1 + mirrored]]
+        views = views_to_store(sample.name, mirrored=settings.mirrored, parts=settings.parts)
+        return {view.name: encoder(view.of(photo)) for view in views}
 
     entries: dict[str, np.ndarray] = {}
     with reporter.bar(name, len(samples), "photographs") as advance:
-        for done, (found, features) in enumerate(side_by_side(work, missing), len(samples) - len(missing) + 1):
-            entries |= dict(zip((found, found + MIRRORED), features, strict=False))
+        for done, found in enumerate(side_by_side(work, missing), len(samples) - len(missing) + 1):
+            entries |= found
             if len(entries) >= SHARD:
                 store.write(entries)
                 entries = {}

@@ -32,10 +32,10 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     method: Any = load_method(s.method)
     if s.train.frozen and not method.on_features:
         raise BadInput(f"train.frozen=true: '{s.method}' learns from more than features; set train.frozen=false.")
-    features = 0.0
+    features, views = 0.0, s.cache.bits / 8 * (1 + s.cache.mirrored + s.cache.parts)
     if needs_encoder(s):
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
-        features += _stored(encoder, s.encoder.side) * s.encoder.bits / 8 * (1 + s.encoder.mirrored)
+        features += _stored(encoder, s.encoder.side) * views
     classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
     if s.data.texts is not None:
         classifier.read_texts(Path(s.data.texts), stand_in(s.backbone, s.weights))
@@ -47,7 +47,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     if isinstance(learnt, LearntRefinement):
         load_network(learnt)(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()
     if s.train.frozen:
-        features += _stored(classifier.backbone, s.train.side)
+        features += _stored(classifier.backbone, s.train.side) * views
     return 8 * sum(p.numel() * p.element_size() for p in classifier.parameters()) / 1e6, features
 
 

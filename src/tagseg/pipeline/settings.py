@@ -23,7 +23,7 @@ from tagseg.masks.refinements import (
     steps_of,
 )
 from tagseg.methods.table import find_method, load_method, method_names, method_settings
-from tagseg.networks.settings import EncoderSettings
+from tagseg.networks.settings import CacheSettings, EncoderSettings
 from tagseg.segmentation.settings import SegmentSettings
 from tagseg.settings import Settings, SidePixels, TrainSettings, parse
 
@@ -145,6 +145,7 @@ class FitSettings(Settings):
     processes: PositiveInt = 1  # that train together, one GPU each; the result is the same but for rounding
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()  # the frozen transformer, where something needs its features
+    cache: CacheSettings = CacheSettings()  # of the features of frozen networks
     train: SerializeAsAny[TrainSettings]
     mine: MineSettings = MineSettings()
     masks: MaskSettings = MaskSettings()

@@ -57,13 +57,12 @@ class Encoder(Generic[Network]):
         return self.grid.fit(height * factor, width * factor)
 
     @torch.inference_mode()
-    def __call__(self, photo: np.ndarray, *, flip: bool = False) -> np.ndarray:
+    def __call__(self, photo: np.ndarray) -> np.ndarray:
         """Returns the features of a photograph `(H, W, 3)` uint8 of any size: `(D, h, w)` float32.
 
-        With `flip` they are those of its mirror image. Threads may call this at the same time.
+        Threads may call this at the same time.
         """
-        pixels = normalise(resize(whole(photo), self.size(*photo.shape[:2])).image, self.network)
-        pixels = (pixels.flip(-1) if flip else pixels)[None].to(self.device)
+        pixels = normalise(resize(whole(photo), self.size(*photo.shape[:2])).image, self.network)[None].to(self.device)
         with ExitStack() as stack:
             if self.device.type != "cpu":
                 stack.enter_context(self._lock)

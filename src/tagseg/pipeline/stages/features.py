@@ -18,14 +18,13 @@ def _inputs(run: Run) -> dict[str, Any]:
         "photographs": run.facts.digest(run.data.train),
         "encoder": settings.model_dump(mode="json", exclude={"weights"}),
         "weights": weights_digest(settings.weights),
+        "cache": run.settings.cache.model_dump(mode="json"),
     }
 
 
 def _work(run: Run, folder: Path) -> FeaturesRecord:
     s = run.settings.encoder
-    store = store_features(
-        load_encoder(s), run.training, folder, "features", run.reporter, bits=s.bits, mirrored=s.mirrored
-    )
+    store = store_features(load_encoder(s), run.training, folder, "features", run.reporter, run.settings.cache)
     return FeaturesRecord(entries=len(store), bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")))
 
 

@@ -23,6 +23,7 @@ def _inputs(run: Run) -> dict[str, Any]:
         "backbone": s.backbone,
         "weights": weights_digest(s.weights),
         "settings": {"side": s.train.side, "output_stride": getattr(s.train, "output_stride", None)},
+        "cache": s.cache.model_dump(mode="json"),
         **({"values": True} if uses_texts(s) else {}),
     }
 
@@ -32,7 +33,7 @@ def _work(run: Run, folder: Path) -> FeaturesRecord:
     torch.manual_seed(s.seed)  # of weights that are random
     network: Any = run.method
     backbone = network(s.backbone, s.weights, run.data.classes, s.train, 1).backbone
-    store = store_features(Encoder(backbone, s.train.side), run.training, folder, "frozen", run.reporter)
+    store = store_features(Encoder(backbone, s.train.side), run.training, folder, "frozen", run.reporter, s.cache)
     return FeaturesRecord(entries=len(store), bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")))
 
 
