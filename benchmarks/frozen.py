@@ -3,8 +3,8 @@
     python benchmarks/frozen.py DATA --out FOLDER --set backbone=NAME --set weights=FILE \\
         --set encoder.name=NAME --set encoder.weights=FILE
 
-For every seed a run of `tagseg fit` (its seconds, but for the features, which do not depend on the seed and are copied
-from the first one's), its evaluation photographs at one scale without tags, the same with scales 0.75, 1 and 1.25,
+For every seed a run of `tagseg fit` (its stages' seconds; the features do not depend on the seed, and are copied from the
+first one's with what they took), its evaluation photographs at one scale without tags, the same with scales 0.75, 1 and 1.25,
 flips and the CRF `deeplab` on the probabilities, and a decoder of the same settings that true masks taught (*oracle*).
 Everything resumes. `--plain` leaves the last two out. `--picture FILE` draws evaluation photographs of the first seed
 instead: those at even steps through the photographs ordered by the IoU of what is in them, worst to best.
@@ -12,7 +12,6 @@ instead: those at even steps through the photographs ordered by the IoU of what 
 
 import resource
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +35,7 @@ from tagseg.report.pictures import overlay_map, overlay_mask
 from tagseg.report.sheets import contact_sheet, write_picture
 
 SCALES = (0.75, 1.0, 1.25)
-COLUMNS = ("first", "pseudo", "segmentation", "tested", "ceiling", "ceiling_tested", "seconds", "cache_mb")
+COLUMNS = ("maps", "first", "pseudo", "segmentation", "tested", "ceiling", "ceiling_tested", "seconds", "cache_mb")
 
 
 def miou(data: Dataset, masks: Path, samples: Any) -> float:
@@ -60,14 +59,13 @@ def one(
         for name in ("features", "frozen"):
             if (shared / name).exists():
                 shutil.copytree(shared / name, run / name)
-    begun = time.perf_counter()
     result = tagseg.fit(data.root, run, recipe=recipe, settings={**settings, "seed": seed}, quiet=True)
-    seconds = time.perf_counter() - begun
     found = {
         "first": miou(data, run / "masks", data.train),
         "pseudo": result.metrics.train.pseudo_masks.miou if result.metrics.train else float("nan"),
         "segmentation": result.metrics.val.segmentation.miou if result.metrics.val else float("nan"),
-        "seconds": seconds,
+        "maps": result.metrics.train.seeds.miou if result.metrics.train else float("nan"),
+        "seconds": sum(read_json(stage)["seconds"] for stage in run.glob("*/stage.json")),
         "cache_mb": sum(f.stat().st_size for n in ("features", "frozen") for f in (run / n).glob("*.saf*")) / 1e6,
     }
     if plain:
