@@ -3,11 +3,12 @@
     python benchmarks/frozen.py DATA --out FOLDER --set backbone=NAME --set weights=FILE \\
         --set encoder.name=NAME --set encoder.weights=FILE
 
-For every seed a run of `tagseg fit` (its stages' seconds; the features do not depend on the seed, and are copied from the
-first one's with what they took), its evaluation photographs at one scale without tags, the same with scales 0.75, 1 and 1.25,
-flips and the CRF `deeplab` on the probabilities, and a decoder of the same settings that true masks taught (*oracle*).
-Everything resumes. `--plain` leaves the last two out. `--picture FILE` draws evaluation photographs of the first seed
-instead: those at even steps through the photographs ordered by the IoU of what is in them, worst to best.
+For every seed a run of `tagseg fit` (the seconds of its stages; the features do not depend on the seed, and are
+copied from the first one's with what they took), its evaluation photographs at one scale without tags, the same with
+scales 0.75, 1 and 1.25, flips and the CRF `deeplab` on the probabilities, and a decoder of the same settings that
+true masks taught (*oracle*). Everything resumes. `--plain` leaves the last two out. `--picture FILE` draws evaluation
+photographs of the first seed instead: those at even steps through the photographs ordered by the IoU of what is in
+them, worst to best.
 """
 
 import resource
