@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from tagseg.errors import BadInput, nearest
 
-SidePixels = Annotated[int, Field(ge=16)]
+SidePixels = Annotated[int, Field(ge=16, le=16384)]
 OutputStride = int | Literal["auto"] | None  # pixels a cell; "auto": 16 where a network can have it; None: its own
 Pooling = Literal["mean", "top", "lse"]  # of class maps to tag scores (see `tagseg.networks.pooling`)
 Compat = Literal["paper", "official"]  # what is right, or what a published implementation does

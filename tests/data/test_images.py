@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagseg.data.images import image_size, read_image, read_index_png, voc_palette, write_mask
+from tagseg.data.images import (
+    decode_image,
+    image_size,
+    read_image,
+    read_index_png,
+    to_photograph,
+    voc_palette,
+    write_mask,
+)
 from tagseg.errors import BadInput
 from tagseg.labels import IGNORE
+from tests.robustness.images import mutated_images
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -106,5 +115,79 @@ def test_masks_come_back_with_the_palette_of_voc(tmp_path: Path):
 
 def test_a_mask_in_colours_is_refused(tmp_path: Path):
     Image.fromarray(COLOURS).save(tmp_path / "mask.png")
-    with pytest.raises(BadInput, match="one class index per pixel"):
+    with pytest.raises(BadInput, match="one number per pixel"):
         read_index_png(tmp_path / "mask.png")
+
+
+def test_memory_and_files_are_read_alike(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = {
+        "turned.jpg": (Image.fromarray(COLOURS.repeat(8, 0).repeat(8, 1)), {"exif": exif}),
+        "clear.png": (Image.fromarray(np.dstack([COLOURS, COLOURS[..., 0]])), {}),
+        "deep.png": (Image.fromarray(np.arange(0, 65536, 1000, dtype=np.uint16).reshape(6, 11)), {}),
+        "palette.gif": (Image.fromarray(COLOURS).quantize(8), {}),
+    }
+    for name, (picture, options) in pictures.items():
+        path = tmp_path / name
+        picture.save(path, **options)
+        expected = read_image(path)
+        np.testing.assert_array_equal(to_photograph(path.read_bytes()), expected)
+        np.testing.assert_array_equal(to_photograph(str(path)), expected)
+        with Image.open(path) as opened:
+            np.testing.assert_array_equal(to_photograph(opened), expected)
+    deep = np.arange(0, 65536, 1000, dtype=np.uint16).reshape(6, 11)
+    np.testing.assert_array_equal(to_photograph(deep), read_image(tmp_path / "deep.png"))
+    four = np.dstack([COLOURS, COLOURS[..., 0]])
+    np.testing.assert_array_equal(to_photograph(four), read_image(tmp_path / "clear.png"))
+    np.testing.assert_array_equal(to_photograph(COLOURS[..., 0]), COLOURS[..., :1].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize(("most", "white"), [(200, 255), (900, 1023), (4095, 4095), (9000, 16383), (40000, 65535)])
+def test_sixteen_bits_that_use_fewer(tmp_path: Path, most: int, white: int):
+    values = np.linspace(0, most, 20).astype(np.uint16).reshape(4, 5)
+    for kind in (np.uint16, np.int32):
+        path = tmp_path / "deep.tif"
+        Image.fromarray(values.astype(kind)).save(path)
+        np.testing.assert_allclose(read_image(path)[..., 0], values * (255 / white), atol=0.501)
+
+
+def test_damaged_exif_costs_nothing(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x9286] = "comment"
+    Image.fromarray(COLOURS.repeat(8, 0).repeat(8, 1)).save(tmp_path / "a.jpg", exif=exif)
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    start = content.index(b"Exif\0\0") + 6
+    # every byte of the block after the orientation is damaged in turn
+    right, seen = read_image(tmp_path / "a.jpg"), set()
+    for place in range(start, content.index(b"comment")):
+        mutated = bytes(content[:place]) + bytes([content[place] ^ 0xFF]) + bytes(content[place + 1 :])
+        seen.add(decode_image(mutated, "a.jpg").shape)
+    assert seen <= {right.shape, (right.shape[1], right.shape[0], 3)}
+
+
+def test_formats_that_are_not_meant_are_not_tried(tmp_path: Path):
+    path = tmp_path / "a.png"
+    for kind in ("EPS", "PPM", "TGA", "PCX", "ICO"):
+        Image.fromarray(COLOURS.repeat(8, 0).repeat(8, 1)).save(path, format=kind)
+        with pytest.raises(BadInput, match="not an image"):
+            read_image(path)
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(BadInput, match=r"pillow-heif|truncated"):
+        read_image(path)
+
+
+def test_a_size_limit_holds_before_anything_is_decoded(tmp_path: Path):
+    path = tmp_path / "wide.png"
+    Image.new("L", (60, 50)).save(path)
+    assert image_size(path) == (50, 60)
+    with pytest.raises(BadInput, match="60 x 50 pixels"):
+        image_size(path, limit=2999)
+
+
+def test_mutated_images_are_read_or_refused():
+    """A few hundred here; `python -m tests.robustness.images` tries as many as one likes."""
+    tried, read = mutated_images(300, seed=0)
+    assert tried == 300
+    assert 0 < read < tried

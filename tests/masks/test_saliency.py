@@ -97,5 +97,9 @@ def test_what_is_not_salient_is_background_and_conflicts_are_ignored():
     saliency[9] = 0.5
     assert (ignore_conflicts(labels, maps, saliency)[9] == 255).all()
     assert (ignore_conflicts(np.zeros_like(labels), maps, saliency) == 255).all()
+    saliency[:], maps[:] = 1, 0
+    saliency[2, 3], maps[:, 2, 3], maps[0, 4, 4] = 0.05, 0.95, 0.95  # sure of both; sure of the class alone
+    found = ignore_conflicts(labels, maps[:1], saliency)
+    assert (found[2, 3], found[4, 4]) == (255, 3)
     with pytest.raises(BadInput, match="one size"):
         with_saliency_background(maps, saliency[1:])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import tagseg
 from tagseg.networks.backbone import Backbone
@@ -59,11 +60,12 @@ def test_probabilities_sum_to_one_and_flip_averages(model: SegmentationModel, ph
 def test_paths_pictures_and_arrays_are_the_same_to_it(model: SegmentationModel, photo: np.ndarray, tmp_path: Path):
     Image.fromarray(photo).save(tmp_path / "p.png")
     expected = model.predict(photo)
-    for image in (tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(photo)):
+    content = (tmp_path / "p.png").read_bytes()
+    for image in (tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(photo), content):
         np.testing.assert_array_equal(model.predict(image), expected)
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((9, 9, 3), np.float32)])
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 2), np.uint8), np.zeros((9, 9, 3), np.float32), np.zeros((0, 4, 3))])
 def test_arrays_of_another_kind_are_refused(model: SegmentationModel, bad: np.ndarray):
     with pytest.raises(tagseg.BadInput, match=r"\(H, W, 3\) uint8"):
         model.predict(bad)
@@ -83,6 +85,27 @@ def test_damaged_models_are_named(model: SegmentationModel, tmp_path: Path):
     described.write_text(json.dumps({**content, "classes": ["a"]}))
     with pytest.raises(tagseg.BadInput, match="damaged or do not belong together"):
         load(tmp_path)
+    for part, key, value, words in (
+        ("input", "side", None, r"'input\.side' cannot be"),
+        ("input", "side", -5, r"'input\.side' cannot be"),
+        ("input", "side", 10**18, r"'input\.side' cannot be"),
+        ("input", "mean", [0.5, 0.5], r"'input\.mean\.2' cannot be"),
+        ("input", "std", [0, 1, 1], r"'input\.std\.0' cannot be"),
+        ("architecture", "head", "none", "no head 'none'"),
+        ("architecture", "backbone", 5, r"'architecture\.backbone' cannot be"),
+    ):
+        described.write_text(json.dumps({**content, part: {**content[part], key: value}}))
+        with pytest.raises(tagseg.BadInput, match=words):
+            load(tmp_path)
+    described.write_text("[]")
+    with pytest.raises(tagseg.BadInput, match="cannot be"):
+        load(tmp_path)
+    state = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in load_file(weights).items()}
+    save_file(state, weights)
+    described.write_text(json.dumps(content))
+    with pytest.raises(tagseg.BadInput, match="not finite"):
+        load(tmp_path)
+    weights.write_bytes(whole)
     described.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(tagseg.BadInput, match="format 99"):
         load(tmp_path)

@@ -344,9 +344,7 @@ def read_picture(path: Path) -> np.ndarray:
     if size > MAX_BYTES:
         raise BadInput(f"{path.name}: the file has {size / 1e6:.0f} MB, more than {MAX_BYTES >> 20}; shrink it first.")
     try:
-        height, width = image_size(path)
-        if height * width > MAX_PIXELS:
-            raise BadInput(f"{path.name}: {width} x {height} pixels are too many; shrink it below {MAX_PIXELS:,}.")
+        image_size(path, limit=MAX_PIXELS)
         return thumbnail(read_image(path), SHOWN).copy()
     except BadInput as error:
         raise BadInput(str(error).replace(str(path), path.name)) from error  # no paths on the page

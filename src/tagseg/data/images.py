@@ -1,91 +1,197 @@
 """Decoding photographs, masks and saliency maps of any common kind into plain arrays.
 
-Pillow decodes: it knows EXIF rotation, palettes, CMYK, 16-bit greys and WebP, and refuses truncated files.
+Pillow decodes: it knows EXIF rotation, palettes, CMYK, 16-bit greys and WebP, and refuses truncated files. Only formats
+that are meant are tried, and the size is known from the header before anything is decoded.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import threading
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tagseg.errors import BadInput
 from tagseg.files import write_aside
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
+)  # fmt: skip
+# what Pillow may try; AVIF needs Pillow 11.3 or newer, HEIF the plugin pillow-heif, which registers itself
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF")
 MAX_PIXELS = 178_956_970  # a fifth of a gigapixel; larger headers are refused before anything is decoded
-Image.MAX_IMAGE_PIXELS = None  # replaced by the check in `_open`, whose message names the file
+DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners fill of 16
+ImageLike = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+
+_ORIENTATION = 0x0112  # the tag of EXIF
+_UPRIGHT = {  # its value: what turns the pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ROWS = 256  # of a photograph of 16 bits that are scaled at a time
+_opening = threading.Lock()
 
 
 def read_image(path: Path) -> np.ndarray:
     """Reads a photograph as `(H, W, 3)` uint8 RGB, turned upright as its EXIF tag says.
 
-    Grey is repeated, palettes are looked up, transparency is laid on white, CMYK is converted, 16-bit values
-    are scaled by 1/257.
+    Grey is repeated, palettes are looked up, transparency is laid on white, CMYK is converted, and the first picture of
+    an animation counts. Greys of 16 bits are scaled by the number of bits that they fill: 8, 10, 12, 14 or 16, the
+    least that holds their largest value, for cameras write 12 bits into 16.
 
     Raises:
         BadInput: the file is missing, no image, truncated, or larger than `MAX_PIXELS`.
     """
+    return decode_image(_content(path), path)
+
+
+def _content(path: Path) -> bytes:
     try:
-        return decode_image(path.read_bytes(), path)
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise BadInput(f"{path}: there is no such image; add the file or remove its entry.") from error
+    except OSError as error:
+        raise BadInput(f"{path}: this image cannot be read ({error.strerror}).") from error
 
 
-def decode_image(data: bytes, path: Path) -> np.ndarray:
+def decode_image(data: bytes, path: Path | str) -> np.ndarray:
     """Decodes a photograph from bytes already in memory, as `read_image` does from a file.
 
     `path` is for messages.
     """
-    image = _open(data, path)
+    return _decoded(_open(data, path), path)
+
+
+def to_photograph(image: ImageLike) -> np.ndarray:
+    """Returns a photograph of any kind as the pixels that `read_image` gives of its file, `(H, W, 3)` uint8 RGB.
+
+    Args:
+        image: a path; the bytes of a file; an image of Pillow, whose EXIF tag counts; or an array `(H, W, 3)` RGB,
+            `(H, W, 4)` RGBA or `(H, W)` grey, uint8, or grey of 16 bits.
+
+    Raises:
+        BadInput: it is none of these, or cannot be read.
+    """
+    if isinstance(image, np.ndarray):
+        colour = image.ndim == 3 and image.shape[2] in (3, 4) and image.dtype == np.uint8
+        grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
+        if not (colour or grey) or not image.size:
+            raise BadInput(
+                f"the image has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB, (H, W, 4) "
+                "uint8 RGBA, or (H, W) uint8 or uint16 grey."
+            )
+        if colour and image.shape[2] == 3:
+            return image
+        return _decoded(Image.fromarray(np.ascontiguousarray(image)), "the image")
+    if isinstance(image, Image.Image):
+        return _decoded(image, "the image")
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image), "the image")
+    return read_image(Path(image))
+
+
+def _decoded(image: Image.Image, path: Path | str) -> np.ndarray:
     try:
-        # exif_transpose decodes the pixels as well
-        return np.array(_to_rgb(ImageOps.exif_transpose(image), path))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        rgb = _to_rgb(_upright(image), path)
+    except BadInput:
+        raise
+    except Exception as error:  # whatever a damaged file makes Pillow stumble over
         raise BadInput(f"{path}: the image is damaged or truncated ({error}); replace or remove it.") from error
+    return np.array(rgb)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Returns `(H, W)` of a photograph as `read_image` would return it, from its header alone."""
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held; upright if EXIF is damaged, which must not cost the photograph."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: this is not an image that can be read ({error}).") from error
-    return (width, height) if turned else (height, width)
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
 
 
-def _open(data: bytes, path: Path) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise BadInput(f"{path}: this is not an image that can be read; replace or remove it.") from error
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # an EXIF tag may follow the pixels
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def image_size(path: Path, limit: int = MAX_PIXELS) -> tuple[int, int]:
+    """Returns `(H, W)` of a photograph as `read_image` would return it.
+
+    Raises:
+        BadInput: it is no image, or its header announces more than `limit` pixels.
+    """
+    image = _open(_content(path), path, limit)
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+
+
+def _open(data: bytes, path: Path | str, limit: int = MAX_PIXELS) -> Image.Image:
+    try:
+        with _opening, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise BadInput(
+            f"{path}: the header announces too many pixels (a decompression bomb? {error}); scale the image down or "
+            "remove it."
+        ) from error
+    except Exception as error:  # whatever a damaged header makes Pillow stumble over
+        raise BadInput(
+            f"{path}: this is not an image that can be read{_advice(data)}; replace or remove it."
+        ) from error
+    width, height = image.size
+    if width * height > limit:
         raise BadInput(
             f"{path}: the header announces {width} x {height} pixels, more than the limit of "
-            f"{MAX_PIXELS / 1e6:.0f} million (a decompression bomb?); scale the image down or remove it."
+            f"{limit / 1e6:.0f} million (a decompression bomb?); scale the image down or remove it."
         )
     return image
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _advice(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis"):
+        return " (HEIC: install pillow-heif and register it, or convert it to JPEG)"
+    return " (AVIF: install Pillow 11.3 or newer)" if data[4:12] in (b"ftypavif", b"ftypavis") else ""
+
+
+def _to_rgb(image: Image.Image, path: Path | str) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits a pixel, grey
-        values = np.asarray(image, dtype=np.float64)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise BadInput(f"{path}: grey values beyond 16 bits have no known range; save it with 8 or 16 bits.")
-        return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_eight_bits(image, path)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, path: Path | str) -> np.ndarray:
+    """Greys of 16 bits as 8, a few rows at a time, so that a large photograph takes little memory."""
+    values = np.asarray(image)
+    least, most = values.min(initial=0), values.max(initial=0)
+    if image.mode == "F" or least < 0 or most > 65535:
+        raise BadInput(f"{path}: grey values beyond 16 bits have no known range; save it with 8 or 16 bits.")
+    white = next(2**bits - 1 for bits in DEPTHS if most < 2**bits)
+    grey = np.empty(values.shape, dtype=np.uint8)
+    for row in range(0, len(values), _ROWS):
+        grey[row : row + _ROWS] = np.rint(values[row : row + _ROWS].astype(np.float32) * (255 / white))
+    return grey
 
 
 def read_grey(path: Path) -> np.ndarray:
@@ -103,15 +209,15 @@ def read_index_png(path: Path) -> np.ndarray:
     Raises:
         BadInput: the file cannot be read, or holds colours where indices are expected.
     """
+    image = _open(_content(path), path)
+    if image.mode not in ("P", "L", "1", "I;16", "I"):
+        raise BadInput(
+            f"{path}: this must hold one number per pixel, for a class or a segment, and has mode {image.mode}; "
+            "save it as a palette or grey PNG."
+        )
     try:
-        image = _open(path.read_bytes(), path)
-        if image.mode not in ("P", "L", "1", "I;16", "I"):
-            raise BadInput(
-                f"{path}: a mask holds one class index per pixel, this file has mode {image.mode}; "
-                "save it as an 8-bit palette or grey PNG."
-            )
         values = np.array(image)
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a damaged file makes Pillow stumble over
         raise BadInput(f"{path}: the mask cannot be read ({error}); replace or remove it.") from error
     return values.astype(np.uint8) if values.max(initial=0) <= 255 else values
 

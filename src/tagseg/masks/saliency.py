@@ -164,11 +164,11 @@ def ignore_conflicts(
         smallest: share of the photograph below which all objects together are not believed.
 
     Returns:
-        `labels` with 255 where two maps exceed 0.9, where background is salient (32 of 255 levels) or a map exceeds
-        0.8, and everywhere if hardly any object is left.
+        `labels` with 255 where two scores exceed 0.9, the background's (1 - saliency) among them; where background is
+        salient (32 of 255 levels) or a map exceeds 0.8; and everywhere if hardly any object is left.
     """
     mask = labels.copy()
-    mask[(maps > 0.9).sum(axis=0) > 1] = 255
+    mask[(with_saliency_background(maps, saliency) > 0.9).sum(axis=0) > 1] = 255
     conflict = np.maximum(saliency * 255, 255 * (maps > 0.8).max(axis=0, initial=False)) >= 32
     mask[(mask == 0) & conflict] = 255
     objects = (mask != 0) & (mask != 255)

@@ -44,7 +44,7 @@ class DataSettings(Settings):
 class MineSettings(Settings):
     """Settings for mining class maps with the trained classifier."""
 
-    side: int = Field(default=321, ge=32)  # long side of the photograph at scale 1, pixels
+    side: int = Field(default=321, ge=32, le=16384)  # long side of the photograph at scale 1, pixels
     scales: tuple[PositiveFloat, ...] = Field(default=(0.75, 1.0, 1.5), min_length=1)
     flip: bool = True
     # where the maps of all scales meet: "grid", that of the largest scale, bilinear in the grid's geometry, or
@@ -141,7 +141,7 @@ class FitSettings(Settings):
     method: str = "cam"
     backbone: str = "resnet50"
     weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     processes: PositiveInt = 1  # that train together, one GPU each; the result is the same but for rounding
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()  # the frozen transformer, where something needs its features
@@ -237,12 +237,19 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
             )
         text = resource.read_text(encoding="utf-8")
     try:
-        values = yaml.safe_load(text) or {}
+        values = _parse_yaml(text) or {}
     except yaml.YAMLError as error:
         raise BadInput(f"{recipe}: this is not valid YAML ({error}).") from error
     if not isinstance(values, dict):
         raise BadInput(f"{recipe}: a recipe is a table of settings, this is a {type(values).__name__}.")
     return values
+
+
+def _parse_yaml(text: str) -> Any:
+    """The value that YAML says; references are refused, for a few lines of them can stand for billions of values."""
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+        raise yaml.YAMLError("references (*name) are not allowed; write the value out")
+    return yaml.safe_load(text)
 
 
 def recipe_names() -> list[str]:
@@ -265,7 +272,7 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise BadInput(f"--set {pair}: write it as key=value, for example --set train.epochs=4.")
         try:
-            values[key.strip()] = yaml.safe_load(value)
+            values[key.strip()] = _parse_yaml(value)
         except yaml.YAMLError as error:
             raise BadInput(f"--set {pair}: the value is not valid YAML ({error}).") from error
     return values

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from PIL import Image
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from tagseg.data.images import read_image
+from tagseg.data.images import ImageLike, to_photograph
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
 from tagseg.errors import BadInput
 from tagseg.files import read_json, write_aside, write_json
+from tagseg.labels import MAX_CLASSES
 from tagseg.networks.backbone import Backbone, on_canvas
 from tagseg.networks.features import Levels
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.segmentation.decoder import FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.saved import DESCRIPTION, WEIGHTS, find_model
+from tagseg.segmentation.settings import HeadName
+from tagseg.settings import SidePixels
 
 FORMAT = 1
-ImageLike = str | os.PathLike[str] | np.ndarray | Image.Image
+Deviation = Annotated[float, Field(gt=0, lt=1e6)]
 
 
 class SegmentationModel:
@@ -52,11 +55,11 @@ class SegmentationModel:
         """Returns the class of every pixel: `(H, W)` uint8, 0 background, class c at c + 1.
 
         Args:
-            image: path, PIL image, or `(H, W, 3)` uint8 RGB; any size.
+            image: of any size; see `tagseg.data.images.to_photograph`.
             scales: sizes to look at, relative to the training size; probabilities are averaged.
             flip: look at the mirrored photograph too.
         """
-        photo = _to_array(image)
+        photo = to_photograph(image)
         classes = self._probabilities(photo, scales, flip).max(dim=0).indices  # argmax is many times slower on a CPU
         return classes.to(torch.uint8).cpu().numpy()
 
@@ -65,7 +68,7 @@ class SegmentationModel:
 
         They are `(C + 1, H, W)` float32; the arguments are those of `predict`.
         """
-        return self._probabilities(_to_array(image), scales, flip).cpu().numpy()
+        return self._probabilities(to_photograph(image), scales, flip).cpu().numpy()
 
     @torch.inference_mode()
     def _probabilities(self, photo: np.ndarray, scales: tuple[float, ...], flip: bool) -> torch.Tensor:
@@ -124,31 +127,56 @@ def load(path: str | os.PathLike[str]) -> SegmentationModel:
     """
     folder = find_model(path)
     try:
-        described: dict[str, Any] = read_json(folder / DESCRIPTION)
-        if described["format"] != FORMAT:
-            raise BadInput(f"{folder / 'model.json'}: format {described['format']} is not known; update tagseg.")
-        parts = described["architecture"]
-        network = _network(parts, len(described["classes"]))
-        backbone = network.backbone
-        backbone.mean, backbone.std = tuple(described["input"]["mean"]), tuple(described["input"]["std"])
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        described = ModelDescription.model_validate(read_json(folder / DESCRIPTION))
+        if described.format != FORMAT:
+            raise BadInput(f"{folder / DESCRIPTION}: format {described.format} is not known; update tagseg.")
+        network = _network(described.architecture, len(described.classes))
+        network.backbone.mean, network.backbone.std = described.input.mean, described.input.std
+        state = load_file(folder / WEIGHTS)
+        wrong = next((name for name, values in state.items() if not values.isfinite().all()), None)
+        if wrong is not None:
+            raise BadInput(f"{folder / WEIGHTS}: the weights '{wrong}' hold numbers that are not finite; train again.")
+        network.load_state_dict(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{folder / DESCRIPTION}: '{key}' cannot be ({first['msg']}); make the model again.") from error
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise BadInput(f"{folder}: the model's files are damaged or do not belong together ({error}).") from error
-    return SegmentationModel(network, tuple(described["classes"]), described["input"]["side"])
+    return SegmentationModel(network, described.classes, described.input.side)
 
 
-def _network(parts: dict[str, Any], num_classes: int) -> DeepLab | FrozenSegmenter:
-    if parts["head"] == FrozenSegmenter.head_name:
-        return FrozenSegmenter(Levels(parts["backbone"]), num_classes, parts["width"], parts["layers"])
-    backbone = Backbone(parts["backbone"], "random", parts["output_stride"])
-    return DeepLab(backbone, parts["head"], num_classes)
+class ModelArchitecture(BaseModel):
+    """What `model.json` says of the network; `width` and `layers` are those of a decoder of frozen features."""
+
+    backbone: str
+    head: str
+    output_stride: Literal[8, 16, 32] | None = None
+    width: Annotated[int, Field(ge=1, le=1 << 14)] = 1
+    layers: Annotated[int, Field(ge=0, le=64)] = 0
 
 
-def _to_array(image: ImageLike) -> np.ndarray:
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise BadInput(f"the image has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB.")
-        return image
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    return read_image(Path(image))
+class ModelInput(BaseModel):
+    """What `model.json` says of the photographs: their long side in pixels, and mean and deviation of a channel."""
+
+    side: SidePixels
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[Deviation, Deviation, Deviation]
+
+
+class ModelDescription(BaseModel):
+    """What `model.json` says."""
+
+    format: int
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    architecture: ModelArchitecture
+    input: ModelInput
+
+
+def _network(parts: ModelArchitecture, num_classes: int) -> DeepLab | FrozenSegmenter:
+    if parts.head == FrozenSegmenter.head_name:
+        return FrozenSegmenter(Levels(parts.backbone), num_classes, parts.width, parts.layers)
+    if parts.head not in get_args(HeadName):
+        raise ValueError(f"there is no head '{parts.head}'")
+    backbone = Backbone(parts.backbone, "random", parts.output_stride)
+    return DeepLab(backbone, cast(HeadName, parts.head), num_classes)
