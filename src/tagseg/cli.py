@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -575,19 +576,28 @@ def _number(value: float | None) -> str:
     return "     -" if value is None else f"{value:6.2f}"
 
 
+class Stopped(BaseException):
+    """A signal asks the process to end; nothing between here and `main` may mistake it for an error."""
+
+
+def _stop(number: int, _: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)  # the next one ends the process at once
+    raise Stopped(number)
+
+
 def main() -> None:
-    """Entry of the `tagseg` command: 0 done, 2 bad input, 130 stopped by the keyboard."""
+    """Entry of the `tagseg` command: 0 done, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
     except BadInput as error:
         print(f"tagseg: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "tagseg: stopped; the same command goes on from the last completed piece of work.",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except (Stopped, KeyboardInterrupt) as error:
+        goes_on = "; the same command goes on from the last completed piece of work" if "fit" in sys.argv[1:] else ""
+        print(f"tagseg: stopped{goes_on}.", file=sys.stderr)
+        sys.exit(128 + (error.args[0] if isinstance(error, Stopped) else signal.SIGINT))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,18 @@ def cpu_count() -> int:
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 4, threads: int = 2
 ) -> Iterator[Result]:
-    """Yields `map(function, items)` in order, with at most `ahead` results computed in advance by threads."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending: deque[Any] = deque()
+    """Yields `map(function, items)` in order, with at most `ahead` results computed in advance by threads.
+
+    If it is left early, by an error or because the process is to stop, what has not begun is not begun any more.
+    """
+    pool = ThreadPoolExecutor(threads)
+    pending: deque[Any] = deque()
+    try:
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -175,3 +175,28 @@ def test_what_does_not_fit_is_told_before_anything_is_served(tiny_set, tmp_path)
         tagseg.explore(["timm:none_such"], ["random"])
     with pytest.raises(BadInput, match="given twice"):
         tagseg.explore(["timm:test_resnet"] * 2, ["random"])
+
+
+def test_other_sites_are_refused_and_the_folder_is_private(address):
+    import httpx
+
+    assert httpx.get(address).status_code == 200
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 403
+    assert httpx.post(f"{address}gradio_api/upload", headers={"Origin": "http://evil.example"}).status_code == 403
+    folder = os.environ["GRADIO_TEMP_DIR"]
+    assert os.stat(folder).st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/me/run: there is no run", "run: there is no run"),
+        ("'/tmp/a b/c.png' is damaged", "'a b/c.png' is damaged"),
+        ("C:\\Users\\me\\x.png: no", "x.png: no"),
+        ("choose 3/4 of them", "choose 3/4 of them"),
+    ],
+)
+def test_no_absolute_paths_on_the_page(text, expected):
+    from tagseg.app.page import without_paths
+
+    assert without_paths(text) == expected

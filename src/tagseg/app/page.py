@@ -8,7 +8,10 @@ asked and how it is answered is in `explorer`; here is what is clicked.
 
 from __future__ import annotations
 
+import atexit
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +21,14 @@ from typing import Any
 import numpy as np
 
 from tagseg.app.explorer import MAX_BYTES, Explorer, Option, View, corners
+from tagseg.app.guard import Guard
 from tagseg.errors import BadInput
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing is asked of the internet
 
 try:
     import gradio as gr
+    from starlette.middleware import Middleware
 except ImportError as error:
     raise BadInput("the explorer needs Gradio, which is not installed; pip install 'tagseg[app]'.") from error
 
@@ -67,6 +72,7 @@ def serve(
     Raises:
         BadInput: the port is taken, a model cannot be loaded, or see `Explorer`.
     """
+    kept = _private_folder()
     explorer = Explorer(models, folder, patches, side)
     for name in models:  # what does not load is told before anything is served
         explorer.class_names(name)
@@ -83,6 +89,7 @@ def serve(
             max_file_size=MAX_BYTES,
             ssr_mode=False,
             footer_links=[],
+            app_kwargs={"middleware": [Middleware(Guard, folder=kept)]},
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=_STYLE,
         )
@@ -190,7 +197,7 @@ def _panel(explorer: Explorer, name: str) -> list[gr.Gallery]:
             try:
                 return answer(event(before, *inputs), before)
             except BadInput as error:
-                return {told: str(error)}
+                return {told: without_paths(str(error))}
 
         return listener
 
@@ -239,13 +246,13 @@ def _panel(explorer: Explorer, name: str) -> list[gr.Gallery]:
         try:
             return answer(explorer.hide(_there(before), corners(before.corner, place, before.shown)), before)
         except BadInput as error:
-            return {asked: replace(before, corner=None), told: str(error)}
+            return {asked: replace(before, corner=None), told: without_paths(str(error))}
 
     def made(before: Asked) -> dict[Any, Any]:
         try:
             packed = explorer.tree(_there(before))
         except BadInput as error:
-            return {told: str(error)}
+            return {told: without_paths(str(error))}
         folder = Path(tempfile.mkdtemp(dir=_cache()))
         (folder / "tree.zip").write_bytes(packed)
         return {download: gr.update(value=str(folder / "tree.zip"), visible=True), told: ""}
@@ -296,6 +303,19 @@ def _there(asked: Asked) -> View:
     if asked.view is None:
         raise BadInput("open a picture first.")
     return asked.view
+
+
+def without_paths(text: str) -> str:
+    """Returns a sentence in which absolute paths are cut down to their last part, for the page shows none."""
+    return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s'\"/\\:;,]+[/\\])*(?=[^\s'\"/\\:;,]+)", "", text)
+
+
+def _private_folder() -> Path:
+    """A folder that nobody else may enter, for what the page keeps; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tagseg-explorer-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
 
 
 def _cache() -> str:

@@ -96,20 +96,28 @@ def _sharpened(saliency: np.ndarray) -> np.ndarray:
     return (1 / (1 + np.exp(-10 * (_scaled(centred) - 0.5)))).astype(np.float32) if centred.any() else centred
 
 
-def load_saliency_network(path: Path, side: int = 320) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a salient-object network from a file: `.onnx`, torch.export (`.pt2`), or TorchScript (else).
+def load_saliency_network(path: Path, side: int = 320, *, program: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """Loads a salient-object network from a file: `.onnx`, or a program of torch.export (`.pt2`) or TorchScript (else).
 
-    It must take `(1, 3, side, side)` RGB, normalised by the mean and deviation of ImageNet; of what it gives, the first
-    map counts, as probabilities if it is within [0, 1] and else as logits.
+    An ONNX file is data. A program is executed: TorchScript may write files, and torch.export evaluates expressions and
+    calls functions that the file names. It is opened only if `program` says that whoever made it is trusted.
+
+    The network must take `(1, 3, side, side)` RGB, normalised by the mean and deviation of ImageNet; of what it gives,
+    the first map counts, as probabilities if it is within [0, 1] and else as logits.
 
     Returns:
         `(H, W, 3)` uint8 -> `(H, W)` float32 in [0, 1].
 
     Raises:
-        BadInput: the file cannot be read, or gives no map.
+        BadInput: the file cannot be read, is a program that nobody trusted, or gives no map.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: there is no such saliency network; give an .onnx, .pt2 or TorchScript file.")
+        raise BadInput(f"{path}: there is no such saliency network; give an .onnx file.")
+    if path.suffix != ".onnx" and not program:
+        raise BadInput(
+            f"{path}: this file is a program, which may do anything when it is opened; export the network as .onnx, or "
+            "set data.saliency_program=true if you trust whoever made it."
+        )
     try:
         if path.suffix == ".onnx":
             network: Any = cv2.dnn.readNetFromONNX(str(path))

@@ -67,11 +67,21 @@ def with_saliency(samples: tuple[Sample, ...], source: str, folder: Path) -> tup
     return tuple(s if _own(s, source) else replace(s, saliency=folder / f"{s.name}.png") for s in samples)
 
 
-def make_saliency(samples: tuple[Sample, ...], source: str, folder: Path, reporter: Reporter) -> int:
-    """Write the maps that are missing; returns how many were made in all.
+def make_saliency(
+    samples: tuple[Sample, ...], source: str, folder: Path, reporter: Reporter, *, program: bool = False
+) -> int:
+    """Writes the maps that are missing; returns how many were made in all.
+
+    Args:
+        samples: the photographs.
+        source: as `data.saliency`.
+        folder: for the maps.
+        reporter: shows the bar.
+        program: whether the file of a network may be a program.
 
     Raises:
-        BadInput: the source is the data set's folder, and it has no map of some photograph.
+        BadInput: the source is the data set's folder, and it has no map of some photograph; or the network's file
+            cannot be used.
     """
     wanted = [s for s in samples if not _own(s, source)]
     if wanted and source == "folder":
@@ -81,7 +91,8 @@ def make_saliency(samples: tuple[Sample, ...], source: str, folder: Path, report
         )
     if not wanted:
         return 0
-    network = minimum_barrier_saliency if source in _WORDS else load_saliency_network(Path(source))
+    built_in = source in _WORDS
+    network = minimum_barrier_saliency if built_in else load_saliency_network(Path(source), program=program)
     path: Callable[[Sample], Path] = lambda s: folder / f"{s.name}.png"  # noqa: E731
     missing = [s for s in wanted if not path(s).exists()]
 
@@ -89,7 +100,7 @@ def make_saliency(samples: tuple[Sample, ...], source: str, folder: Path, report
         write_grey(path(sample), np.round(255 * network(read_image(sample.image))).astype(np.uint8))
 
     # a network brings its own threads
-    threads = cpu_count() if source in _WORDS else 1
+    threads = cpu_count() if built_in else 1
     with reporter.bar("saliency", len(wanted), "photographs") as advance:
         for done, _ in enumerate(prefetch(work, missing, threads=threads), len(wanted) - len(missing) + 1):
             advance(done, "")

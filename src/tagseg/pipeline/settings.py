@@ -38,6 +38,8 @@ class DataSettings(Settings):
     # where saliency maps come from, if anything uses them: "folder" (that of the data set), "built-in" (made without
     # any network), "auto" (the folder where it has a map, else built in), another folder, or the file of a network
     saliency: str = "auto"
+    # whether the file of a network may be a program (torch.export, TorchScript), which is executed; an .onnx is data
+    saliency_program: bool = False
     texts: str | None = None  # a file of text embeddings of the classes, where class maps come from words
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import signal
 import threading
 import time
@@ -18,6 +20,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
@@ -77,7 +80,7 @@ def train(
         a record of every epoch.
 
     Raises:
-        BadInput: the processes cannot share the batch or the GPUs.
+        BadInput: the processes cannot share the batch or the GPUs, or a loss is no finite number.
     """
     _quieten()
     device = default_device()
@@ -102,7 +105,8 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=folder,
-        plugins=[WholeCheckpoints()],
+        # whatever cluster this runs in, the processes are those that are started here
+        plugins=[WholeCheckpoints(), LightningEnvironment()],
         callbacks=[
             log,
             ModelCheckpoint(
@@ -119,16 +123,19 @@ def train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     if processes > 1:  # the log was kept by another process
-        log.load_state_dict(torch.load(checkpoint, weights_only=False)["callbacks"][log.state_key])
+        log.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][log.state_key])
     return log.epochs
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be read to its end; the archive keeps a checksum of everything in it."""
+    """Whether a checkpoint can be read to its end, without executing anything; the archive keeps a checksum of
+    everything in it."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            if archive.testzip() is not None:
+                return False
+        return "state_dict" in torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whatever a damaged archive makes its readers stumble over
         return False
 
 
@@ -196,7 +203,11 @@ def _interruptible() -> Iterator[None]:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints are written aside and renamed."""
+    """Checkpoints are written aside and renamed, and read as data: nothing in them is executed."""
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Reads a checkpoint."""
+        return torch.load(path, map_location="cpu", weights_only=True)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes a checkpoint, whole or not at all."""
@@ -210,6 +221,7 @@ class EpochLog(Callback):
     def __init__(self, name: str, schedule: Schedule, steps: int, reporter: Reporter) -> None:
         self.name, self.schedule, self.steps, self.reporter = name, schedule, steps, reporter
         self.epochs: list[EpochRecord] = []
+        self._parent: int | None = None  # the process that started this one, where several share the work
         self._bar = ExitStack()  # empty where training never started, as in the process that starts others
 
     def state_dict(self) -> dict[str, Any]:
@@ -222,6 +234,8 @@ class EpochLog(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
         """Shows the bar."""
+        if not trainer.is_global_zero or trainer.world_size > 1:
+            self._parent = os.getppid()
         reporter = self.reporter if trainer.is_global_zero else Reporter(quiet=True)
         self._advance = self._bar.enter_context(reporter.bar(self.name, self.steps, "steps"))
 
@@ -241,11 +255,28 @@ class EpochLog(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Counts the time spent waiting for data."""
+        if self._parent is not None and os.getppid() != self._parent:
+            os._exit(1)  # nobody is left who would take the result
         self._waited += time.perf_counter() - self._idle_since
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, *_: Any) -> None:  # noqa: ARG002
-        """Counts the loss and moves the bar."""
-        self._loss += float(outputs["loss"])
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: Any,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,  # noqa: ARG002
+        number: int,
+    ) -> None:
+        """Counts the loss and moves the bar; a loss that is no finite number ends the training."""
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            rate = max(group["lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups)
+            raise BadInput(
+                f"{self.name}: training diverged: the loss is {loss} at step {trainer.global_step} (batch {number + 1} "
+                f"of epoch {trainer.current_epoch + 1}, learning rate {rate:.2g}); lower the learning rate of this "
+                "stage. What the last finished epoch left is kept."
+            )
+        self._loss += loss
         self._steps += 1
         self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
         self._idle_since = time.perf_counter()

@@ -21,8 +21,10 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 
 def _work(run: Run, folder: Path) -> SaliencyRecord:
-    source = run.settings.data.saliency
-    return SaliencyRecord(made=make_saliency(from_folder(run.data, source).train, source, folder, run.reporter))
+    s = run.settings.data
+    samples = from_folder(run.data, s.saliency).train
+    made = make_saliency(samples, s.saliency, folder, run.reporter, program=s.saliency_program)
+    return SaliencyRecord(made=made)
 
 
 STAGE = Stage(
