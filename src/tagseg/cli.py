@@ -276,6 +276,8 @@ def check(
     result = tagseg.check(data, tags=tags, quiet=quiet)  # type: ignore[arg-type]
     for problem in result.problems:
         typer.echo(problem)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     typer.echo(
         f"{result.train} training and {result.val} evaluation photographs, {result.masks} with masks, "
         f"{result.empty} without tags; {len(result.classes)} classes: "

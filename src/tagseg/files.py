@@ -25,7 +25,7 @@ def write_aside(path: Path) -> Iterator[Path]:
     the temporary file is removed and `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    aside = path.with_name(f"{_short(path.name)}.{os.getpid()}{PARTIAL}")
     try:
         yield aside
         with open(aside, "rb+") as file:
@@ -36,6 +36,11 @@ def write_aside(path: Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def _short(name: str) -> str:
+    """A name to which an ending can be added; one that is nearly as long as a disk allows is replaced by its digest."""
+    return name if len(name.encode()) <= 220 else hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ class CheckResult:
     empty: int  # photographs without tags
     classes: dict[str, int]  # name -> photographs that have it
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what was left out, and other things to know
 
 
 def check(data: str | os.PathLike[str], *, tags: Literal["xml", "masks"] = "xml", quiet: bool = False) -> CheckResult:
@@ -47,4 +48,5 @@ def check(data: str | os.PathLike[str], *, tags: Literal["xml", "masks"] = "xml"
         empty=sum(not sample.tags for sample in dataset.samples),
         classes={name: counts[number] for number, name in enumerate(dataset.classes)},
         problems=tuple(problem.text for problem in dataset.problems),
+        notes=dataset.notes,
     )

@@ -56,7 +56,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Photographs with tags, in two splits.
+    """Photographs with tags, in two splits, what is wrong with them (`problems`), and what a person should know
+    (`notes`).
 
     Masks are for measuring only: nothing that trains may read them.
     """
@@ -66,6 +67,7 @@ class Dataset:
     train: tuple[Sample, ...]
     val: tuple[Sample, ...] = ()
     problems: tuple[Problem, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -125,7 +127,8 @@ def read_saliency(sample: Sample, size: tuple[int, int]) -> np.ndarray:
 
 
 def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
-    """Returns the problems of a class list: no class, too many, one twice, or two that differ by case only."""
+    """Returns the problems of a class list: no class, too many, one twice, two that differ by case only, or one that
+    is called as what is no class."""
     problems = []
     if not classes:
         problems.append(Problem(f"{where}: no class is named; give at least one photograph a tag."))
@@ -137,6 +140,11 @@ def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
         if other != name:
             problems.append(
                 Problem(f"{where}: the classes '{other}' and '{name}' differ by case only; use one spelling.")
+            )
+    for name in classes:
+        if name.strip("_").casefold() in ("background", "ignore"):
+            problems.append(
+                Problem(f"{where}: '{name}' is what has no class; leave it out, or put it first in classes.txt.")
             )
     for name in sorted({c for c in classes if classes.count(c) > 1}):
         problems.append(Problem(f"{where}: the class '{name}' is listed twice; remove one line."))

@@ -204,22 +204,48 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def read_index_png(path: Path) -> np.ndarray:
-    """Reads a mask as `(H, W)` uint8: the palette index (or grey value) of every pixel.
+    """Reads a mask as `(H, W)` uint8 (uint16 or int32 where it has larger numbers): one number per pixel.
+
+    This is the palette index or the grey value. Of colours it is the value that all channels share, or the index of
+    PASCAL VOC's colour.
 
     Raises:
-        BadInput: the file cannot be read, or holds colours where indices are expected.
+        BadInput: the file cannot be read, or holds colours that stand for no number.
     """
     image = _open(_content(path), path)
+    try:
+        if image.mode in ("RGBA", "LA"):
+            image = image.convert("RGBA" if image.mode == "RGBA" else "LA")
+            if image.getextrema()[-1] == (255, 255):
+                image = image.convert(image.mode[:-1])
+        values = np.array(image)
+    except Exception as error:  # whatever a damaged file makes Pillow stumble over
+        raise BadInput(f"{path}: the mask cannot be read ({error}); replace or remove it.") from error
+    if image.mode == "RGB":
+        return _numbers_of(values, path)
     if image.mode not in ("P", "L", "1", "I;16", "I"):
         raise BadInput(
             f"{path}: this must hold one number per pixel, for a class or a segment, and has mode {image.mode}; "
             "save it as a palette or grey PNG."
         )
-    try:
-        values = np.array(image)
-    except Exception as error:  # whatever a damaged file makes Pillow stumble over
-        raise BadInput(f"{path}: the mask cannot be read ({error}); replace or remove it.") from error
     return values.astype(np.uint8) if values.max(initial=0) <= 255 else values
+
+
+def _numbers_of(colours: np.ndarray, path: Path) -> np.ndarray:
+    """The numbers that colours `(H, W, 3)` stand for."""
+    codes = colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    found, places = np.unique(codes, return_inverse=True)
+    red, green, blue = found >> 16, found >> 8 & 255, found & 255
+    if (red == green).all() and (green == blue).all():
+        return colours[..., 0]
+    known = {code: number for number, code in enumerate(voc_palette().astype(np.int32) @ [1 << 16, 1 << 8, 1])}
+    strange = next((n for n, code in enumerate(found) if code not in known), None)
+    if strange is not None:
+        raise BadInput(
+            f"{path}: this must hold one number per pixel, and has colours, such as ({red[strange]}, {green[strange]}, "
+            f"{blue[strange]}), which are not PASCAL VOC's; save it as a palette or grey PNG."
+        )
+    return np.array([known[code] for code in found], dtype=np.uint8)[places.reshape(codes.shape)]
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tagseg.data.images import IMAGE_SUFFIXES
+from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput
 
 
@@ -19,10 +20,11 @@ def find_photographs(images: Sequence[str | os.PathLike[str]]) -> dict[str, Path
     found: dict[str, Path] = {}
     for image in map(Path, images):
         if image.is_dir():
-            below = [p for p in sorted(image.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
-            members = [(p.relative_to(image).with_suffix("").as_posix(), p) for p in below]
+            below = find_images(image)
+            members = [(Path(name).with_suffix("").as_posix(), path) for name, path in below.photographs.items()]
+            members += [(path.stem, path) for path in below.dead]
         else:
-            members = [(image.stem, image)]
+            members = [(composed(image.stem), image)]
         for name, path in members:
             if not path.is_file():
                 raise BadInput(f"{path}: there is no such image.")

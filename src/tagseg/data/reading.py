@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,8 @@ from tagseg.data.readers import Tags, readers
 from tagseg.errors import BadInput
 from tagseg.files import read_json, write_json
 from tagseg.labels import IGNORE
+
+LONGEST_NAME = 240  # bytes of a part of a photograph's name; files of results add an ending of up to 12
 
 
 def read_dataset(root: str | Path, tags: Tags = "xml") -> Dataset:
@@ -34,7 +37,46 @@ def read_dataset(root: str | Path, tags: Tags = "xml") -> Dataset:
     root = Path(root)
     if not root.is_dir():
         raise BadInput(f"{root}: there is no such folder; give the folder that holds the photographs and their tags.")
-    return next(reader for reader in readers() if reader.find(root) is not None).read(root, tags)
+    return _checked(next(reader for reader in readers() if reader.find(root) is not None).read(root, tags))
+
+
+def _checked(data: Dataset) -> Dataset:
+    """The data with every name that cannot be a file's, or that two photographs have, among the problems.
+
+    Results are files of these names, also on disks that do not tell case or Unicode's forms apart. Of photographs with
+    the same name the first stays, so that nothing is written twice.
+    """
+    problems = list(data.problems)
+    seen: dict[str, Sample] = {}
+    kept: dict[str, list[Sample]] = {"train": [], "val": []}
+    for split in kept:
+        for sample in getattr(data, split):
+            name = sample.name
+            other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), sample)
+            if other is not sample:
+                if other.image == sample.image:
+                    text = f"{sample.image}: this photograph is listed twice, perhaps for both splits; keep it once."
+                elif other.name == name:
+                    text = f"{sample.image}: its name '{name}' is that of {other.image} too; rename one of them."
+                else:
+                    text = f"{sample.image}: '{name}' differs from '{other.name}' by case only; rename one of them."
+                problems.append(Problem(text, name))
+                if other.name == name:
+                    continue
+            if any(ord(letter) < 32 for letter in name) or "" in name.split("/") or ".." in name.split("/"):
+                problems.append(
+                    Problem(f"{sample.image}: a name with '//', '..' or control characters; rename the file.", name)
+                )
+            elif max(len(part.encode()) for part in name.split("/")) > LONGEST_NAME:
+                problems.append(
+                    Problem(
+                        f"{sample.image}: the name is longer than {LONGEST_NAME} bytes, too long for results of this "
+                        "name; rename the file.",
+                        name,
+                    )
+                )
+            kept[split].append(sample)
+    return replace(data, train=tuple(kept["train"]), val=tuple(kept["val"]), problems=tuple(problems))
 
 
 @dataclass(frozen=True)
@@ -45,12 +87,14 @@ class FileFact:
     size: `(H, W)` of the photograph, pixels.
     digest: of the photograph's bytes.
     problems: what is wrong, a sentence each.
+    values: the numbers in the mask, ascending.
     """
 
     stamp: str
     size: tuple[int, int]
     digest: str
     problems: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
 
 
 class FileFacts(dict[str, FileFact]):
@@ -79,7 +123,10 @@ class FileFacts(dict[str, FileFact]):
         try:
             found = read_json(path)
             return cls(
-                {n: FileFact(f["stamp"], tuple(f["size"]), f["digest"], tuple(f["problems"])) for n, f in found.items()}
+                {
+                    n: FileFact(f["stamp"], tuple(f["size"]), f["digest"], tuple(f["problems"]), tuple(f["values"]))
+                    for n, f in found.items()
+                }
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
@@ -114,9 +161,11 @@ def inspect_files(
             facts[sample.name] = fact
             problems += [Problem(text, sample.name) for text in fact.problems]
             advance(done, "")
+    problems += _mask_problems(data, facts)
+    notes = [*data.notes, *_copies(samples, facts)]
     if not data.train:
         problems.append(Problem(f"{data.root}: no photograph is left for training; add some to train.txt."))
-    return replace(data, problems=tuple(problems)), facts
+    return replace(data, problems=tuple(problems), notes=tuple(notes)), facts
 
 
 def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
@@ -133,31 +182,78 @@ def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
         problems.append(f"{sample.image}: there is no such image; add the file or remove its entry.")
     except BadInput as error:
         problems.append(str(error))
+    values: tuple[int, ...] = ()
     if sample.mask is not None and not problems:
-        problems += _inspect_mask(sample.mask, size, num_classes)
-    return FileFact(stamp, size, digest, tuple(problems))
+        found, values = _inspect_mask(sample.mask, size, num_classes)
+        problems += found
+    return FileFact(stamp, size, digest, tuple(problems), values)
 
 
-def _inspect_mask(source: MaskSource, size: tuple[int, int], num_classes: int) -> list[str]:
+def _inspect_mask(source: MaskSource, size: tuple[int, int], num_classes: int) -> tuple[list[str], tuple[int, ...]]:
+    """What is wrong with a mask, and the numbers in it."""
     where = source if isinstance(source, Path) else "annotation"
     try:
         mask = read_mask(source)
     except BadInput as error:
-        return [str(error)]
+        return [str(error)], ()
     if mask.shape != size:
         height, width = mask.shape
         return [
             f"{where}: the mask has {width} x {height} pixels, its photograph {size[1]} x {size[0]}; "
             "save it at the photograph's size."
-        ]
+        ], ()
     values = np.unique(mask)
     wrong = values[(values > num_classes) & (values != IGNORE)]
     if wrong.size:
         return [
             f"{where}: the mask holds the value {wrong[0]}, but there are {num_classes} classes; "
             f"use 0 for background, 1 to {num_classes} for classes and {IGNORE} for ignore."
+        ], ()
+    return [], tuple(values.tolist())
+
+
+def _mask_problems(data: Dataset, facts: FileFacts) -> list[Problem]:
+    """What only all masks together tell: that 255 is meant for the object, or that the numbers count from 1."""
+    masked = [s for s in data.samples if s.mask is not None and s.tags and facts[s.name].values]
+    values = {value for sample in masked for value in facts[sample.name].values}
+    if not masked:
+        return []
+    first = masked[0].mask if isinstance(masked[0].mask, Path) else masked[0].name
+    if values <= {0, IGNORE} and IGNORE in values:
+        what, word = ("1", "1") if len(data.classes) == 1 else ("the number of its class", "number")
+        return [
+            Problem(
+                f"{first}: the masks hold nothing but 0 and {IGNORE}, and {IGNORE} means ignore; write {what} where "
+                f"the object is, with numpy: mask[mask == {IGNORE}] = {word}."
+            )
+        ]
+    if 0 not in values and len(masked) > 1:
+        return [
+            Problem(
+                f"{first}: no mask holds 0, which is the background; if the numbers count from 1, write one less "
+                "everywhere but at 255."
+            )
         ]
     return []
+
+
+def _copies(samples: tuple[Sample, ...], facts: FileFacts) -> list[str]:
+    """What to know of photographs that are the same file under two names with other tags."""
+    seen: dict[str, Sample] = {}
+    found = []
+    for sample in samples:
+        digest = facts[sample.name].digest
+        other = seen.setdefault(digest, sample) if digest else sample
+        if other.tags != sample.tags:
+            found.append((sample, other))
+    if not found:
+        return []
+    sample, other = found[0]
+    more = f" ({len(found) - 1} more such pairs)" if len(found) > 1 else ""
+    return [
+        f"{sample.image}: the same photograph as {other.image}, with other tags{more}; better keep it once, with all "
+        "its tags, in labels.csv."
+    ]
 
 
 def _stamp(source: MaskSource | None) -> list[int]:

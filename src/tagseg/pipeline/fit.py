@@ -99,6 +99,8 @@ def _inspected(
     with reporter.bar("check", len(data.samples), "photographs") as advance:
         data, facts = inspect_files(data, known, advance, threads=cpu_count())
     raise_problems([p for p in data.problems if not skip_bad or p.sample is None], root)
+    for note in data.notes:
+        reporter.say(f"note: {note}")
     for problem in data.problems:
         reporter.say(f"skipped: {problem.text}")
     data = data.without({p.sample for p in data.problems if p.sample is not None})

@@ -1,8 +1,9 @@
 """The plain folder layout.
 
-DATA/images/**            photographs; or DATA/CLASS/** (or DATA/images/CLASS/**) without labels.csv
-DATA/labels.csv           image,label;label     (first column with or without suffix; no label = background only)
-DATA/classes.txt          optional, one class a line, an optional first line `background`
+DATA/images/**            photographs; or DATA/CLASS/** (or DATA/images/CLASS/**) without labels.csv; or with the splits
+                          above the classes: DATA/train/CLASS/**, and val, valid or validation; test is left out
+DATA/labels.csv           image,label;label     (see `tagseg.data.tables`)
+DATA/classes.txt          optional, one class a line; optional first lines `__ignore__`, `background`
 DATA/masks/**.png         optional truth for measuring: 0 background, line number of the class, 255 ignore
 DATA/boxes.csv            optional true boxes for measuring: image,label,xmin,ymin,xmax,ymax in pixels
 DATA/saliency/**.png      optional 8-bit saliency maps
@@ -16,34 +17,65 @@ from collections import defaultdict
 from pathlib import Path
 
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
-from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.data.readers import Reader
+from tagseg.data.tables import Row, key, read_table, read_text, without_suffix
+from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput, nearest
 
-_RESERVED = {"images", "masks", "saliency"}
+_RESERVED = frozenset({"images", "masks", "saliency", "boxes", "annotations"})
+SPLITS = {  # folder names that mean a split, whatever is in them
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+MASK_ENDINGS = ("", "_mask", "-mask", ".mask", "_label", "_gt")
+MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")
+# files of other tools whose layouts are not read: what they mean, and what would mend it
+FOREIGN = {
+    "data.yaml": "YOLO's layout, which has no list of tags; export it as COCO",
+    "dataset.yaml": "YOLO's layout, which has no list of tags; export it as COCO",
+    "_darknet.labels": "Darknet's layout; export it as COCO",
+    "dataset_info.json": "a data set of Hugging Face on disk; open it in Python and give it to tagseg.read_samples",
+    "annotations.xml": "CVAT's layout; export it as COCO",
+    "via_project.json": "VIA's layout; export it as COCO",
+}
 
 
 def read_folder(root: Path) -> Dataset:
-    """Reads the plain folder layout; every fault found in its lists is in `Dataset.problems`."""
-    images = root / "images"
-    labels = root / "labels.csv"
+    """Reads the plain folder layout; every fault found in its lists is in `Dataset.problems`.
+
+    Raises:
+        BadInput: there are no photographs, or the layout is one of another tool that is not read.
+    """
+    images, labels = root / "images", root / "labels.csv"
+    split_of: dict[str, str] = {}
+    notes: list[str] = []
+    problems: list[Problem] = []
     if labels.exists():
         if not images.is_dir():
             raise BadInput(f"{root}: labels.csv is there but no folder images/; put the photographs into images/.")
-        photos = _find_images(images)
-        rows, problems = _read_labels(labels)
+        found = find_images(images)
+        photos = found.photographs
+        rows, table_problems = read_table(labels, {without_suffix(name) for name in photos})
+        problems += table_problems
     else:
+        _refuse_foreign(root)
         base = images if images.is_dir() else root
-        photos = _find_images(base, skip=_RESERVED if base == root else set())
-        photos = {name: path for name, path in photos.items() if "/" in name}
-        rows, problems = [(0, name, [name.split("/")[0]]) for name in photos], []
-        rows = [(n, name, [] if tags == ["background"] else tags) for n, name, tags in rows]
+        found = find_images(base, skip=_RESERVED if base == root else frozenset())
+        photos = {name: path for name, path in found.photographs.items() if "/" in name}
+        lost = len(found.photographs) - len(photos)
+        if lost and photos:
+            notes.append(f"{base}: {lost} photographs lie in no class folder, and were left out.")
+        rows, split_of, split_notes = _by_class_folder(base, photos)
+        notes += split_notes
     if not photos:
         raise BadInput(f"{root}: no photographs found; it needs images/ with labels.csv, or one sub-folder per class.")
+    notes = [*found.notes, *notes]
+    problems += [Problem(f"{path}: this link leads nowhere; mend or remove it.") for path in found.dead]
     by_name, duplicate_problems = _by_name(photos)
     problems += duplicate_problems
 
-    classes, class_problems = _read_classes(root, rows)
+    classes, class_problems = _read_classes(root, rows, by_name)
     problems += class_problems
     tags, tag_problems = _match(rows, by_name, classes, labels)
     problems += tag_problems
@@ -52,12 +84,16 @@ def read_folder(root: Path) -> Dataset:
     for split in ("train", "val"):
         splits[split], split_problems = _read_split(root / f"{split}.txt", by_name, tags)
         problems += split_problems
-    if not (root / "train.txt").exists():
+    if split_of and not (root / "train.txt").exists() and not (root / "val.txt").exists():
+        for split in ("train", "val"):
+            splits[split] = [name for name in by_name if split_of.get(name) == split]
+    elif not (root / "train.txt").exists():
         evaluated = set(splits["val"])
         splits["train"] = [name for name in by_name if name in tags and name not in evaluated]
     both = sorted(set(splits["train"]) & set(splits["val"]))
     if both:
         problems.append(Problem(f"{root / 'val.txt'}: '{both[0]}' is in train.txt too; keep it in one of them."))
+        splits["val"] = [name for name in splits["val"] if name not in both]
     untagged = [name for name in by_name if name not in tags]
     if untagged and not (root / "train.txt").exists():
         problems += [
@@ -70,14 +106,19 @@ def read_folder(root: Path) -> Dataset:
 
     boxes, box_problems = _read_boxes(root / "boxes.csv", by_name, classes)
     problems += box_problems
+    masks, mask_problems = _find_masks(root / "masks", by_name)
+    problems += mask_problems
+    saliency = _files(root / "saliency")
+    if (root / "masks").is_dir() and by_name and not masks:
+        notes.append(f"{root / 'masks'}: none of its files has the name of a photograph.")
 
     def sample(name: str) -> Sample:
         return Sample(
             name=name,
             image=by_name[name],
             tags=tags[name],
-            mask=_beside(root / "masks", name),
-            saliency=_beside(root / "saliency", name),
+            mask=masks.get(name),
+            saliency=saliency.get(f"{name}.png"),
             boxes=tuple(boxes.get(name, ())),
         )
 
@@ -87,121 +128,136 @@ def read_folder(root: Path) -> Dataset:
         train=tuple(sample(n) for n in splits["train"]),
         val=tuple(sample(n) for n in splits["val"]),
         problems=tuple(problems),
+        notes=tuple(notes),
     )
 
 
+def _refuse_foreign(root: Path) -> None:
+    """Layouts of other tools must never be read as folders of classes."""
+    for name, what in FOREIGN.items():
+        if (root / name).is_file():
+            raise BadInput(f"{root / name}: this is {what}, or write images/ and labels.csv.")
+    years = [p.name for p in sorted(root.iterdir()) if p.is_dir() and p.name[:-4] in SPLITS and p.name[-4:].isdigit()]
+    if years:
+        raise BadInput(
+            f"{root}: {years[0]}/ is a folder of COCO, but annotations/ has no instances_{years[0]}.json; add it, or "
+            "write images/ and labels.csv."
+        )
+    if (root / "ImageSets").is_dir() or (root / "JPEGImages").is_dir():
+        raise BadInput(f"{root}: this looks like a VOC devkit, which needs both JPEGImages/ and ImageSets/; add them.")
+
+
+def _by_class_folder(base: Path, photos: dict[str, Path]) -> tuple[list[Row], dict[str, str], list[str]]:
+    """Rows for photographs in class folders, of each its split where splits lie above the classes, and notes.
+
+    What belongs to the test split is taken out of `photos`.
+    """
+    tops = {name.split("/")[0] for name in photos}
+    known = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
+    if "train" not in known.values() or len(known) < len(tops):
+        mixed = sorted(known)
+        if len(known) > 1:  # one alone may be a class: photographs of trains
+            raise BadInput(
+                f"{base}: {mixed[0]}/ and {mixed[1]}/ look like splits, but "
+                + ("there is no train/" if len(known) == len(tops) else f"{min(tops - set(known))}/ is beside them")
+                + "; put class folders into train/ and val/, or write images/ and labels.csv."
+            )
+        return [Row(0, name, _of_folder(name.split("/")[0])) for name in photos], {}, []
+    if len(tops) == 1 and all(name.count("/") == 1 for name in photos):
+        return [Row(0, name, _of_folder(name.split("/")[0])) for name in photos], {}, []  # photographs of trains alone
+    rows, split_of, notes = [], {}, []
+    for name in list(photos):
+        top, *rest = name.split("/")
+        if known[top] == "test":
+            del photos[name]
+            continue
+        if len(rest) < 2:
+            raise BadInput(
+                f"{photos[name]}: {top}/ is a split, and this photograph lies in no class folder in it; make one "
+                "folder for each class there, or write images/ and labels.csv."
+            )
+        rows.append(Row(0, name, _of_folder(rest[0])))
+        split_of[without_suffix(name)] = known[top]
+    tests = [top for top, split in known.items() if split == "test"]
+    if tests:
+        notes.append(f"{base / tests[0]}: a test split, which nothing here uses, and left out.")
+    return rows, split_of, notes
+
+
+def _of_folder(name: str) -> list[str]:
+    return [] if name.strip("_").lower() == "background" else [name]
+
+
 def read_class_names(path: Path) -> list[str]:
-    """Reads class names, one class a line; an optional first line `background` is left out.
+    """Reads class names, one class a line; first lines `__ignore__` and `background` are left out.
 
     Raises:
         BadInput: there is no such file, or it is not text.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{path}: the class names cannot be read ({error}); give a text file, one class a line."
-        ) from error
-    classes = [line.strip() for line in lines if line.strip()]
-    return classes[1:] if classes and classes[0].strip("_").lower() == "background" else classes
-
-
-def _find_images(base: Path, skip: set[str] = frozenset()) -> dict[str, Path]:  # type: ignore[assignment]
-    """Relative posix path with suffix -> path, sorted."""
-    found = {}
-    for path in sorted(base.rglob("*")):
-        relative = path.relative_to(base)
-        if path.suffix.lower() in IMAGE_SUFFIXES and relative.parts[0] not in skip and path.is_file():
-            found[relative.as_posix()] = path
-    return found
-
-
-def _stem(name: str) -> str:
-    suffix = Path(name).suffix
-    return name[: -len(suffix)] if suffix.lower() in IMAGE_SUFFIXES else name
+    classes = [composed(line.strip()) for line in read_text(path).splitlines() if line.strip()]
+    for word in ("ignore", "background"):
+        if classes and classes[0].strip("_").lower() == word and (word == "background" or classes[0] != word):
+            classes = classes[1:]
+    return classes
 
 
 def _by_name(photos: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
     groups: dict[str, list[Path]] = defaultdict(list)
     for relative, path in photos.items():
-        groups[_stem(relative)].append(path)
+        groups[without_suffix(relative)].append(path)
     problems = [
         Problem(f"{paths[1]}: has the same name as {paths[0].name} but for the suffix; rename one of them.", name)
         for name, paths in groups.items()
         if len(paths) > 1
     ]
-    folded: dict[str, str] = {}
-    for name in groups:
-        other = folded.setdefault(name.casefold(), name)
-        if other != name:
-            problems.append(
-                Problem(f"{groups[name][0]}: differs from '{other}' by case only; rename one of them.", name)
-            )
     return {name: paths[0] for name, paths in groups.items()}, problems
 
 
-def _read_labels(path: Path) -> tuple[list[tuple[int, str, list[str]]], list[Problem]]:
-    """Rows `(line number, image name, labels)`."""
-    rows, problems = [], []
-    try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: this is not UTF-8 comma-separated text ({error}); save it as CSV UTF-8.") from error
-    for number, row in enumerate(lines, start=1):
-        if not row or not row[0].strip():
-            continue
-        if number == 1 and row[0].strip().lower() in ("image", "file", "filename", "name"):
-            continue
-        if len(row) > 2:
-            problems.append(
-                Problem(f"{path}:{number}: {len(row)} columns where two are expected; separate labels by ';'.")
-            )
-        labels = [label.strip() for label in (row[1] if len(row) > 1 else "").split(";")]
-        rows.append((number, Path(row[0].strip()).as_posix(), [label for label in labels if label]))
-    return rows, problems
-
-
-def _read_classes(root: Path, rows: list[tuple[int, str, list[str]]]) -> tuple[list[str], list[Problem]]:
+def _read_classes(root: Path, rows: list[Row], by_name: dict[str, Path]) -> tuple[list[str], list[Problem]]:
     path = root / "classes.txt"
     if path.exists():
         classes = read_class_names(path)
         return classes, check_classes(classes, path)
-    classes = sorted({label for _, _, labels in rows for label in labels})
+    # a row that names no photograph is a fault, which must not add a class
+    classes = sorted({label for row in rows for label in row.labels if _key(row.name, by_name) in by_name})
     return classes, check_classes(classes, root / "labels.csv" if (root / "labels.csv").exists() else root)
 
 
+def _key(name: str, by_name: dict[str, Path]) -> str:
+    """The name under which a photograph is known that a list calls `name`."""
+    name = key(name)
+    return name if name in by_name else without_suffix(name)
+
+
 def _match(
-    rows: list[tuple[int, str, list[str]]], by_name: dict[str, Path], classes: list[str], labels: Path
+    rows: list[Row], by_name: dict[str, Path], classes: list[str], labels: Path
 ) -> tuple[dict[str, tuple[int, ...]], list[Problem]]:
-    """Tags of every photograph that a row names."""
+    """Tags of every photograph that a row names; those of several rows are joined."""
     problems: list[Problem] = []
     number_of = {name: c for c, name in enumerate(classes)}
-    tags: dict[str, tuple[int, ...]] = {}
-    for line, name, names in rows:
-        where = f"{labels}:{line}" if line else str(by_name.get(name, labels.parent / name))
-        key = name if name in by_name and Path(name).suffix.lower() not in IMAGE_SUFFIXES else _stem(name)
-        if key not in by_name:
+    tags: dict[str, set[int]] = {}
+    for row in rows:
+        known = _key(row.name, by_name)
+        where = f"{labels}:{row.line}" if row.line else str(by_name.get(known, labels.parent / row.name))
+        if known not in by_name:
+            hint = " (if this line is a header, call its first column 'image')" if row.line == 1 else ""
             problems.append(
                 Problem(
-                    f"{where}: there is no photograph '{name}' in images/; add it or remove the row.",
-                    key,
+                    f"{where}: there is no photograph '{row.name}' in images/{hint}; add it or remove the row.", known
                 )
             )
             continue
-        if key in tags:
-            problems.append(Problem(f"{where}: '{name}' is listed twice; join the rows with ';'.", key))
-            continue
-        unknown = [n for n in names if n not in number_of]
+        unknown = [n for n in row.labels if n not in number_of]
         if unknown:
             problems.append(
                 Problem(
                     f"{where}: '{unknown[0]}' is not in {labels.parent / 'classes.txt'}"
                     f"{nearest(unknown[0], classes) or '; add it there or correct the row.'}",
-                    key,
+                    known,
                 )
             )
-        tags[key] = tuple(sorted({number_of[n] for n in names if n in number_of}))
-    return tags, problems
+        tags.setdefault(known, set()).update(number_of[n] for n in row.labels if n in number_of)
+    return {name: tuple(sorted(found)) for name, found in tags.items()}, problems
 
 
 def _read_split(
@@ -212,27 +268,27 @@ def _read_split(
     if not path.exists():
         return names, problems
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         name = line.strip()
         if not name:
             continue
-        key = name if name in by_name else _stem(name)
-        if key not in by_name:
+        known = _key(name, by_name)
+        if known not in by_name:
             problems.append(
-                Problem(f"{path}:{number}: there is no photograph '{name}'; add it or remove the line.", key)
+                Problem(f"{path}:{number}: there is no photograph '{name}'; add it or remove the line.", known)
             )
-        elif key in seen:
+        elif known in seen:
             problems.append(Problem(f"{path}:{number}: '{name}' is listed twice; remove one line."))
-        elif key not in tags:
+        elif known not in tags:
             problems.append(
                 Problem(
                     f"{path}:{number}: '{name}' has no row in labels.csv; add one (no label = background only).",
-                    key,
+                    known,
                 )
             )
         else:
-            seen.add(key)
-            names.append(key)
+            seen.add(known)
+            names.append(known)
     return names, problems
 
 
@@ -241,7 +297,7 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
     problems: list[Problem] = []
     if not path.exists():
         return boxes, problems
-    for number, row in enumerate(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()), start=1):
+    for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
         if not row or (number == 1 and row[0].strip().lower() == "image"):
             continue
         try:
@@ -250,24 +306,41 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
         except ValueError:
             problems.append(Problem(f"{path}:{number}: write image,label,xmin,ymin,xmax,ymax with numbers in pixels."))
             continue
-        key = name if name in by_name else _stem(name)
-        if key not in by_name or label not in classes or x0 >= x1 or y0 >= y1:
+        known, label = _key(name, by_name), composed(label)
+        if known not in by_name or label not in classes or not (x0 < x1 and y0 < y1):
             reason = (
                 f"there is no photograph '{name}'"
-                if key not in by_name
+                if known not in by_name
                 else f"'{label}' is no class of this data set{nearest(label, classes)}"
                 if label not in classes
                 else "the box is empty"
             )
-            problems.append(Problem(f"{path}:{number}: {reason}; correct or remove the line.", key))
+            problems.append(Problem(f"{path}:{number}: {reason}; correct or remove the line.", known))
             continue
-        boxes[key].append(Box(classes.index(label), x0, y0, x1, y1))
+        boxes[known].append(Box(classes.index(label), x0, y0, x1, y1))
     return boxes, problems
 
 
-def _beside(folder: Path, name: str) -> Path | None:
-    path = folder / f"{name}.png"
-    return path if path.exists() else None
+def _find_masks(folder: Path, by_name: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
+    """The mask of every photograph that has one, under any of the usual names; JPEG cannot hold numbers."""
+    there = _files(folder)
+    found: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for name in by_name:
+        candidates = [there[c] for e in MASK_ENDINGS for s in MASK_SUFFIXES if (c := f"{name}{e}{s}") in there]
+        lossy = [there[c] for e in MASK_ENDINGS for s in (".jpg", ".jpeg", ".JPG") if (c := f"{name}{e}{s}") in there]
+        if candidates:
+            found[name] = candidates[0]
+        elif lossy:
+            problems.append(
+                Problem(f"{lossy[0]}: JPEG changes the numbers of a mask; save it as PNG from its source.", name)
+            )
+    return found, problems
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files below a folder, by relative path in Unicode's composed form."""
+    return {composed(p.relative_to(folder).as_posix()): p for p in folder.rglob("*") if p.is_file()}
 
 
 READER = Reader("a plain folder", lambda root: root, lambda root, _: read_folder(root), rank=1000)
