@@ -6,6 +6,7 @@ import pytest
 
 from tagseg.data.dataset import read_mask
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.errors import BadInput
 from tests.data.trees import photo
 
 pytest.importorskip("pycocotools")
@@ -57,3 +58,98 @@ def test_a_missing_photograph_is_named(tmp_path: Path):
     data = read_dataset(tmp_path)
     assert [p.sample for p in data.problems] == ["COCO_train2014_000000000003"]
     assert len(data.train) == 1
+
+
+def written(path: Path, files: list[str], annotations: list[dict], categories: list[dict], **sizes: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = sizes or {"height": 20, "width": 30}
+    images = [{"id": n, "file_name": f, **size} for n, f in enumerate(files)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+CATEGORIES = [
+    {"id": 1, "name": "cat", "supercategory": "animals"},
+    {"id": 2, "name": "dog", "supercategory": "animals"},
+]
+
+
+def of(image: int, category: int, **changes: object) -> dict:
+    given = {"id": image * 10 + category, "image_id": image, "category_id": category, "bbox": [1, 2, 5, 6], "area": 30}
+    return {**given, "segmentation": square(1, 2, 5), **changes}
+
+
+@pytest.mark.parametrize(
+    ("json_file", "photographs"),
+    [
+        ("annotations/instances_train2017.json", "train2017"),
+        ("annotations/instances_train2017.json", "images/train2017"),
+        ("annotations/instances_default.json", "images"),
+        ("train/_annotations.coco.json", "train"),
+        ("result.json", "images"),
+        ("annotations.json", "."),
+        ("labels.json", "data"),
+    ],
+)
+def test_trees_of_any_tool(tmp_path: Path, json_file: str, photographs: str):
+    written(tmp_path / json_file, ["a.jpg", "b.png"], [of(0, 1), of(1, 2), of(1, 1)], CATEGORIES)
+    for name in ("a.jpg", "b.png"):
+        photo(tmp_path / photographs / name)
+    data = read_dataset(tmp_path)
+    assert data.problems == ()
+    assert data.classes == ("cat", "dog")
+    assert {s.name: s.tags for s in data.train} == {"a": (0,), "b": (0, 1)}
+
+
+def test_roboflow_with_splits(tmp_path: Path):
+    whole = [{"id": 0, "name": "animals", "supercategory": "none"}, *CATEGORIES]
+    for split in ("train", "valid", "test"):
+        written(tmp_path / split / "_annotations.coco.json", ["0.jpg"], [of(0, 1)], whole)
+        photo(tmp_path / split / "0.jpg")
+    data = read_dataset(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert [s.name for s in data.samples] == ["train/0", "val/0"]
+    assert data.problems == ()
+    assert any("test split" in note for note in data.notes)
+
+
+def test_folders_in_names_keep_photographs_apart(tmp_path: Path):
+    files = ["x/0.jpg", "y\\0.jpg", "../../elsewhere/1.jpg", "/data/2.jpg"]
+    written(tmp_path / "result.json", files, [of(n, 1 + n % 2) for n in range(4)], CATEGORIES)
+    for name in ("x/0.jpg", "y/0.jpg", "1.jpg", "2.jpg"):
+        photo(tmp_path / "images" / name)
+    data = read_dataset(tmp_path)
+    assert {s.name: s.tags for s in data.train} == {"x/0": (0,), "y/0": (1,), "1": (0,), "2": (1,)}
+    assert all((tmp_path / "images") in s.image.parents for s in data.train)
+
+
+def test_odd_annotations_are_good_tags_or_named(tmp_path: Path):
+    annotations = [
+        of(0, 1, segmentation=[]),
+        of(1, 2, segmentation=None, bbox=None),
+        of(2, 1, segmentation=[[1, 2, 3, 4]], area=None),
+        of(3, 77),
+        of(3, 1),
+        of(4, 2),
+    ]
+    files = [f"{n}.jpg" for n in range(6)]
+    written(tmp_path / "annotations.json", files, annotations, CATEGORIES, depth=3)  # no height, no width
+    for name in files:
+        photo(tmp_path / name)
+    data = read_dataset(tmp_path)
+    assert [s.tags for s in data.train] == [(0,), (1,), (0,), (0,), (1,)]
+    assert [s.mask is None for s in data.train] == [True, True, True, False, False]
+    assert [p.sample for p in data.problems] == ["3"]
+    assert "unknown category 77" in data.problems[0].text
+    assert read_mask(data.train[4].mask).shape == (20, 30)
+    assert any("1 photographs have no annotation" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"images": 5, "annotations": [], "categories": []}', '{"images": [5]}']
+)
+def test_files_that_are_not_coco(tmp_path: Path, text: str):
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(BadInput, match="instances_train2017"):
+        read_dataset(tmp_path)

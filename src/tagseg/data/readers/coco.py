@@ -1,111 +1,288 @@
-"""MS COCO 2014 (instances JSON through pycocotools): 80 classes, tags from the annotations, masks drawn on demand."""
+"""COCO's JSON of instances: tags from the annotations, masks drawn on demand.
+
+annotations/instances_train2017.json     COCO of any year, beside train2017/ or images/train2017/; CVAT's
+                                         annotations/instances_default.json beside images/
+train/_annotations.coco.json             Roboflow's export, and valid/, test/
+result.json                              Label Studio's export, beside images/
+annotations.json, labels.json ...        one file for all photographs, beside images/ or data/
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from dataclasses import dataclass
-from pathlib import Path
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from tagseg.data.dataset import Box, Dataset, Problem, Sample
+from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
+from tagseg.data.images import image_size
 from tagseg.data.readers import Reader
+from tagseg.data.readers.folder import SPLITS
+from tagseg.data.walking import composed
 from tagseg.errors import BadInput
+
+_ROBOFLOW = "_annotations.coco.json"
+_ALONE = ("result.json", _ROBOFLOW, "annotations.json", "instances.json", "labels.json", "coco.json")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A JSON, the split that it is for, and the folders in which its photographs may lie."""
+
+    path: Path
+    split: str
+    folders: tuple[Path, ...]
 
 
 def find_coco(root: Path) -> Path | None:
-    """Returns the folder itself, if it has annotations of COCO 2014."""
-    return root if _annotations(root) else None
+    """Returns the folder itself, if it has annotations of COCO's kind."""
+    return root if _sources(root) else None
 
 
-def _annotations(root: Path) -> dict[str, Path]:
-    """Split -> instances JSON, for the splits that are there."""
-    return {
-        split: path
-        for split in ("train", "val")
-        if (path := root / "annotations" / f"instances_{split}2014.json").exists()
-    }
+def _sources(root: Path) -> list[_Source]:
+    found = []
+    for path in sorted((root / "annotations").glob("instances_*.json")):
+        name = path.stem.removeprefix("instances_")
+        split = SPLITS.get(re.sub(r"[\d_-]+$", "", name).lower(), "train")
+        places = (root / name, root / "images" / name, root / split, root / "images" / split, root / "images", root)
+        found.append(_Source(path, split, places))
+    if found:
+        return _one_year(found)
+    for folder, split in SPLITS.items():
+        if (path := root / folder / _ROBOFLOW).is_file():
+            found.append(_Source(path, split, (root / folder, root / folder / "images")))
+    if found:
+        return found
+    alone = next((p for name in _ALONE if (p := root / name).is_file() and _is_coco(p)), None)
+    return [] if alone is None else [_Source(alone, "train", (root, root / "images", root / "data"))]
+
+
+def _one_year(sources: list[_Source]) -> list[_Source]:
+    """Of several years of a split the first whose photographs are there; they hold the same photographs."""
+    chosen: dict[str, _Source] = {}
+    for source in sources:
+        if source.split not in chosen or (not _has_own_folder(chosen[source.split]) and _has_own_folder(source)):
+            chosen[source.split] = source
+    return list(chosen.values())
+
+
+def _has_own_folder(source: _Source) -> bool:
+    return any(folder.is_dir() for folder in source.folders[:2])
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        said = _load(path)
+    except BadInput:
+        return False
+    return all(isinstance(said.get(key), list) for key in ("images", "annotations", "categories"))
+
+
+@cache
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: this is not valid JSON ({error}); download or export it again.") from error
+    if not isinstance(said, dict):
+        raise BadInput(f"{path}: annotations of COCO are a table with images, annotations and categories.")
+    return said
 
 
 def read_coco(root: Path) -> Dataset:
-    """Reads a COCO tree. Classes are the categories by number; photographs without any are dropped."""
+    """Reads a tree with COCO's annotations. Classes are the categories by number; photographs without any are dropped.
+
+    Raises:
+        BadInput: pycocotools is missing, there is no training split, or a file is not COCO's JSON.
+    """
     try:
-        from pycocotools.coco import COCO
+        import pycocotools  # noqa: F401
     except ImportError as error:
         raise BadInput("Reading COCO needs pycocotools; install it with: pip install 'tagseg[coco]'.") from error
-    files = _annotations(root)
-    if "train" not in files:
-        raise BadInput(f"{root / 'annotations'}: instances_train2014.json is missing; add the COCO annotations.")
-    classes: tuple[str, ...] = ()
-    problems: list[Problem] = []
+    sources = _sources(root)
+    if "train" not in {source.split for source in sources}:
+        raise BadInput(f"{root}: there are no annotations for training, such as annotations/instances_train2017.json.")
+    _load.cache_clear()
+    reading = _Reading()
+    notes = [f"{s.path}: a test split, which nothing here uses, and left out." for s in sources if s.split == "test"]
     splits: dict[str, tuple[Sample, ...]] = {"train": (), "val": ()}
-    for split, path in files.items():
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # COCO() prints its progress
-                coco = COCO(str(path))
-        except ValueError as error:
-            raise BadInput(f"{path}: this is not valid JSON ({error}); download it again.") from error
-        categories = {number: index for index, number in enumerate(sorted(coco.cats))}
-        names = tuple(coco.cats[number]["name"] for number in sorted(coco.cats))
-        if classes and names != classes:
-            raise BadInput(f"{path}: its categories differ from those of {files['train'].name}; use one release.")
-        classes = names
-        folder = next(
-            (f for f in (root / f"{split}2014", root / "images" / f"{split}2014") if f.is_dir()),
-            root / f"{split}2014",
-        )
-        samples = []
-        for number in sorted(coco.imgs):
-            annotations = coco.imgToAnns.get(number, [])
+    used = [source for source in sources if source.split != "test"]
+    for source in used:
+        reading.add_classes(source)
+    for source in used:
+        splits[source.split] += tuple(reading.samples(source))
+    _load.cache_clear()
+    if {s.name for s in splits["train"]} & {s.name for s in splits["val"]}:  # splits in folders of their own
+        splits = {split: tuple(replace(s, name=f"{split}/{s.name}") for s in splits[split]) for split in splits}
+    if reading.empty:
+        notes.append(f"{reading.empty} photographs have no annotation, and were left out.")
+    problems = [*reading.problems, *check_classes(reading.classes, root)]
+    return Dataset(root, tuple(reading.classes), splits["train"], splits["val"], tuple(problems), tuple(notes))
+
+
+class _Reading:
+    """What is known while the files of a tree are read."""
+
+    def __init__(self) -> None:
+        self.classes: list[str] = []
+        self.problems: list[Problem] = []
+        self.empty = 0
+
+    def add_classes(self, source: _Source) -> None:
+        said = _load(source.path)
+        used = {a.get("category_id") for a in _entries(said, "annotations", source.path)}
+        categories = _entries(said, "categories", source.path)
+        above = {c.get("supercategory") for c in categories}
+        for category in sorted(categories, key=lambda c: _number(c.get("id"))):
+            name = composed(str(category.get("name", "")).strip())
+            # Roboflow puts the name of the whole first, as a category of which nothing is
+            whole = category.get("supercategory") == "none" and name in above and category.get("id") not in used
+            if name and not whole and name not in self.classes:
+                self.classes.append(name)
+
+    def samples(self, source: _Source) -> Iterable[Sample]:
+        said = _load(source.path)
+        tag_of = {c.get("id"): self._tag(c) for c in _entries(said, "categories", source.path)}
+        of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in _entries(said, "annotations", source.path):
+            of_image[annotation.get("image_id")].append(annotation)
+        images = sorted(_entries(said, "images", source.path), key=lambda image: _number(image.get("id")))
+        files = [_inside(image.get("file_name")) for image in images]
+        folder = _folder(source, files)
+        for info, file in zip(images, files, strict=True):
+            annotations = of_image.get(info.get("id"), [])
             if not annotations:
-                continue
-            info = coco.imgs[number]
-            image = folder / info["file_name"]
-            name = Path(info["file_name"]).stem
-            if not image.exists():
-                problems.append(Problem(f"{path}: there is no photograph {image}; add it or drop its entry.", name))
-                continue
-            tags = tuple(sorted({categories[a["category_id"]] for a in annotations}))
-            shapes = tuple(
-                (categories[a["category_id"]], float(a.get("area", 0)), a["segmentation"]) for a in annotations
+                self.empty += 1
+            elif file is None:
+                self.problems.append(Problem(f"{source.path}: image {info.get('id')} has no file_name; add it."))
+            else:
+                sample = self._sample(source, folder, file, info, annotations, tag_of)
+                if sample is not None:
+                    yield sample
+
+    def _tag(self, category: dict[str, Any]) -> int | None:
+        name = composed(str(category.get("name", "")).strip())
+        return self.classes.index(name) if name in self.classes else None
+
+    def _sample(
+        self,
+        source: _Source,
+        folder: Path,
+        file: str,
+        info: dict[str, Any],
+        annotations: list[dict[str, Any]],
+        tag_of: dict[Any, int | None],
+    ) -> Sample | None:
+        name, image = composed(str(PurePosixPath(file).with_suffix(""))), folder / file
+        if not image.exists():
+            self.problems.append(
+                Problem(f"{source.path}: there is no photograph {image}; add it or drop its entry.", name)
             )
-            boxes = tuple(
-                Box(categories[a["category_id"]], x, y, x + w, y + h)
-                for a in annotations
-                if "bbox" in a
-                for x, y, w, h in [a["bbox"]]
-            )
-            mask = CocoMask(info["height"], info["width"], shapes)
-            samples.append(Sample(name, image, tags, mask, boxes=boxes))
-        splits[split] = tuple(samples)
-    return Dataset(root=root, classes=classes, train=splits["train"], val=splits["val"], problems=tuple(problems))
+            return None
+        known, whole = [], True
+        shapes: list[tuple[int, float, Any]] = []
+        for annotation in annotations:
+            tag = tag_of.get(annotation.get("category_id"))
+            if tag is None:
+                number = annotation.get("category_id")
+                self.problems.append(
+                    Problem(
+                        f"{source.path}: an annotation of '{file}' has the unknown category {number}; correct it.", name
+                    )
+                )
+                continue
+            known.append((tag, annotation))
+            shape = _shape(annotation.get("segmentation"))
+            whole = whole and shape is not None
+            shapes.append((tag, float(annotation.get("area") or 0), shape))
+        size = (info.get("height"), info.get("width"))
+        mask = None
+        if whole and known:
+            right = all(isinstance(n, int) and n > 0 for n in size)
+            mask = CocoMask(*(size if right else (None, None)), image, tuple(shapes))  # type: ignore[misc]
+        boxes = tuple(box for tag, annotation in known if (box := _box(tag, annotation.get("bbox"))) is not None)
+        return Sample(name, image, tuple(sorted({tag for tag, _ in known})), mask, boxes=boxes)
+
+
+def _entries(said: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    entries = said.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise BadInput(f"{path}: '{key}' must be a list of tables, as in COCO's annotations.")
+    return entries
+
+
+def _number(value: Any) -> tuple[int, str]:
+    """Orders numbers before words."""
+    return (value, "") if isinstance(value, int) else (1 << 62, str(value))
+
+
+def _inside(name: Any) -> str | None:
+    """A file's name with slashes, below the folder of photographs: what leads out of it is cut off."""
+    if not isinstance(name, str) or not name.strip():
+        return None
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+    if ".." in parts or re.match(r"[/\\]|[A-Za-z]:", name) or "?" in name:
+        parts = parts[-1:]
+    return "/".join(parts)
+
+
+def _folder(source: _Source, files: list[str | None]) -> Path:
+    """The folder in which most of the first photographs lie."""
+    some = [file for file in files if file is not None][:50]
+    counts = [sum((folder / file).exists() for file in some) for folder in source.folders]
+    return source.folders[int(np.argmax(counts))]
+
+
+def _shape(segmentation: Any) -> Any:
+    """Polygons of at least three corners, or run lengths; None where there are none."""
+    if isinstance(segmentation, list):
+        polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+        return polygons or None
+    return segmentation if isinstance(segmentation, dict) and {"counts", "size"} <= set(segmentation) else None
+
+
+def _box(tag: int, box: Any) -> Box | None:
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(n, int | float) for n in box):
+        return None
+    x, y, width, height = map(float, box)
+    return Box(tag, x, y, x + width, y + height) if width > 0 and height > 0 else None
 
 
 @dataclass(frozen=True)
 class CocoMask:
     """The semantic mask of one photograph, drawn when it is called for.
 
-    Where objects overlap, the smaller one lies on top.
+    Where objects overlap, the smaller one lies on top. Without a height and width they are those of the photograph.
     """
 
-    height: int
-    width: int
+    height: int | None
+    width: int | None
+    image: Path
     shapes: tuple[tuple[int, float, Any], ...]  # class, area, polygons or run lengths
 
     def __call__(self) -> np.ndarray:
         from pycocotools import mask as coco_mask
 
-        canvas = np.zeros((self.height, self.width), dtype=np.uint8)
+        size = (self.height, self.width)
+        height, width = image_size(self.image) if size[0] is None or size[1] is None else size
+        canvas = np.zeros((height, width), dtype=np.uint8)
         for label, _, shape in sorted(self.shapes, key=lambda item: -item[1]):
-            if isinstance(shape, list):
-                runs = coco_mask.merge(coco_mask.frPyObjects(shape, self.height, self.width))
-            elif isinstance(shape["counts"], list):
-                runs = coco_mask.frPyObjects(shape, self.height, self.width)
-            else:
-                runs = shape
-            canvas[coco_mask.decode(runs).astype(bool)] = label + 1
+            try:
+                if isinstance(shape, list):
+                    runs = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
+                elif isinstance(shape["counts"], list):
+                    runs = coco_mask.frPyObjects(shape, height, width)
+                else:
+                    runs = shape
+                canvas[coco_mask.decode(runs).astype(bool)] = label + 1
+            except (ValueError, TypeError, IndexError) as error:
+                raise BadInput(f"{self.image}: its annotation cannot be drawn ({error}); correct it.") from error
         return canvas
 
 
