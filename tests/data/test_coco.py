@@ -67,10 +67,7 @@ def written(path: Path, files: list[str], annotations: list[dict], categories: l
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
 
 
-CATEGORIES = [
-    {"id": 1, "name": "cat", "supercategory": "animals"},
-    {"id": 2, "name": "dog", "supercategory": "animals"},
-]
+CATEGORIES = [{"id": n, "name": name, "supercategory": "animals"} for n, name in ((1, "cat"), (2, "dog"))]
 
 
 def of(image: int, category: int, **changes: object) -> dict:

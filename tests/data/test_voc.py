@@ -4,6 +4,7 @@ import pytest
 
 from tagseg.data.readers.voc import VOC_CLASSES
 from tagseg.data.reading import read_dataset
+from tagseg.errors import BadInput
 from tests.data.trees import mask, photo
 
 
@@ -58,3 +59,39 @@ def test_faults_are_named(tmp_path: Path):
     assert any("'dgo' is not a VOC class; did you mean 'dog'?" in t for t in texts)
     assert any("2007_000009.jpg" in t for t in texts)
     assert any("not valid XML" in t for t in texts)
+
+
+def test_any_suffix_and_name(tmp_path: Path):
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    names = {"DJI.0001.v2": "DJI.0001.v2.JPG", "my photo": "my photo.png", "DJI.0001.v3": "DJI.0001.v3.jpeg"}
+    for number, (name, file) in enumerate(names.items()):
+        photo(base / "JPEGImages" / file.replace(".JPG", ".jpg"), seed=number)
+        (base / "JPEGImages" / file.replace(".JPG", ".jpg")).rename(base / "JPEGImages" / file)
+        mask(base / "SegmentationClass" / f"{name}.png", [0, 12])
+        (base / f"Annotations/{name}.xml").write_text("<annotation><object><name>dog</name></object></annotation>")
+    lines = "\ufeffDJI.0001.v2\nmy photo\nDJI.0001.v3.jpeg 1\n"
+    (base / "ImageSets/Segmentation/train.txt").write_text(lines, encoding="utf-8")
+    data = read_dataset(tmp_path)
+    assert data.problems == ()
+    assert [s.name for s in data.train] == list(names)
+    assert [s.image.name for s in data.train] == list(names.values())
+    assert all(s.mask is not None and s.tags == (11,) for s in data.train)
+
+
+def test_odd_boxes_and_encodings_are_no_tracebacks(tmp_path: Path):
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    path = base / "Annotations/2007_000001.xml"
+    box = "<bndbox><xmin></xmin><ymin>1</ymin><xmax>x</xmax><ymax>5</ymax></bndbox>"
+    path.write_text(f"<annotation><object><name>dog</name>{box}</object></annotation>")
+    data = read_dataset(tmp_path)
+    assert (data.train[0].tags, data.train[0].boxes, data.problems) == ((11,), (), ())
+    for content in (
+        b'<?xml version="1.0" encoding="none"?><a/>',
+        b"\xff\xfe\x00",
+        b'<?xml version="1.0" encoding="utf-16"?><a/>',
+    ):
+        path.write_bytes(content)
+        assert len(read_dataset(tmp_path).problems) == 1
+    (base / "ImageSets/Segmentation/train.txt").write_bytes(b"\xff\xfe2")
+    with pytest.raises(BadInput, match="UTF-8"):
+        read_dataset(tmp_path)

@@ -83,6 +83,6 @@ def test_bad_segments_are_told(tmp_path: Path):
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "b.png")
     with pytest.raises(BadInput, match="5 x 5"):
         read_segments(tmp_path, "b", (10, 12))
-    Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(tmp_path / "c.png")
+    Image.fromarray(np.full((10, 12, 3), (1, 2, 3), np.uint8)).save(tmp_path / "c.png")
     with pytest.raises(BadInput, match="one number per pixel"):
         read_segments(tmp_path, "c", (10, 12))

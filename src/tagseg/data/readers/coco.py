@@ -78,7 +78,7 @@ def _has_own_folder(source: _Source) -> bool:
 
 def _is_coco(path: Path) -> bool:
     try:
-        said = _load(path)
+        said = _load.__wrapped__(path)  # not kept, for it may be another's file
     except BadInput:
         return False
     return all(isinstance(said.get(key), list) for key in ("images", "annotations", "categories"))
@@ -193,7 +193,7 @@ class _Reading:
                 number = annotation.get("category_id")
                 self.problems.append(
                     Problem(
-                        f"{source.path}: an annotation of '{file}' has the unknown category {number}; correct it.", name
+                        f"{source.path}: '{file}' has an annotation of unknown category {number}; correct it.", name
                     )
                 )
                 continue
@@ -205,7 +205,7 @@ class _Reading:
         mask = None
         if whole and known:
             right = all(isinstance(n, int) and n > 0 for n in size)
-            mask = CocoMask(*(size if right else (None, None)), image, tuple(shapes))  # type: ignore[misc]
+            mask = CocoMask(*(size if right else (None, None)), image, tuple(shapes))
         boxes = tuple(box for tag, annotation in known if (box := _box(tag, annotation.get("bbox"))) is not None)
         return Sample(name, image, tuple(sorted({tag for tag, _ in known})), mask, boxes=boxes)
 
@@ -269,8 +269,9 @@ class CocoMask:
     def __call__(self) -> np.ndarray:
         from pycocotools import mask as coco_mask
 
-        size = (self.height, self.width)
-        height, width = image_size(self.image) if size[0] is None or size[1] is None else size
+        height, width = self.height, self.width
+        if height is None or width is None:
+            height, width = image_size(self.image)
         canvas = np.zeros((height, width), dtype=np.uint8)
         for label, _, shape in sorted(self.shapes, key=lambda item: -item[1]):
             try:

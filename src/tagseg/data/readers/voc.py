@@ -6,7 +6,10 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, read_mask
+from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.data.readers import Reader, Tags
+from tagseg.data.tables import read_text, without_suffix
+from tagseg.data.walking import composed
 from tagseg.errors import BadInput, nearest
 
 VOC_CLASSES = (
@@ -42,31 +45,48 @@ def read_voc(root: Path, tags: Tags = "xml") -> Dataset:
         raise BadInput(f"{base / 'ImageSets' / 'Segmentation'}: neither trainaug.txt nor train.txt is there.")
     problems: list[Problem] = []
 
+    photographs = _by_stem(base / "JPEGImages", IMAGE_SUFFIXES)
+    drawn, augmented = (_by_stem(base / f"SegmentationClass{ending}", (".png",)) for ending in ("", "Aug"))
+
     def samples(path: Path | None) -> tuple[Sample, ...]:
         if path is None:
             return ()
-        names = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         found = []
-        for fields in names:
-            name = Path(fields[0]).stem  # trainaug lists name either ids or image and mask paths
-            image = base / "JPEGImages" / f"{name}.jpg"
-            if not image.exists():
-                problems.append(Problem(f"{path}: there is no photograph {image}; add it or remove the line.", name))
+        for line in lines:
+            name, image = _photograph(line, photographs)
+            if image is None:
+                missing = base / "JPEGImages" / f"{name}.jpg"
+                problems.append(Problem(f"{path}: there is no photograph {missing}; add it or remove the line.", name))
                 continue
-            mask = next(
-                (
-                    m
-                    for folder in ("SegmentationClass", "SegmentationClassAug")
-                    if (m := base / folder / f"{name}.png").exists()
-                ),
-                None,
-            )
+            mask = next((m for masks in (drawn, augmented) if (m := masks.get(name)) is not None), None)
+
             boxes = read_xml_boxes(base / "Annotations" / f"{name}.xml", VOC_CLASSES)
             found.append(Sample(name, image, tags=_tags(base, name, mask, tags, problems), mask=mask, boxes=boxes))
         return tuple(found)
 
     train, val = samples(train_list), samples(lists.get("val"))
     return Dataset(root=root, classes=VOC_CLASSES, train=train, val=val, problems=tuple(problems))
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a folder by their names without suffix, which may have dots and spaces."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {composed(p.stem): p for p in reversed(files) if p.suffix.lower() in suffixes and not p.name.startswith(".")}
+
+
+def _photograph(line: str, photographs: dict[str, Path]) -> tuple[str, Path | None]:
+    """The name and file of the photograph that a line of a list means.
+
+    Lists name photographs with or without a suffix, by paths of image and mask, and with 1 and -1 behind.
+    """
+    words = line.split()
+    for said in (line, words[0], " ".join(words[:-1])):
+        name = composed(said).rpartition("/")[2]
+        for known in (name, without_suffix(name)):
+            if known in photographs:
+                return known, photographs[known]
+    return without_suffix(composed(words[0]).rpartition("/")[2]), None
 
 
 def _tags(base: Path, name: str, mask: Path | None, source: str, problems: list[Problem]) -> tuple[int, ...]:
@@ -81,7 +101,7 @@ def _tags(base: Path, name: str, mask: Path | None, source: str, problems: list[
     except FileNotFoundError:
         problems.append(Problem(f"{path}: the annotation is missing; add it or set data.tags=masks.", name))
         return ()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         problems.append(Problem(f"{path}: the annotation is not valid XML ({error}); replace it.", name))
         return ()
     found = set()
@@ -102,15 +122,19 @@ def read_xml_boxes(path: Path, classes: tuple[str, ...]) -> tuple[Box, ...]:
     """
     try:
         root = ElementTree.parse(path).getroot()
-    except (FileNotFoundError, ElementTree.ParseError):
+    except (OSError, ElementTree.ParseError, ValueError, LookupError):
         return ()
     boxes = []
     for item in root.iterfind("object"):
         label = (item.findtext("name") or "").strip()
         edges = [item.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
-        if label in classes and None not in edges:
-            x0, y0, x1, y1 = (float(edge) for edge in edges)  # type: ignore[arg-type]
+        try:
+            x0, y0, x1, y1 = (float(edge or "") for edge in edges)
+        except ValueError:
+            continue
+        if label in classes and x1 >= x0 and y1 >= y0:
             boxes.append(Box(classes.index(label), max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1))
+
     return tuple(boxes)
 
 
