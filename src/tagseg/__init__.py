@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tagseg.commands.evaluate import evaluate
     from tagseg.commands.predict import predict
     from tagseg.commands.refine import refine
+    from tagseg.data.objects import read_samples
     from tagseg.explaining.decompose import decompose
     from tagseg.explaining.explain import explain
     from tagseg.explaining.locate import locate
@@ -40,6 +41,7 @@ __all__ = [
     "load",
     "locate",
     "predict",
+    "read_samples",
     "refine",
     "study",
     "use_method",
@@ -56,6 +58,7 @@ _HOMES = {
     "load": "tagseg.segmentation.model",
     "locate": "tagseg.explaining.locate",
     "predict": "tagseg.commands.predict",
+    "read_samples": "tagseg.data.objects",
     "refine": "tagseg.commands.refine",
     "study": "tagseg.studies.study",
     "use_method": "tagseg.methods.table",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from tagseg.cores import cpu_count
-from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.data.dataset import Dataset
+from tagseg.data.reading import FileFacts, inspect_files, opened
 from tagseg.progress import Reporter
 
 
@@ -26,18 +26,21 @@ class CheckResult:
     notes: tuple[str, ...] = ()  # what was left out, and other things to know
 
 
-def check(data: str | os.PathLike[str], *, tags: Literal["xml", "masks"] = "xml", quiet: bool = False) -> CheckResult:
+def check(
+    data: Dataset | str | os.PathLike[str], *, tags: Literal["xml", "masks"] = "xml", quiet: bool = False
+) -> CheckResult:
     """Reads the data set at `data` and opens every photograph and mask in it; nothing is written.
 
     Args:
-        data: folder of the data set (see `tagseg.data.reading.read_dataset`).
+        data: folder of the data set (see `tagseg.data.reading.read_dataset`), or one that `tagseg.read_samples` made of
+            objects.
         tags: where a VOC devkit's tags come from.
         quiet: show no progress.
 
     Raises:
         BadInput: there is no data set that could be read at all.
     """
-    dataset = read_dataset(Path(data), tags)
+    dataset = opened(data, tags)
     with Reporter(quiet).bar("check", len(dataset.samples), "photographs") as advance:
         dataset, _ = inspect_files(dataset, FileFacts(), advance, threads=cpu_count())
     counts = Counter(tag for sample in dataset.samples for tag in sample.tags)

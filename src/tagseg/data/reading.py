@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,11 @@ from tagseg.labels import IGNORE
 LONGEST_NAME = 240  # bytes of a part of a photograph's name; files of results add an ending of up to 12
 
 
+def opened(data: Dataset | str | os.PathLike[str], tags: Tags = "xml") -> Dataset:
+    """Returns the data set that is given, or that at a folder; see `read_dataset`."""
+    return data if isinstance(data, Dataset) else read_dataset(Path(data), tags)
+
+
 def read_dataset(root: str | Path, tags: Tags = "xml") -> Dataset:
     """Reads the data set at `root`, whatever layout of `tagseg.data.readers` it has.
 
@@ -37,11 +43,11 @@ def read_dataset(root: str | Path, tags: Tags = "xml") -> Dataset:
     root = Path(root)
     if not root.is_dir():
         raise BadInput(f"{root}: there is no such folder; give the folder that holds the photographs and their tags.")
-    return _checked(next(reader for reader in readers() if reader.find(root) is not None).read(root, tags))
+    return checked(next(reader for reader in readers() if reader.find(root) is not None).read(root, tags))
 
 
-def _checked(data: Dataset) -> Dataset:
-    """The data with every name that cannot be a file's, or that two photographs have, among the problems.
+def checked(data: Dataset) -> Dataset:
+    """Returns the data with every name that cannot be a file's, or that two photographs have, among the problems.
 
     Results are files of these names, also on disks that do not tell case or Unicode's forms apart. Of photographs with
     the same name the first stays, so that nothing is written twice.

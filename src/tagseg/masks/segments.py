@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from tagseg.data.images import read_index_png
 from tagseg.errors import BadInput
 
 OF_SEGMENT, OF_LABEL = 0.5, 0.85  # shares that the overlap must exceed
@@ -72,7 +72,13 @@ def read_segments(folder: Path, name: str, size: tuple[int, ...]) -> list[np.nda
     """
     png, text = folder / f"{name}.png", folder / f"{name}.json"
     if png.is_file():
-        numbers = read_index_png(png)
+        try:
+            with Image.open(png, formats=("PNG",)) as image:
+                numbers = np.asarray(image)
+        except Exception as error:  # whatever a damaged file makes Pillow stumble over
+            raise BadInput(f"{png}: these segments cannot be read ({error}).") from error
+        if numbers.ndim != 2:
+            raise BadInput(f"{png}: segments are one number per pixel, this has {numbers.shape}; save it as 16 bits.")
         _check_size(png, numbers.shape, size)
         return [numbers == number for number in np.unique(numbers) if number]
     if not text.is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tagseg.cores import cpu_count
 from tagseg.data.dataset import Dataset, raise_problems
-from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.data.reading import FileFacts, inspect_files, opened
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.files import RUN_MARKER
 from tagseg.labels import MAX_CLASSES
@@ -42,7 +42,7 @@ class FitResult:
 
 
 def fit(
-    data: str | os.PathLike[str],
+    data: Dataset | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     recipe: str = DEFAULT_RECIPE,
@@ -58,7 +58,8 @@ def fit(
     inputs changed is done again, and one of which files are missing or damaged is mended.
 
     Args:
-        data: folder of the data set (see `tagseg.data.reading.read_dataset`).
+        data: folder of the data set (see `tagseg.data.reading.read_dataset`), or one that `tagseg.read_samples` made of
+            objects.
         out: folder of the run.
         recipe: a method, `DATASET/METHOD`, a YAML file, or the Python file of a method of your own; by default what
             makes good masks of photographs of your own within minutes.
@@ -77,7 +78,7 @@ def fit(
         raise BadInput(f"until '{until}': there is no such stage{hint} Known: {', '.join(ORDER)}.")
     reporter = Reporter(quiet)
     chosen = resolve(recipe, settings, saliency=saliency)
-    photographs, facts = _inspected(Path(data), Path(out), chosen, until, skip_bad, reporter)
+    photographs, facts = _inspected(data, Path(out), chosen, until, skip_bad, reporter)
     run = _open(Path(out), photographs, facts, chosen, reporter)
     for stage in stages(until):
         run = stage.done(run)
@@ -91,11 +92,17 @@ def fit(
 
 
 def _inspected(
-    root: Path, out: Path, settings: FitSettings, until: str, skip_bad: bool, reporter: Reporter
+    given: Dataset | str | os.PathLike[str],
+    out: Path,
+    settings: FitSettings,
+    until: str,
+    skip_bad: bool,
+    reporter: Reporter,
 ) -> tuple[Dataset, FileFacts]:
     """Reads the data set and opens every file; without `skip_bad` the first problem ends it."""
     known = FileFacts.read(out / FILES) if (out / RUN_MARKER).exists() else FileFacts()
-    data = read_dataset(root, settings.data.tags)
+    data = opened(given, settings.data.tags)
+    root = data.root
     with reporter.bar("check", len(data.samples), "photographs") as advance:
         data, facts = inspect_files(data, known, advance, threads=cpu_count())
     raise_problems([p for p in data.problems if not skip_bad or p.sample is None], root)
