@@ -249,18 +249,17 @@ def evaluate(
     truth: Annotated[Path, typer.Argument(help="Folder of true masks of the same names.")],
     classes: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Text file, one class a line (as classes.txt of a data set)."),
+        typer.Option(help="Class names: a text file, COCO's annotations, or a run; else looked for beside the masks."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the numbers go as JSON.")] = Path("evaluation.json"),
 ) -> None:
     """Print the IoU of every class, and write it as JSON."""
-    from tagseg.data.readers.folder import read_class_names
-
-    names = None if classes is None else read_class_names(classes)
-    result = tagseg.evaluate(predictions, truth, classes=names, out=out)
+    result = tagseg.evaluate(predictions, truth, classes=classes, out=out)
     _print_scores(result)
     if result.truths_without_prediction:
         typer.echo(f"{result.truths_without_prediction} true masks have no prediction and were left out")
+    if result.predictions_without_truth:
+        typer.echo(f"{result.predictions_without_truth} masks have no truth and were left out")
     typer.echo(f"{result.masks} masks; written to {out}")
 
 

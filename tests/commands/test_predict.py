@@ -87,3 +87,33 @@ def test_multi_scale_prediction_differs_but_little(tiny_run: Any, tiny_set: Path
     one, many = model.probabilities(path), model.probabilities(path, scales=(0.75, 1.0, 1.25), flip=True)
     assert one.shape == many.shape
     assert 0 < np.abs(one - many).mean() < 0.5
+
+
+def test_evaluation_finds_class_names_and_goes_on(tmp_path: Path, tiny_run: Any):
+    for name in ("a", "b"):
+        mask(tmp_path / f"pred/{name}.png", [0, 1, 2])
+    mask(tmp_path / "truth/a.png", [0, 1, 2])
+    names = {
+        "list.txt": "cat\ndog\n",
+        "coco.json": json.dumps({"categories": [{"id": 9, "name": "dog"}, {"id": 3, "name": "cat"}]}),
+    }
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+        result = tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=tmp_path / name)
+        assert list(result.classes) == ["background", "cat", "dog"]
+        assert (result.masks, result.predictions_without_truth) == (1, 1)
+    (tmp_path / "truth" / "classes.txt").write_text("cow\nhen\n")
+    assert "hen" in tagseg.evaluate(tmp_path / "pred", tmp_path / "truth").classes
+    assert len(tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=tiny_run.folder).classes) == 7
+    (tmp_path / "list.txt").write_bytes(b"\xff")
+    (tmp_path / "coco.json").write_text("{}")
+    for name in names:
+        with pytest.raises(tagseg.BadInput, match=name):
+            tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=tmp_path / name)
+
+
+def test_truths_that_say_255_for_the_object(tmp_path: Path):
+    mask(tmp_path / "pred/a.png", [0, 1])
+    mask(tmp_path / "truth/a.png", [0, 255])
+    with pytest.raises(tagseg.BadInput, match="255 means ignore"):
+        tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=["cat"])

@@ -5,63 +5,75 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from tagseg.data.dataset import check_classes
 from tagseg.data.images import read_index_png
+from tagseg.data.readers.folder import read_class_names
+from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion, ScoreTable
-from tagseg.files import write_json
+from tagseg.files import RUN_MARKER, read_json, write_json
 from tagseg.labels import IGNORE
+from tagseg.segmentation.saved import DESCRIPTION
 
 
 class Evaluation(ScoreTable):
     """The scores of a folder of masks, and how many masks they are of.
 
-    `masks` were compared, and of `truths_without_prediction` there was nothing to compare.
+    `masks` were compared; of `truths_without_prediction` there was nothing to compare, and `predictions_without_truth`
+    could not be compared.
     """
 
     masks: int
     truths_without_prediction: int
+    predictions_without_truth: int = 0
 
 
 def evaluate(
     predictions: str | os.PathLike[str],
     truth: str | os.PathLike[str],
     *,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
     """Returns the IoU, precision and recall of a folder of masks.
 
-    Every PNG below `predictions` is compared with the PNG of the same relative name below `truth`; truths without a
-    prediction are counted in the result and otherwise left out.
+    Every PNG below `predictions` is compared with the PNG of the same relative name below `truth`. Predictions without
+    a truth and truths without a prediction are counted in the result and otherwise left out.
 
     Args:
-        classes: names, background left out; without them numbers are used.
+        classes: names, background left out; or where they are: a text file, one class a line, COCO's annotations, the
+            folder of a run, of a model or of a data set. Without them they are looked for in `classes.txt` in or beside
+            either folder, and in the run that the predictions belong to; if there are none, numbers are used.
         out: where to write the result as JSON.
 
     Raises:
-        BadInput: a folder is missing, or a mask has no truth, another size, or values that are no classes.
+        BadInput: a folder is missing, no mask has a truth, or one has another size or values that are no classes.
     """
     predictions, truth = Path(predictions), Path(truth)
     for folder in (predictions, truth):
         if not folder.is_dir():
             raise BadInput(f"{folder}: there is no such folder.")
-    names = [p.relative_to(predictions) for p in sorted(predictions.rglob("*.png"))]
-    if not names:
+    found = [p.relative_to(predictions) for p in sorted(predictions.rglob("*.png"))]
+    if not found:
         raise BadInput(f"{predictions}: there are no PNG masks in this folder.")
-    size = len(classes) if classes is not None else _highest(truth, names)
-    if classes is None:
-        classes = [f"class {c}" for c in range(1, size + 1)]
-    problems = check_classes(list(classes), "class names")
+    names = [name for name in found if (truth / name).exists()]
+    if not names:
+        raise BadInput(
+            f"{predictions / found[0]}: there is no truth {truth / found[0]}, nor one of any other prediction; masks "
+            "and truths must have the same names."
+        )
+    known = _class_names(predictions, truth, classes)
+    size = len(known) if known is not None else _highest(truth, names)
+    if known is None:
+        known = [f"class {c}" for c in range(1, size + 1)]
+    problems = check_classes(known, "class names")
     if problems:
         raise BadInput(problems[0].text)
-    confusion = Confusion(size)
+    confusion, ignored = Confusion(size), False
     for name in names:
-        right = _truth(truth / name, predictions / name)
-        mask = read_index_png(predictions / name)
+        mask, right = read_index_png(predictions / name), read_index_png(truth / name)
         if mask.shape != right.shape:
             raise BadInput(
                 f"{predictions / name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
@@ -72,26 +84,67 @@ def evaluate(
             if wrong.size:
                 raise BadInput(f"{which}: the mask holds the value {wrong[0]}, but there are {size} classes.")
         confusion.add(mask, right)
+        ignored = ignored or bool((right == IGNORE).any())
+    if ignored and not confusion.counts[1:].any():
+        raise BadInput(
+            f"{truth / names[0]}: the truths hold nothing but 0 and {IGNORE}, and {IGNORE} means ignore; write the "
+            "number of its class where the object is."
+        )
     result = Evaluation(
         masks=len(names),
         truths_without_prediction=sum(1 for _ in truth.rglob("*.png")) - len(names),
-        **dict(confusion.scores().table(tuple(classes))),
+        predictions_without_truth=len(found) - len(names),
+        **dict(confusion.scores().table(tuple(known))),
     )
     if out is not None:
         write_json(Path(out), result.model_dump(mode="json"))
     return result
 
 
-def _truth(path: Path, prediction: Path) -> np.ndarray:
-    if not path.exists():
-        raise BadInput(f"{prediction}: there is no truth {path}; add it or remove the prediction.")
-    return read_index_png(path)
+def _class_names(
+    predictions: Path, truth: Path, given: Sequence[str] | str | os.PathLike[str] | None
+) -> list[str] | None:
+    """The class names that are given, or that lie where one would put them."""
+    if given is not None:
+        return _names_at(Path(given)) if isinstance(given, str | os.PathLike) else list(given)
+    for folder in (predictions, truth, predictions.parent, truth.parent):
+        if (folder / "classes.txt").is_file():
+            return read_class_names(folder / "classes.txt")
+    run = predictions.absolute().parent  # that the masks were made in
+    return _names_at(run) if (run / RUN_MARKER).is_file() and (run / "segment" / DESCRIPTION).is_file() else None
+
+
+def _names_at(path: Path) -> list[str]:
+    if path.suffix == ".json" and path.is_file():
+        return _of_coco(path)
+    if not path.is_dir():
+        return read_class_names(path)
+    for described in (path / DESCRIPTION, path / "segment" / DESCRIPTION, path / "train" / "classifier.json"):
+        if described.is_file():
+            return _listed(described, "classes", str)
+    if (path / "classes.txt").is_file():
+        return read_class_names(path / "classes.txt")
+    return list(read_dataset(path).classes)
+
+
+def _of_coco(path: Path) -> list[str]:
+    categories = _listed(path, "categories", dict)
+    return [str(c.get("name")) for c in sorted(categories, key=lambda c: c.get("id", 0))]
+
+
+def _listed(path: Path, key: str, kind: type) -> list[Any]:
+    try:
+        found = read_json(path)[key]
+        if isinstance(found, list) and all(isinstance(item, kind) for item in found):
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise BadInput(f"{path}: there are no class names in this file; give a text file, one class a line.")
 
 
 def _highest(truth: Path, names: list[Path]) -> int:
     highest = 1
     for name in names:
-        if (truth / name).exists():
-            values = read_index_png(truth / name)
-            highest = max(highest, int(values[values != IGNORE].max(initial=0)))
+        values = read_index_png(truth / name)
+        highest = max(highest, int(values[values != IGNORE].max(initial=0)))
     return highest
