@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tagseg
+from tagseg.data.images import read_index_png, voc_palette, write_mask
 from tagseg.methods.cam import CAM
 from tests.conftest import TINY, interrupted_in
 
@@ -146,3 +149,29 @@ def test_a_damaged_checkpoint_is_begun_anew(
     tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY)
     assert "train: begins anew, because its checkpoint last.ckpt is damaged" in capsys.readouterr().out
     as_before(tmp_path / "run", tiny_run.folder)
+
+
+def test_masks_corrected_by_hand_are_kept_and_learnt(tiny_run: Any, tiny_set: Path, tmp_path: Path, capsys: Any):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, run)
+    path = sorted((run / "masks").glob("*.png"))[2]
+    before = read_index_png(path)
+    corrected = np.where(before == 0, 3, before)
+    # as an editor of pictures would save it, in colours
+    Image.fromarray(voc_palette()[corrected]).save(path)
+    bad = sorted((run / "masks").glob("*.png"))[3]
+    write_mask(bad, np.full_like(read_index_png(bad), 200))
+    as_it_was = (tiny_run.folder / "masks" / bad.name).read_bytes()
+    tagseg.fit(tiny_set, run, recipe="cam", settings=TINY)
+    said = "".join(capsys.readouterr())
+    assert f"masks/{path.name} was corrected by hand, and is kept" in said
+    assert f"masks/{bad.name} is not as it was written" in said
+    assert "segment: done again, because the stage 'masks' before it changed" in said
+    np.testing.assert_array_equal(read_index_png(path), corrected)
+    assert bad.read_bytes() == as_it_was
+    # nothing is done twice
+    tagseg.fit(tiny_set, run, recipe="cam", settings=TINY)
+    assert "segment: already done" in "".join(capsys.readouterr())
+    # other settings make other masks, but not of this photograph
+    tagseg.fit(tiny_set, run, recipe="cam", settings={**TINY, "masks.refine": "none"}, quiet=True)
+    np.testing.assert_array_equal(read_index_png(path), corrected)

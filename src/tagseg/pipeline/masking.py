@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tagseg.cores import cpu_count, prefetch
 from tagseg.data.dataset import MaskFolder, Sample, read_saliency
-from tagseg.data.images import read_image, write_mask
+from tagseg.data.images import read_image, read_index_png, write_mask
 from tagseg.data.map_store import MapStore
+from tagseg.errors import BadInput
+from tagseg.labels import IGNORE
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.refinements import FeatureRefinement, NamedRefinement
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
@@ -18,6 +20,23 @@ from tagseg.networks.precision import default_device
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.settings import MaskSettings
 from tagseg.progress import Advance
+
+if TYPE_CHECKING:
+    from tagseg.pipeline.run import Run
+
+
+def is_mask(run: Run, path: Path) -> bool:
+    """Returns whether a file is a mask of one of the run's photographs: of its size, with numbers of its classes."""
+    inside = path.relative_to(run.path).with_suffix("")  # the stage's folder, and the photograph's name
+    fact = run.facts.get("/".join(inside.parts[1:]))
+    if fact is None or path.suffix != ".png":
+        return False
+    try:
+        mask = read_index_png(path)
+    except BadInput:
+        return False
+    right = (mask <= len(run.data.classes)) | (mask == IGNORE)
+    return mask.shape == tuple(fact.size) and bool(right.all())
 
 
 def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: MaskSettings) -> float:

@@ -141,6 +141,7 @@ class Stage(Generic[R]):
         whether it was interrupted.
     wanted: whether a run has this stage at all.
     outputs: files that it leaves in the run's folder itself.
+    edited: whether a file of it that is not as it was written is whole, so that a person must have edited it.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Stage(Generic[R]):
     work: Callable[[Run, Path], R]
     wanted: Callable[[Run], bool] = lambda run: True  # noqa: ARG005
     outputs: tuple[str, ...] = ()
+    edited: Callable[[Run, Path], bool] = lambda run, path: False  # noqa: ARG005
 
     def done(self, run: Run) -> Run:
         """Returns the run with this stage finished, now or before; a run that does not want it stays as it is."""
@@ -156,5 +158,6 @@ class Stage(Generic[R]):
             return run
         inputs = self.inputs(run)
         work: Callable[[Path], R] = lambda folder: self.work(run, folder)  # noqa: E731
-        result = run.folder.complete(self.name, inputs, self.record, work, self.outputs)
+        edited: Callable[[Path], bool] = lambda path: self.edited(run, path)  # noqa: E731
+        result = run.folder.complete(self.name, inputs, self.record, work, self.outputs, edited)
         return replace(run, finished={**run.finished, self.name: result})

@@ -38,6 +38,7 @@ class StageFile(BaseModel):
     values: the stage's own record.
     seconds, resumed: see `Finished`.
     files: for every file that the finished stage left, its path below the run's folder and a digest of its content.
+    corrected: those of them that a person has edited, which are never made again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class StageFile(BaseModel):
     seconds: float = 0.0
     resumed: bool = False
     files: dict[str, str] = {}
+    corrected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,13 @@ class RunFolder:
         kind: type[R],
         work: Callable[[Path], R],
         outputs: tuple[str, ...] = (),
+        edited: Callable[[Path], bool] = lambda path: False,  # noqa: ARG005
     ) -> Finished[R]:
         """Does `work(folder)` unless it was done before with the same inputs and everything it left is still whole.
 
         Work goes on where it was interrupted, and makes only what is not there: so it mends a stage of which files are
-        missing, or damaged, which are put aside first. A stage begun with other inputs is cleared. What is done, and
-        why, is said.
+        missing, or damaged, which are put aside first. A stage begun with other inputs is cleared. What a person has
+        edited stays as it is, and what comes after is done again. What is done, and why, is said.
 
         Args:
             name: of the stage, and of its folder.
@@ -127,10 +130,12 @@ class RunFolder:
             kind: the class of the stage's record.
             work: makes what is not in the folder yet.
             outputs: files that it leaves in the run's folder itself, beside those in its own.
+            edited: whether a file that is not as it was written is whole, so that a person must have edited it.
         """
         folder = self.path / name
         inputs = json.loads(json.dumps(inputs))  # as they will be read back
         before = _read_stage(folder / STAGE)
+        before, corrected = self._with_corrections(name, before, edited)
         resumed = False
         if before is None:
             if (folder / STAGE).exists():
@@ -149,8 +154,9 @@ class RunFolder:
             self._put_aside(name, broken)
         with explain_full_disk(self.path):
             if not resumed:
-                _clear(folder)
-            write_json(folder / STAGE, StageFile(inputs=inputs, finished=False).model_dump(mode="json"))
+                _clear(folder, {self.path / file for file in corrected})
+            begun_file = StageFile(inputs=inputs, finished=False, corrected=corrected)
+            write_json(folder / STAGE, begun_file.model_dump(mode="json"))
             begun = time.perf_counter()
             record = work(folder)
             seconds = round(time.perf_counter() - begun, 1)
@@ -162,6 +168,7 @@ class RunFolder:
                 seconds=seconds,
                 resumed=resumed,
                 files={path.relative_to(self.path).as_posix(): _digest(path) for path in self._left(folder, outputs)},
+                corrected=corrected,
             )
             write_json(folder / STAGE, done.model_dump(mode="json"))
         return Finished(record, _key(done), seconds, resumed)
@@ -176,6 +183,27 @@ class RunFolder:
     def _broken(self, files: dict[str, str]) -> list[Path]:
         """Those of the files that are missing, or are not as they were written."""
         return [path for name, digest in files.items() if _digest(path := self.path / name) != digest]
+
+    def _with_corrections(
+        self, name: str, before: StageFile | None, edited: Callable[[Path], bool]
+    ) -> tuple[StageFile | None, tuple[str, ...]]:
+        """The record of a stage in which the files that a person has edited stand as they are now, and their names."""
+        if before is None:
+            return None, ()
+        new = [
+            path.relative_to(self.path).as_posix()
+            for path in self._broken(before.files)
+            if path.is_file() and edited(path)
+        ]
+        if not new:
+            return before, before.corrected
+        more = f" ({len(new) - 1} more)" if len(new) > 1 else ""
+        self.say(f"{name}: {new[0]} was corrected by hand{more}, and is kept")
+        corrected = tuple(sorted({*before.corrected, *new}))
+        files = {**before.files, **{file: _digest(self.path / file) for file in new}}
+        now = before.model_copy(update={"files": files, "corrected": corrected})
+        write_json(self.path / name / STAGE, now.model_dump(mode="json"))
+        return now, corrected
 
     def _put_aside(self, name: str, broken: list[Path]) -> None:
         if not broken:
@@ -260,13 +288,14 @@ def _free_name(path: Path) -> Path:
     return next(aside for name in names if not (aside := path.with_name(name)).exists())
 
 
-def _clear(folder: Path) -> None:
-    """Removes what a stage left, but nothing that was put aside; the folder itself may be a link to another disk."""
+def _clear(folder: Path, corrected: set[Path]) -> None:
+    """Removes what a stage left, but nothing that was put aside or `corrected` by hand; the folder itself may be a link
+    to another disk."""
     (folder / STAGE).unlink(missing_ok=True)  # first: from here on nothing in the folder counts as done
     try:
         for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():  # what is inside comes first
             if not path.is_dir() or path.is_symlink():
-                if not path.name.endswith(DAMAGED):
+                if not path.name.endswith(DAMAGED) and path not in corrected:
                     path.unlink()
             elif not any(path.iterdir()):
                 path.rmdir()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
-from tagseg.pipeline.masking import choose_background, make_masks
+from tagseg.pipeline.masking import choose_background, is_mask, make_masks
 from tagseg.pipeline.records import MasksRecord
 from tagseg.pipeline.run import Run, Stage
 
@@ -35,4 +35,4 @@ def _work(run: Run, folder: Path) -> MasksRecord:
     return MasksRecord(background=round(background, 4), background_of_masks=round(of_masks, 4))
 
 
-STAGE = Stage(name="masks", record=MasksRecord, inputs=_inputs, work=_work)
+STAGE = Stage(name="masks", record=MasksRecord, inputs=_inputs, work=_work, edited=is_mask)

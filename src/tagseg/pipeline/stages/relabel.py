@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tagseg.networks.settings import DecoderSettings
+from tagseg.pipeline.masking import is_mask
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.segmenting import label_again, teach_decoder
@@ -38,4 +39,5 @@ STAGE = Stage(
     inputs=_inputs,
     work=_work,
     wanted=lambda run: run.settings.masks.taught is not None,
+    edited=is_mask,
 )
