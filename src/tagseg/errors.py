@@ -19,14 +19,23 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 
+def is_full(error: BaseException) -> bool:
+    """Returns whether an error says that the disk is full; safetensors and torch have their own."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def unwritable(where: object, error: OSError) -> BadInput:
+    """Returns the sentence for a file or folder that cannot be written."""
+    return BadInput(f"{where}: this cannot be written ({error.strerror or error}); choose another place.")
+
+
 @contextmanager
 def explain_full_disk(where: object) -> Iterator[None]:
     """Turn the operating system's "no space left" into a sentence that says what is safe and what to do."""
     try:
         yield
-    except Exception as error:  # safetensors and torch have their own
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if not full:
+    except Exception as error:
+        if not is_full(error):
             raise
         raise BadInput(
             f"{where}: the disk is full; free some space and run the same command again, "

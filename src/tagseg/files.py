@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tagseg.errors import is_full, unwritable
 
 PARTIAL = ".partial"
 RUN_MARKER = "run.json"  # what makes a folder a run
@@ -23,19 +26,47 @@ def write_aside(path: Path) -> Iterator[Path]:
 
     A reader therefore sees the old file or the whole new one, also after a power cut. When the block fails
     the temporary file is removed and `path` is as it was.
+
+    Raises:
+        BadInput: the folder cannot be made or written into.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = path.with_name(f"{_short(path.name)}.{os.getpid()}{PARTIAL}")
     try:
         yield aside
         with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask)  # some writers make files that only their owner may read
+            _sync(file.fileno())
+        with suppress(OSError):  # some writers make files that only their owner may read; some disks have no owners
+            os.chmod(aside, 0o666 & ~_umask)
         os.replace(aside, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        _forget(aside)
+        if is_full(error):
+            raise
+        raise unwritable(path, error) from error
     except BaseException:
-        aside.unlink(missing_ok=True)
+        _forget(aside)
         raise
+
+
+def _forget(aside: Path) -> None:
+    with suppress(OSError):
+        aside.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it.
+
+    Raises:
+        BadInput: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise unwritable(folder, error) from error
 
 
 def _short(name: str) -> str:
@@ -46,11 +77,21 @@ def _short(name: str) -> str:
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # not every file system over a network lets folders be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            _sync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    """Has a file on the disk, where the file system can do that."""
     try:
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def remove_partial(folder: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tagseg.data.geometry import Window, paste
 from tagseg.errors import BadInput
-from tagseg.files import read_json, write_aside, write_json
+from tagseg.files import make_folder, read_json, write_aside, write_json
 from tagseg.grid import Grid
 
 Fusion = Literal["max", "average"]
@@ -94,7 +94,7 @@ class Accumulator:
             rank: of the process.
             rounds: how many rounds are done; what is there of later ones, from a training that was begun anew, goes.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if rank == 0:
             for later in [r for r in self.rounds() if rounds is not None and r > rounds]:
                 self._opened.pop(later, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,8 +16,8 @@ from typing import Any, Generic, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tagseg.errors import BadInput, explain_full_disk
-from tagseg.files import RUN_MARKER, file_digest, is_partial, read_json, remove_partial, write_json
+from tagseg.errors import BadInput, explain_full_disk, unwritable
+from tagseg.files import RUN_MARKER, file_digest, is_partial, make_folder, read_json, remove_partial, write_json
 from tagseg.pipeline.records import Record
 
 FORMAT = 2
@@ -103,7 +104,7 @@ class RunFolder:
             raise _something_else(path)
         _check_room(path, needed_mb)
         with explain_full_disk(path):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             described = {"format": FORMAT, "data": str(data.resolve()), "digest": digest, "network": network}
             write_json(marker, described)
         self._lock = _lock(path)
@@ -161,6 +162,11 @@ class RunFolder:
             record = work(folder)
             seconds = round(time.perf_counter() - begun, 1)
             (folder / CHECKPOINT).unlink(missing_ok=True)
+            if not (self.path / RUN_MARKER).exists():
+                raise BadInput(
+                    f"{self.path}: this folder was removed while the run was at work; remove what is left of it, and "
+                    "run the same command again."
+                )
             done = StageFile(
                 inputs=inputs,
                 finished=True,
@@ -324,11 +330,16 @@ def _lock(path: Path) -> TextIO | None:
         import fcntl
     except ImportError:
         return None
-    handle = open(path / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        handle = open(path / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(path / ".lock", error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         handle.close()
+        if error.errno not in (errno.EAGAIN, errno.EACCES):  # a disk that has no locks
+            return None
         raise BadInput(
             f"{path}: another tagseg is at work on this run; wait for it or choose another --out."
         ) from error
