@@ -10,6 +10,7 @@ from PIL import Image
 from tagseg.data.images import (
     decode_image,
     image_size,
+    is_whole_png,
     read_image,
     read_index_png,
     to_photograph,
@@ -191,3 +192,16 @@ def test_mutated_images_are_read_or_refused():
     tried, read = mutated_images(300, seed=0)
     assert tried == 300
     assert 0 < read < tried
+
+
+def test_every_flipped_bit_of_a_mask_is_seen(tmp_path: Path):
+    path = tmp_path / "mask.png"
+    write_mask(path, np.array([[0, 1, 2]], dtype=np.uint8))
+    content = path.read_bytes()
+    assert is_whole_png(path)
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert not is_whole_png(path)
+    for other in (content[:-1], content + b"a", b"", content[:8]):
+        path.write_bytes(other)
+        assert not is_whole_png(path)

@@ -10,6 +10,7 @@ import io
 import os
 import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
@@ -246,6 +247,21 @@ def _numbers_of(colours: np.ndarray, path: Path) -> np.ndarray:
             f"{blue[strange]}), which are not PASCAL VOC's; save it as a palette or grey PNG."
         )
     return np.array([known[code] for code in found], dtype=np.uint8)[places.reshape(codes.shape)]
+
+
+def is_whole_png(path: Path) -> bool:
+    """Returns whether a file is a PNG of which every checksum is right, so that somebody meant it to be as it is."""
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return False
+    place, kind = 8, b""
+    while place + 12 <= len(content) and kind != b"IEND":
+        length = int.from_bytes(content[place : place + 4], "big")
+        body, kind = content[place + 4 : place + 8 + length], content[place + 4 : place + 8]
+        if zlib.crc32(body).to_bytes(4, "big") != content[place + 8 + length : place + 12 + length]:
+            return False
+        place += 12 + length
+    return kind == b"IEND" and place == len(content)
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tagseg.cores import cpu_count, prefetch
 from tagseg.data.dataset import MaskFolder, Sample, read_saliency
-from tagseg.data.images import read_image, read_index_png, write_mask
+from tagseg.data.images import is_whole_png, read_image, read_index_png, write_mask
 from tagseg.data.map_store import MapStore
 from tagseg.errors import BadInput
 from tagseg.labels import IGNORE
@@ -29,7 +29,7 @@ def is_mask(run: Run, path: Path) -> bool:
     """Returns whether a file is a mask of one of the run's photographs: of its size, with numbers of its classes."""
     inside = path.relative_to(run.path).with_suffix("")  # the stage's folder, and the photograph's name
     fact = run.facts.get("/".join(inside.parts[1:]))
-    if fact is None or path.suffix != ".png":
+    if fact is None or not is_whole_png(path):
         return False
     try:
         mask = read_index_png(path)

@@ -1,0 +1,13 @@
+"""The short set of what `python -m tests.robustness.damage` tries on every file."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.robustness.damage import WAYS, damage_all
+
+
+def test_some_damaged_files(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    found = damage_all(tiny_set, tiny_run.folder, tmp_path, ["flip", "null"], every=12, seed=0)
+    assert set(found) <= {"repaired", "told"}, found
+    assert sum(map(len, found.values())) > 4
+    assert set(WAYS) >= {"flip", "cut", "empty", "gone"}
