@@ -1,4 +1,4 @@
-"""Features of photographs on disk, so that a frozen network is asked once: 8 or 16 bits a number, mapped into memory.
+"""Features of photographs on disk, so that a frozen network is asked once: 8 or 16 bits a number.
 
 A photograph of 448 x 336 pixels has, in three blocks of ViT-Tiny, 588 x 576 numbers: 340 kB with 8 bits; in those of
 DINOv2-S 768 x 1152, 0.9 MB. Nothing of them stays in memory but what the system keeps of files.
@@ -6,17 +6,17 @@ DINOv2-S 768 x 1152, 0.9 MB. Nothing of them stays in memory but what the system
 
 from __future__ import annotations
 
+import json
 import threading
-from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from safetensors import safe_open
 
 from tagseg.data.shards import Shards
 
-OPEN = 64  # shards that are kept open
+PARTS = ("values", "least", "step")
+KINDS = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}  # safetensors' words for what is stored here
 
 
 class FeatureStore(Shards):
@@ -34,7 +34,7 @@ class FeatureStore(Shards):
     def __init__(self, folder: Path, bits: Literal[8, 16] = 8) -> None:
         super().__init__(folder, "features")
         self.bits = bits
-        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._known: dict[Path, _Shard] = {}
         self._lock = threading.Lock()
 
     def write(self, entries: dict[str, np.ndarray]) -> None:
@@ -49,17 +49,38 @@ class FeatureStore(Shards):
         """
         path, number = self.place(name)
         shard = self._shard(path)
-        parts = ("values", "least", "step") if f"{number}.step" in shard.keys() else ("values",)  # noqa: SIM118
-        return unpacked({part: shard.get_tensor(f"{number}.{part}") for part in parts})
+        with open(path, "rb") as file:
+            return unpacked(
+                {part: shard.read(file, f"{number}.{part}") for part in PARTS if f"{number}.{part}" in shard}
+            )
 
-    def _shard(self, path: Path) -> Any:
+    def _shard(self, path: Path) -> _Shard:
         with self._lock:
-            if path not in self._open:
-                self._open[path] = safe_open(path, framework="numpy").__enter__()
-                if len(self._open) > OPEN:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(path)
-            return self._open[path]
+            if path not in self._known:
+                self._known[path] = _Shard(path)
+            return self._known[path]
+
+
+class _Shard:
+    """Where the numbers of a `.safetensors` lie, so that they can be read without the whole file in memory.
+
+    Mapped into memory, the pages of all shards would count as memory of the process, and grow with the data.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            self.entries: dict[str, Any] = json.loads(file.read(size))
+        self.begin = 8 + size
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def read(self, file: BinaryIO, name: str) -> np.ndarray:
+        entry = self.entries[name]
+        begin, end = entry["data_offsets"]
+        file.seek(self.begin + begin)
+        return np.frombuffer(file.read(end - begin), dtype=KINDS[entry["dtype"]]).reshape(entry["shape"])
 
 
 def packed(features: np.ndarray, bits: int) -> dict[str, np.ndarray]:
