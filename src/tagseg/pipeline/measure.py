@@ -101,7 +101,7 @@ def _measure_val(data: Dataset, store: MapStore, predictions: MaskFolder, backgr
     size = len(data.classes)
     probabilities = np.stack([store.read(s.name).tag_probabilities for s in data.val])
     tags = np.stack([multi_hot(s.tags, size) for s in data.val])
-    tags_map = round(100 * mean_average_precision(probabilities, tags), 2)
+    tags_map = round(100 * mean_average_precision(probabilities, tags), 2) if tags.any() else None
     samples = tuple(s for s in data.val if s.mask is not None)
     if not samples:
         return ValMetrics(tags_map=tags_map)

@@ -130,14 +130,14 @@ class TrainMetrics(Record):
 class ValMetrics(Record):
     """What is known of the evaluation photographs; all but the first needs masks.
 
-    tags_map: the mean average precision of the tags that the classifier finds, percent.
+    tags_map: the mean average precision of the tags that the classifier finds, percent; None where nothing has a tag.
     photographs: how many have a mask.
     class_maps: of class maps of the tags that the classifier finds.
     class_maps_with_tags: of class maps of the true tags.
     segmentation: of the segmentation network.
     """
 
-    tags_map: float
+    tags_map: float | None = None
     photographs: int | None = None
     class_maps: ScoreTable | None = None
     class_maps_with_tags: ScoreTable | None = None

@@ -7,7 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from tagseg.report.html import Chart, GalleryRow, Report, StageLine, Tile
 from tagseg.report.pictures import colour_mask, overlay_map, overlay_mask, thumbnail
 from tagseg.segmentation.model import load
 
+Part = TypeVar("Part")
 GALLERY, MAPS_SHOWN = 12, 2  # photographs a split, maps a photograph
 
 
@@ -51,15 +52,24 @@ def gather(run: Run, folder: Path, metrics: Metrics, cut: MasksRecord) -> Report
             ("seed:", str(settings.seed)),
         ],
         tiles=_tiles(metrics),
-        remarks=_remarks(run, metrics, cut),
-        charts=[*_losses(run), *_curves(metrics)],
-        gallery=_gallery(run, folder),
+        remarks=_or_left_out(run, "remarks", lambda: _remarks(run, metrics, cut), []),
+        charts=_or_left_out(run, "charts", lambda: [*_losses(run), *_curves(metrics)], []),
+        gallery=_or_left_out(run, "gallery", lambda: _gallery(run, folder), {}),
         stages=[_line(name, result) for name, result in run.finished.items()],
         classes=[(name, counts[number]) for number, name in enumerate(data.classes)],
         settings=settings.model_dump(mode="json"),
         versions=_versions(),
         skipped=[problem.text for problem in data.problems],
     )
+
+
+def _or_left_out(run: Run, what: str, made: Callable[[], Part], instead: Part) -> Part:
+    """A part of the page; what only shows something never fails a run."""
+    try:
+        return made()
+    except Exception as error:
+        run.reporter.say(f"report: the {what} are left out, because they could not be made ({error})")
+        return instead
 
 
 def _tiles(metrics: Metrics) -> list[Tile]:
@@ -84,13 +94,13 @@ def _tiles(metrics: Metrics) -> list[Tile]:
 def _remarks(run: Run, metrics: Metrics, cut: MasksRecord) -> list[str]:
     remarks = [_background(run, metrics, cut)]
     train, val = metrics.train, metrics.val
-    if train is not None and train.coverage.noise is not None:
+    if train is not None and train.coverage.noise is not None and train.coverage.recall is not None:
         remarks.append(
             "Cut at half their maximum, the class maps of the training photographs cover "
             f"{train.coverage.recall:.1f} % of their objects (recall), and {train.coverage.noise:.1f} % of what they "
             "cover is something else (noise)."
         )
-    if val is not None:
+    if val is not None and val.tags_map is not None:
         remarks.append(
             "The classifier finds the tags of the evaluation photographs with a mean average precision of "
             f"{val.tags_map:.1f}."
@@ -105,7 +115,7 @@ def _background(run: Run, metrics: Metrics, cut: MasksRecord) -> str:
         text += "split from the maps alone: Otsu's rule over the strongest map value of every training pixel."
     else:
         text += "as set."
-    if metrics.train is not None and metrics.train.seeds.miou is not None:
+    if metrics.train is not None and metrics.train.seeds.miou is not None and metrics.train.oracle.miou is not None:
         seeds, oracle = metrics.train.seeds.miou, metrics.train.oracle
         text += (
             f" With it the seeds reach {seeds:.1f} mIoU. The oracle score {oracle.background:.2f}, picked with the "

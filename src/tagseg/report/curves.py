@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tagseg.report.sheets import words
+
 _INK, _ACCENTS = "#475569", ("#0f766e", "#b45309", "#4338ca", "#be123c", "#64748b", "#65a30d")
 
 
@@ -23,6 +25,7 @@ def line_chart(
     return _svg(line_figure(lines, x=x, y=y, marks=marks))
 
 
+@words()
 def line_figure(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
@@ -45,6 +48,7 @@ def line_figure(
     return figure
 
 
+@words()
 def bar_chart(groups: Mapping[str, Sequence[float | None]], names: Sequence[str], *, x: str) -> str:
     """Draws horizontal bars as SVG: for every name one bar a group.
 
@@ -75,7 +79,10 @@ def _axes(width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "tagseg"}):
+    with (
+        words(),
+        matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "tagseg"}),
+    ):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     page = text.getvalue()
     return page[page.index("<svg") :]

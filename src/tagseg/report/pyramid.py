@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from tagseg.report.sheets import INK, rendered
+from tagseg.report.sheets import INK, rendered, words
 
 _LINE = "#94a3b8"
 
@@ -30,6 +30,7 @@ class Tile:
     weight: float = 1.0
 
 
+@words()
 def pyramid(rows: Sequence[Sequence[Tile]], names: Sequence[str], *, width: float = 20.0) -> np.ndarray:
     """Draws rows of tiles, children in the order of their parents.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -14,6 +16,13 @@ from tagseg.files import write_aside
 INK = "#1e293b"
 
 
+def words() -> Any:
+    """Returns a decorator for what draws: names are shown as they are, for matplotlib takes what stands between two
+    dollars for a formula."""
+    return matplotlib.rc_context({"text.parse_math": False})
+
+
+@words()
 def contact_sheet(
     rows: Sequence[str],
     columns: Sequence[str],
@@ -59,6 +68,7 @@ def contact_sheet(
     return rendered(figure)
 
 
+@words()
 def rendered(figure: Figure) -> np.ndarray:
     """Returns a matplotlib figure as `(H, W, 3)` uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
