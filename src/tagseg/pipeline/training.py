@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -197,6 +198,10 @@ def _interruptible() -> Iterator[None]:
         yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
+    except BaseException:
+        for child in multiprocessing.active_children():  # else they would be waited for
+            child.kill()
+        raise
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
