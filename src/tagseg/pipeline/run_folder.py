@@ -136,7 +136,10 @@ class RunFolder:
         folder = self.path / name
         inputs = json.loads(json.dumps(inputs))  # as they will be read back
         before = _read_stage(folder / STAGE)
-        before, corrected = self._with_corrections(name, before, edited)
+        broken = [] if before is None else self._broken(before.files)
+        if before is not None:
+            before, broken = self._with_corrections(name, before, broken, edited)
+        corrected = () if before is None else before.corrected
         resumed = False
         if before is None:
             if (folder / STAGE).exists():
@@ -147,7 +150,7 @@ class RunFolder:
             resumed = True
             self.say(f"{name}: goes on where it was interrupted")
         else:
-            record, broken = _parsed(kind, before.values), self._broken(before.files)
+            record = _parsed(kind, before.values)
             if record is not None and not broken:
                 self.say(f"{name}: already done, kept")
                 return Finished(record, _key(before), before.seconds, before.resumed)
@@ -191,25 +194,21 @@ class RunFolder:
         return [path for name, digest in files.items() if _digest(path := self.path / name) != digest]
 
     def _with_corrections(
-        self, name: str, before: StageFile | None, edited: Callable[[Path], bool]
-    ) -> tuple[StageFile | None, tuple[str, ...]]:
-        """The record of a stage in which the files that a person has edited stand as they are now, and their names."""
-        if before is None:
-            return None, ()
-        new = [
-            path.relative_to(self.path).as_posix()
-            for path in self._broken(before.files)
-            if path.is_file() and edited(path)
-        ]
+        self, name: str, before: StageFile, broken: list[Path], edited: Callable[[Path], bool]
+    ) -> tuple[StageFile, list[Path]]:
+        """The record of a stage in which the files that a person has edited stand as they are now, and the files that
+        are broken but for these."""
+        whole = {path for path in broken if path.is_file() and edited(path)}
+        new = sorted(path.relative_to(self.path).as_posix() for path in whole)
         if not new:
-            return before, before.corrected
+            return before, broken
         more = f" ({len(new) - 1} more)" if len(new) > 1 else ""
         self.say(f"{name}: {new[0]} was corrected by hand{more}, and is kept")
         corrected = tuple(sorted({*before.corrected, *new}))
         files = {**before.files, **{file: _digest(self.path / file) for file in new}}
         now = before.model_copy(update={"files": files, "corrected": corrected})
         write_json(self.path / name / STAGE, now.model_dump(mode="json"))
-        return now, corrected
+        return now, [path for path in broken if path not in whole]
 
     def _put_aside(self, name: str, broken: list[Path]) -> None:
         if not broken:
