@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tagseg.data.dataset import read_mask
+from tagseg.data.readers.coco import coco_class_names
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.errors import BadInput
 from tests.data.trees import photo
@@ -150,3 +151,14 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str):
     path.write_text(text)
     with pytest.raises(BadInput, match="instances_train2017"):
         read_dataset(tmp_path)
+
+
+def test_class_names_alone_are_those_of_the_masks(tmp_path: Path):
+    whole = [{"id": "b", "name": "hen"}, {"id": 0, "name": "animals", "supercategory": "none"}, *CATEGORIES]
+    written(tmp_path / "annotations.json", ["a.jpg"], [of(0, 1)], whole)
+    photo(tmp_path / "a.jpg")
+    assert (
+        tuple(coco_class_names(tmp_path / "annotations.json"))
+        == read_dataset(tmp_path).classes
+        == ("cat", "dog", "hen")
+    )

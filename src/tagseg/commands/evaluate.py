@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tagseg.data.dataset import check_classes
 from tagseg.data.images import read_index_png
+from tagseg.data.readers.coco import coco_class_names
 from tagseg.data.readers.folder import read_class_names
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
@@ -116,26 +116,21 @@ def _class_names(
 
 def _names_at(path: Path) -> list[str]:
     if path.suffix == ".json" and path.is_file():
-        return _of_coco(path)
+        return coco_class_names(path)
     if not path.is_dir():
         return read_class_names(path)
     for described in (path / DESCRIPTION, path / "segment" / DESCRIPTION, path / "train" / "classifier.json"):
         if described.is_file():
-            return _listed(described, "classes", str)
+            return _described_classes(described)
     if (path / "classes.txt").is_file():
         return read_class_names(path / "classes.txt")
     return list(read_dataset(path).classes)
 
 
-def _of_coco(path: Path) -> list[str]:
-    categories = _listed(path, "categories", dict)
-    return [str(c.get("name")) for c in sorted(categories, key=lambda c: c.get("id", 0))]
-
-
-def _listed(path: Path, key: str, kind: type) -> list[Any]:
+def _described_classes(path: Path) -> list[str]:
     try:
-        found = read_json(path)[key]
-        if isinstance(found, list) and all(isinstance(item, kind) for item in found):
+        found = read_json(path)["classes"]
+        if isinstance(found, list) and all(isinstance(item, str) for item in found):
             return found
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -113,7 +113,7 @@ class Frozen(Method):
         return self.decoder(self.backbone.parts(self.backbone(images))[0])
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """Returns L_cls where class maps are learnt, and L_seg and L_aff, then later than it."""
+        """Returns the sum of L_cls, where class maps are learnt, and of L_seg and L_aff, which then begin later."""
         s, tags, boxes = self.settings, batch["tags"], batch["box"]
         maps = self.class_maps(batch["image"]).float()
         features, _values = self.backbone.parts(batch["image"])

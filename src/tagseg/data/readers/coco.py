@@ -136,11 +136,12 @@ class _Reading:
 
     def add_classes(self, source: _Source) -> None:
         said = _load(source.path)
-        used = {a.get("category_id") for a in _entries(said, "annotations", source.path)}
+        annotations = _entries(said, "annotations", source.path) if "annotations" in said else []
+        used = {a.get("category_id") for a in annotations}
         categories = _entries(said, "categories", source.path)
         above = {c.get("supercategory") for c in categories}
         for category in sorted(categories, key=lambda c: _number(c.get("id"))):
-            name = composed(str(category.get("name", "")).strip())
+            name = _name(category)
             # Roboflow puts the name of the whole first, as a category of which nothing is
             whole = category.get("supercategory") == "none" and name in above and category.get("id") not in used
             if name and not whole and name not in self.classes:
@@ -167,7 +168,7 @@ class _Reading:
                     yield sample
 
     def _tag(self, category: dict[str, Any]) -> int | None:
-        name = composed(str(category.get("name", "")).strip())
+        name = _name(category)
         return self.classes.index(name) if name in self.classes else None
 
     def _sample(
@@ -208,6 +209,22 @@ class _Reading:
             mask = CocoMask(*(size if right else (None, None)), image, tuple(shapes))
         boxes = tuple(box for tag, annotation in known if (box := _box(tag, annotation.get("bbox"))) is not None)
         return Sample(name, image, tuple(sorted({tag for tag, _ in known})), mask, boxes=boxes)
+
+
+def coco_class_names(path: Path) -> list[str]:
+    """Returns the class names in a file of COCO's annotations, in the order of the numbers that masks hold.
+
+    Raises:
+        BadInput: the file is not COCO's JSON.
+    """
+    reading = _Reading()
+    reading.add_classes(_Source(path, "train", ()))
+    _load.cache_clear()
+    return reading.classes
+
+
+def _name(category: dict[str, Any]) -> str:
+    return composed(str(category.get("name", "")).strip())
 
 
 def _entries(said: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
