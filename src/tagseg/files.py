@@ -43,11 +43,11 @@ def write_aside(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         _forget(aside)
-        if is_full(error):
-            raise
         raise unwritable(path, error) from error
-    except BaseException:
+    except BaseException as error:
         _forget(aside)
+        if is_full(error):  # safetensors and torch have errors of their own
+            raise unwritable(path, error) from error
         raise
 
 
@@ -65,8 +65,6 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if is_full(error):
-            raise
         raise unwritable(folder, error) from error
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from tagseg.errors import BadInput, nearest
 
+Count = Annotated[int, Field(ge=1, le=100_000)]  # of epochs, photographs, channels; more is a slip of the finger
 SidePixels = Annotated[int, Field(ge=16, le=16384)]
 OutputStride = int | Literal["auto"] | None  # pixels a cell; "auto": 16 where a network can have it; None: its own
 Pooling = Literal["mean", "top", "lse"]  # of class maps to tag scores (see `tagseg.networks.pooling`)
@@ -23,8 +24,8 @@ class Settings(BaseModel):
 class TrainSettings(Settings):
     """The settings that every method has; a method adds its own, and defaults for these."""
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    epochs: Count
+    batch_size: Count
     side: SidePixels  # of the square training window, pixels
     # whether the backbone learns nothing: its features of every photograph, whose long side is then `side`, are
     # computed once, and an epoch costs seconds; for methods that need nothing else of it

@@ -139,7 +139,7 @@ def test_odd_annotations_are_good_tags_or_named(tmp_path: Path):
     assert [p.sample for p in data.problems] == ["3"]
     assert "unknown category 77" in data.problems[0].text
     assert read_mask(data.train[4].mask).shape == (20, 30)
-    assert any("1 photographs have no annotation" in note for note in data.notes)
+    assert any("photographs without an annotation were left out: 1" in note for note in data.notes)
 
 
 @pytest.mark.parametrize(

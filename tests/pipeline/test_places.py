@@ -56,7 +56,7 @@ def test_a_disk_that_is_full_when_the_file_is_synced(tmp_path: Path, monkeypatch
 
     write(tmp_path / "a.txt")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(BadInput, match="disk is full"):
         write(tmp_path / "a.txt", "b")
     assert (tmp_path / "a.txt").read_text() == "a"
     assert len(list(tmp_path.iterdir())) == 1

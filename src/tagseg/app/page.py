@@ -22,7 +22,7 @@ import numpy as np
 
 from tagseg.app.explorer import MAX_BYTES, Explorer, Option, View, corners
 from tagseg.app.guard import Guard
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: nothing is asked of the internet
 
@@ -94,7 +94,7 @@ def serve(
             css=_STYLE,
         )
     except OSError as error:
-        raise BadInput(f"port {port} is taken or not allowed ({error}); choose another with --port.") from error
+        raise BadInput(f"port {port} is taken or not allowed ({brief(error)}); choose another with --port.") from error
     if block:
         print(f"explorer  {address}  (stop it with Ctrl-C)", flush=True)
         page.block_thread()

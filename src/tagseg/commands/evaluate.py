@@ -6,15 +6,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tagseg.data.dataset import check_classes
 from tagseg.data.images import read_index_png
+from tagseg.data.objects import class_names
 from tagseg.data.readers.coco import coco_class_names
 from tagseg.data.readers.folder import read_class_names
 from tagseg.data.reading import read_dataset
+from tagseg.data.walking import find_images
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion, ScoreTable
 from tagseg.files import RUN_MARKER, read_json, write_json
-from tagseg.labels import IGNORE
+from tagseg.labels import IGNORE, MAX_CLASSES
 from tagseg.segmentation.saved import DESCRIPTION
 
 
@@ -55,44 +59,47 @@ def evaluate(
     for folder in (predictions, truth):
         if not folder.is_dir():
             raise BadInput(f"{folder}: there is no such folder.")
-    found = [p.relative_to(predictions) for p in sorted(predictions.rglob("*.png"))]
+    found, right_of = _masks(predictions), _masks(truth)
     if not found:
         raise BadInput(f"{predictions}: there are no PNG masks in this folder.")
-    names = [name for name in found if (truth / name).exists()]
+    names = [name for name in found if name in right_of]
     if not names:
+        name, path = next(iter(found.items()))
         raise BadInput(
-            f"{predictions / found[0]}: there is no truth {truth / found[0]}, nor one of any other prediction; masks "
-            "and truths must have the same names."
+            f"{path}: there is no truth {truth / name}, nor one of any other prediction; give both the same names."
         )
+    pairs = [(found[name], right_of[name]) for name in names]
     known = _class_names(predictions, truth, classes)
-    size = len(known) if known is not None else _highest(truth, names)
+    size = len(known) if known is not None else _highest([path for pair in pairs for path in pair])
     if known is None:
         known = [f"class {c}" for c in range(1, size + 1)]
     problems = check_classes(known, "class names")
     if problems:
         raise BadInput(problems[0].text)
-    confusion, ignored = Confusion(size), False
-    for name in names:
-        mask, right = read_index_png(predictions / name), read_index_png(truth / name)
+    confusion = Confusion(size)
+    held: tuple[set[int], set[int]] = set(), set()  # the numbers in all predictions, and in all truths
+    for prediction, truth_of in pairs:
+        mask, right = read_index_png(prediction), read_index_png(truth_of)
         if mask.shape != right.shape:
             raise BadInput(
-                f"{predictions / name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
+                f"{prediction}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
                 f"the truth {right.shape[1]} x {right.shape[0]}; predict at the photograph's size."
             )
-        for which, values in ((predictions / name, mask), (truth / name, right)):
-            wrong = values[(values > size) & (values != IGNORE)]
-            if wrong.size:
-                raise BadInput(f"{which}: the mask holds the value {wrong[0]}, but there are {size} classes.")
+        for which, values, numbers in zip((prediction, truth_of), (mask, right), held, strict=True):
+            numbers.update(np.unique(values).tolist())
+            wrong = next((value for value in sorted(numbers) if value > size and value != IGNORE), None)
+            if wrong is not None:
+                raise BadInput(f"{which}: the mask holds the value {wrong}, but there are {size} classes.")
         confusion.add(mask, right)
-        ignored = ignored or bool((right == IGNORE).any())
-    if ignored and not confusion.counts[1:].any():
-        raise BadInput(
-            f"{truth / names[0]}: the truths hold nothing but 0 and {IGNORE}, and {IGNORE} means ignore; write the "
-            "number of its class where the object is."
-        )
+    for path, numbers, what in zip(pairs[0], held, ("predictions", "truths"), strict=True):
+        if numbers <= {0, IGNORE} and IGNORE in numbers:
+            raise BadInput(
+                f"{path}: the {what} hold nothing but 0 and {IGNORE}, and {IGNORE} means ignore; write the number of "
+                "its class where the object is."
+            )
     result = Evaluation(
         masks=len(names),
-        truths_without_prediction=sum(1 for _ in truth.rglob("*.png")) - len(names),
+        truths_without_prediction=len(right_of) - len(names),
         predictions_without_truth=len(found) - len(names),
         **dict(confusion.scores().table(tuple(known))),
     )
@@ -101,15 +108,24 @@ def evaluate(
     return result
 
 
+def _masks(folder: Path) -> dict[str, Path]:
+    """The PNG masks below a folder by their relative names; hidden ones are none."""
+    return {name: path for name, path in find_images(folder).photographs.items() if path.suffix.lower() == ".png"}
+
+
 def _class_names(
     predictions: Path, truth: Path, given: Sequence[str] | str | os.PathLike[str] | None
 ) -> list[str] | None:
     """The class names that are given, or that lie where one would put them."""
     if given is not None:
-        return _names_at(Path(given)) if isinstance(given, str | os.PathLike) else list(given)
-    for folder in (predictions, truth, predictions.parent, truth.parent):
-        if (folder / "classes.txt").is_file():
-            return read_class_names(folder / "classes.txt")
+        return _names_at(Path(given)) if isinstance(given, str | os.PathLike) else class_names(given)
+    lists = [p / "classes.txt" for p in (predictions, truth, predictions.parent, truth.parent)]
+    said = {path: read_class_names(path) for path in lists if path.is_file()}
+    other = next((path for path in said if said[path] != next(iter(said.values()))), None)
+    if other is not None:
+        raise BadInput(f"{other}: these classes are others than those of {next(iter(said))}; say which: classes=FILE.")
+    if said:
+        return next(iter(said.values()))
     run = predictions.absolute().parent  # that the masks were made in
     return _names_at(run) if (run / RUN_MARKER).is_file() and (run / "segment" / DESCRIPTION).is_file() else None
 
@@ -118,6 +134,8 @@ def _names_at(path: Path) -> list[str]:
     if path.suffix == ".json" and path.is_file():
         return coco_class_names(path)
     if not path.is_dir():
+        if path.suffix.lower() in (".yaml", ".yml", ".csv"):
+            raise BadInput(f"{path}: class names are read from a text file, one class a line; write one.")
         return read_class_names(path)
     for described in (path / DESCRIPTION, path / "segment" / DESCRIPTION, path / "train" / "classifier.json"):
         if described.is_file():
@@ -137,9 +155,14 @@ def _described_classes(path: Path) -> list[str]:
     raise BadInput(f"{path}: there are no class names in this file; give a text file, one class a line.")
 
 
-def _highest(truth: Path, names: list[Path]) -> int:
+def _highest(masks: list[Path]) -> int:
+    """The highest class in any mask."""
     highest = 1
-    for name in names:
-        values = read_index_png(truth / name)
+    for path in masks:
+        values = read_index_png(path)
         highest = max(highest, int(values[values != IGNORE].max(initial=0)))
+        if highest > MAX_CLASSES:
+            raise BadInput(
+                f"{path}: the mask holds the value {highest}, and {MAX_CLASSES} is the highest class that can be."
+            )
     return highest

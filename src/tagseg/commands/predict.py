@@ -10,7 +10,7 @@ import numpy as np
 
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image, voc_palette, write_mask
-from tagseg.data.photographs import find_photographs
+from tagseg.data.photographs import OVERLAY, find_photographs
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.masks.crf_parameters import find_crf
 from tagseg.networks.settings import EncoderSettings
@@ -55,7 +55,8 @@ def predict(
         raise BadInput(f"scales {scales}: give positive numbers, for example 0.75,1,1.25.")
     parameters = None if crf is None else find_crf(crf)
     chain = None if refine is None else sharpening(refine, crf or "deeplab")
-    found, folder = find_photographs(images), find_model(run)
+    found = find_photographs(images, out, (".png", OVERLAY) if overlay else (".png",))
+    folder = find_model(run)
     from tagseg.masks.crf import crf_mask  # torch is imported only now
     from tagseg.pipeline.masking import refine_scores
     from tagseg.segmentation.model import load
@@ -88,7 +89,7 @@ def predict(
             path = out / f"{name}.png"
             write_mask(path, mask)
             if overlay:
-                write_picture(out / f"{name}.overlay.jpg", overlay_mask(photo, mask, voc_palette()))
+                write_picture(out / f"{name}{OVERLAY}", overlay_mask(photo, mask, voc_palette()))
             written.append(path)
             advance(len(written), "")
     return written

@@ -12,8 +12,9 @@ import numpy as np
 
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
-from tagseg.data.photographs import find_photographs
-from tagseg.errors import BadInput, explain_full_disk
+from tagseg.data.photographs import OVERLAY, find_photographs
+from tagseg.data.walking import composed
+from tagseg.errors import BadInput, brief, explain_full_disk
 from tagseg.labels import IGNORE
 from tagseg.masks.refinements import NONE, FeatureRefinement, Refinement
 from tagseg.networks.settings import EncoderSettings
@@ -65,10 +66,19 @@ def refine(
     masks, out = Path(masks), Path(out)
     if not masks.is_dir():
         raise BadInput(f"{masks}: there is no such folder of rough masks.")
-    found = find_photographs([images] if isinstance(images, str | os.PathLike) else images)
-    pairs = [(name, photo, rough) for name, photo in found.items() if (rough := _rough(masks, name)) is not None]
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    found = find_photographs(given, out, (".png", OVERLAY) if overlay else (".png",))
+    there = {composed(p.relative_to(masks).as_posix()): p for p in sorted(masks.rglob("*")) if p.is_file()}
+    pairs = [
+        (name, photo, rough)
+        for name, photo in found.items()
+        if (rough := there.get(f"{name}.npy", there.get(f"{name}.png"))) is not None
+    ]
     if not pairs:
         raise BadInput(f"{masks}: no mask has the name of a photograph, for example {next(iter(found))}.png or .npy.")
+    if out.resolve() == masks.resolve():
+        raise BadInput(f"{out}: these are the rough masks themselves, which stay as they are; choose another --out.")
+    _refuse_binary([rough for _, _, rough in pairs])
     from tagseg.pipeline.masking import refinement_threads  # torch is imported only now
 
     reporter = Reporter(quiet)
@@ -81,7 +91,7 @@ def refine(
         mask = _refine_one(photo, name, rough_path, settings, encoder)
         write_mask(out / f"{name}.png", mask)
         if overlay:
-            write_picture(out / f"{name}.overlay.jpg", overlay_mask(photo, mask, voc_palette()))
+            write_picture(out / f"{name}{OVERLAY}", overlay_mask(photo, mask, voc_palette()))
         return out / f"{name}.png"
 
     if any(isinstance(step, FeatureRefinement) for step in settings.steps):
@@ -97,8 +107,19 @@ def refine(
     return Refined(written, len(written) / (time.perf_counter() - begun))
 
 
-def _rough(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / f"{name}.npy", folder / f"{name}.png") if p.exists()), None)
+def _refuse_binary(masks: list[Path]) -> None:
+    """Masks of 0 and 255 alone name no class: 255 is meant for the object, and would be read as what is not known."""
+    ignored = False
+    for path in masks:
+        values = {0} if path.suffix == ".npy" else set(np.unique(read_index_png(path)).tolist())
+        if path.suffix == ".npy" or values - {0, IGNORE}:
+            return
+        ignored = ignored or IGNORE in values
+    if ignored:
+        raise BadInput(
+            f"{masks[0]}: the masks hold nothing but 0 and {IGNORE}, and {IGNORE} means that nothing is known; write "
+            f"the number of its class where the object is, with numpy: mask[mask == {IGNORE}] = number."
+        )
 
 
 def _refine_one(
@@ -110,9 +131,13 @@ def _refine_one(
         try:
             scores = np.load(rough, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise BadInput(f"{rough}: these scores cannot be read ({error}).") from error
+            raise BadInput(f"{rough}: these scores cannot be read ({brief(error)}).") from error
+        if not isinstance(scores, np.ndarray) or scores.dtype.kind not in "fiub":
+            raise BadInput(f"{rough}: these are no scores; save an array of numbers (L, H, W) with numpy.save.")
         if scores.ndim != 3 or scores.shape[1:] != photo.shape[:2]:
             raise BadInput(f"{rough}: the scores are {scores.shape}; give (L, {photo.shape[0]}, {photo.shape[1]}).")
+        if not np.isfinite(scores).all():
+            raise BadInput(f"{rough}: these scores hold numbers that are not finite; make them again.")
         return refine_scores(photo, scores.astype(np.float32), settings, name, encoder).argmax(axis=0).astype(np.uint8)
     labels = read_index_png(rough)
     if labels.shape != photo.shape[:2]:
@@ -121,6 +146,10 @@ def _refine_one(
             f"{photo.shape[0]}; make them the same size."
         )
     known = labels != IGNORE
+    if labels.max(initial=0) > IGNORE:
+        raise BadInput(
+            f"{rough}: the mask holds the value {labels.max()}; {IGNORE - 1} is the highest class that can be."
+        )
     values = np.unique(labels[known])
     if len(values) < 2:
         return np.full_like(labels, values[0] if len(values) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import cv2
 import numpy as np
 
 from tagseg.data.images import read_grey, read_index_png
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, visible
 from tagseg.labels import MAX_CLASSES
 
+_MISSING = ("", "none", "nan", "null", "na", "n/a", "-", "[]", "unlabeled", "unlabelled")
 MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that draws the mask when asked
 
 
@@ -53,6 +55,9 @@ class Problem:
     text: str
     sample: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", visible(self.text))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -68,6 +73,9 @@ class Dataset:
     val: tuple[Sample, ...] = ()
     problems: tuple[Problem, ...] = field(default=())
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "notes", tuple(map(visible, self.notes)))
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -136,11 +144,18 @@ def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
         problems.append(Problem(f"{where}: {len(classes)} classes do not fit an 8-bit mask ({MAX_CLASSES} at most)."))
     seen: dict[str, str] = {}
     for name in classes:
-        other = seen.setdefault(name.casefold(), name)
+        other = seen.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
         if other != name:
+            how = "case" if other.casefold() == name.casefold() else "spaces, or by signs that look alike,"
             problems.append(
-                Problem(f"{where}: the classes '{other}' and '{name}' differ by case only; use one spelling.")
+                Problem(f"{where}: the classes '{other}' and '{name}' differ by {how} only; use one spelling.")
             )
+        if name.strip("<>").casefold() in _MISSING:
+            problems.append(
+                Problem(f"{where}: '{name}' means that there is no label; leave it out, or name the class.")
+            )
+        if any(ord(sign) < 32 for sign in name):
+            problems.append(Problem(f"{where}: the class {name!r} has control characters; correct it."))
     for name in classes:
         if name.strip("_").casefold() in ("background", "ignore"):
             problems.append(

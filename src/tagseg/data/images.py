@@ -12,16 +12,17 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 from tagseg.files import write_aside
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
 )  # fmt: skip
 # what Pillow may try; AVIF needs Pillow 11.3 or newer, HEIF the plugin pillow-heif, which registers itself
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF")
@@ -39,6 +40,8 @@ _UPRIGHT = {  # its value: what turns the pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_DARK = 64  # the grey up to which differences are hardly seen
+_CODE = np.array([1 << 16, 1 << 8, 1])  # of a colour as one number
 _ROWS = 256  # of a photograph of 16 bits that are scaled at a time
 _opening = threading.Lock()
 
@@ -47,8 +50,8 @@ def read_image(path: Path) -> np.ndarray:
     """Reads a photograph as `(H, W, 3)` uint8 RGB, turned upright as its EXIF tag says.
 
     Grey is repeated, palettes are looked up, transparency is laid on white, CMYK is converted, and the first picture of
-    an animation counts. Greys of 16 bits are scaled by the number of bits that they fill: 8, 10, 12, 14 or 16, the
-    least that holds their largest value, for cameras write 12 bits into 16.
+    an animation counts. Greys and colours of 16 bits are scaled by the number of bits that they fill: 8, 10, 12, 14 or
+    16, the least that holds their largest value, for cameras write 12 bits into 16.
 
     Raises:
         BadInput: the file is missing, no image, truncated, or larger than `MAX_PIXELS`.
@@ -70,7 +73,25 @@ def decode_image(data: bytes, path: Path | str) -> np.ndarray:
 
     `path` is for messages.
     """
-    return _decoded(_open(data, path), path)
+    image = _open(data, path)
+    deep = _deep_colours(image, data, path)
+    return _decoded(image, path) if deep is None else deep
+
+
+def _deep_colours(image: Image.Image, data: bytes, path: Path | str) -> np.ndarray | None:
+    """A photograph whose colours have 16 bits, of which Pillow would keep the upper 8, be they dark; None of others."""
+    raw = _raw_mode(image)
+    if image.mode not in ("RGB", "RGBA") or ";16" not in raw:
+        return None
+    turn = _UPRIGHT.get(_orientation(image))
+    values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.shape != (*image.size[::-1], len(image.mode)):
+        return None
+    eight = _shallow(values[..., :3], path)[..., ::-1]
+    if image.mode == "RGBA":
+        eight = np.dstack([eight, (values[..., 3] // 256).astype(np.uint8)])
+    upright = Image.fromarray(np.ascontiguousarray(eight))
+    return _decoded(upright if turn is None else upright.transpose(turn), path)
 
 
 def to_photograph(image: ImageLike) -> np.ndarray:
@@ -78,7 +99,7 @@ def to_photograph(image: ImageLike) -> np.ndarray:
 
     Args:
         image: a path; the bytes of a file; an image of Pillow, whose EXIF tag counts; or an array `(H, W, 3)` RGB,
-            `(H, W, 4)` RGBA or `(H, W)` grey, uint8, or grey of 16 bits.
+            `(H, W, 4)` RGBA or `(H, W)` grey, uint8, or RGB or grey of 16 bits.
 
     Raises:
         BadInput: it is none of these, or cannot be read.
@@ -86,18 +107,29 @@ def to_photograph(image: ImageLike) -> np.ndarray:
     if isinstance(image, np.ndarray):
         colour = image.ndim == 3 and image.shape[2] in (3, 4) and image.dtype == np.uint8
         grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
-        if not (colour or grey) or not image.size:
+        deep = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint16
+        if not (colour or grey or deep) or not image.size:
             raise BadInput(
-                f"the image has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 RGB, (H, W, 4) "
-                "uint8 RGBA, or (H, W) uint8 or uint16 grey."
+                f"the image has shape {image.shape} and type {image.dtype}; give (H, W, 3) uint8 or uint16 RGB, "
+                "(H, W, 4) uint8 RGBA, or (H, W) uint8 or uint16 grey."
             )
+        if deep:
+            return _shallow(image, "the image")
         if colour and image.shape[2] == 3:
             return image
         return _decoded(Image.fromarray(np.ascontiguousarray(image)), "the image")
     if isinstance(image, Image.Image):
+        if ";16" in _raw_mode(image) and getattr(image, "fp", None) is not None:  # opened, and not decoded yet
+            image.fp.seek(0)  # type: ignore[attr-defined]
+            return decode_image(image.fp.read(), "the image")  # type: ignore[attr-defined]
         return _decoded(image, "the image")
     if isinstance(image, bytes | bytearray | memoryview):
         return decode_image(bytes(image), "the image")
+    if not isinstance(image, str | os.PathLike):
+        raise BadInput(
+            f"the image is a {type(image).__name__}; give a path, the bytes of a file, an image of Pillow, or an array "
+            "(H, W, 3) uint8."
+        )
     return read_image(Path(image))
 
 
@@ -107,7 +139,7 @@ def _decoded(image: Image.Image, path: Path | str) -> np.ndarray:
     except BadInput:
         raise
     except Exception as error:  # whatever a damaged file makes Pillow stumble over
-        raise BadInput(f"{path}: the image is damaged or truncated ({error}); replace or remove it.") from error
+        raise BadInput(f"{path}: the image is damaged or truncated ({brief(error)}); replace or remove it.") from error
     return np.array(rgb)
 
 
@@ -125,30 +157,39 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def is_turned(data: bytes) -> bool:
+    """Returns whether a photograph's pixels are turned or mirrored when it is read, as its EXIF tag says."""
+    return _orientation(_open(data, "the image")) in _UPRIGHT
+
+
 def image_size(path: Path, limit: int = MAX_PIXELS) -> tuple[int, int]:
-    """Returns `(H, W)` of a photograph as `read_image` would return it.
+    """Returns `(H, W)` of a photograph as `read_image` would return it, from its header.
 
     Raises:
         BadInput: it is no image, or its header announces more than `limit` pixels.
     """
-    image = _open(_content(path), path, limit)
-    width, height = image.size
-    return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+    try:
+        with open(path, "rb") as file:
+            image = _open(file, path, limit)
+            width, height = image.size
+            return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+    except OSError as error:
+        raise BadInput(f"{path}: this image cannot be read ({error.strerror}).") from error
 
 
-def _open(data: bytes, path: Path | str, limit: int = MAX_PIXELS) -> Image.Image:
+def _open(source: bytes | BinaryIO, path: Path | str, limit: int = MAX_PIXELS) -> Image.Image:
     try:
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            image = Image.open(io.BytesIO(data), formats=_formats())
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
     except Image.DecompressionBombError as error:
         raise BadInput(
-            f"{path}: the header announces too many pixels (a decompression bomb? {error}); scale the image down or "
-            "remove it."
+            f"{path}: the header announces too many pixels (a decompression bomb? {brief(error)}); scale it down "
+            "or remove it."
         ) from error
     except Exception as error:  # whatever a damaged header makes Pillow stumble over
         raise BadInput(
-            f"{path}: this is not an image that can be read{_advice(data)}; replace or remove it."
+            f"{path}: this is not an image that can be read{_advice(source)}; replace or remove it."
         ) from error
     width, height = image.size
     if width * height > limit:
@@ -164,7 +205,10 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _advice(data: bytes) -> str:
+def _advice(source: bytes | BinaryIO) -> str:
+    if not isinstance(source, bytes):
+        source.seek(0)
+    data = source[:16] if isinstance(source, bytes) else source.read(16)
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis"):
         return " (HEIC: install pillow-heif and register it, or convert it to JPEG)"
     return " (AVIF: install Pillow 11.3 or newer)" if data[4:12] in (b"ftypavif", b"ftypavis") else ""
@@ -183,10 +227,16 @@ def _to_rgb(image: Image.Image, path: Path | str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, path: Path | str) -> np.ndarray:
-    """Greys of 16 bits as 8, a few rows at a time, so that a large photograph takes little memory."""
-    values = np.asarray(image)
+    """Greys of 16 bits as 8."""
+    if image.mode == "F":
+        raise BadInput(f"{path}: grey values with a point have no known range; save it with 8 or 16 bits.")
+    return _shallow(np.asarray(image), path)
+
+
+def _shallow(values: np.ndarray, path: Path | str) -> np.ndarray:
+    """Values of 16 bits as 8, a few rows at a time, so that a large photograph takes little memory."""
     least, most = values.min(initial=0), values.max(initial=0)
-    if image.mode == "F" or least < 0 or most > 65535:
+    if least < 0 or most > 65535:
         raise BadInput(f"{path}: grey values beyond 16 bits have no known range; save it with 8 or 16 bits.")
     white = next(2**bits - 1 for bits in DEPTHS if most < 2**bits)
     grey = np.empty(values.shape, dtype=np.uint8)
@@ -214,14 +264,19 @@ def read_index_png(path: Path) -> np.ndarray:
         BadInput: the file cannot be read, or holds colours that stand for no number.
     """
     image = _open(_content(path), path)
+    raw = _raw_mode(image)  # decoding forgets it
     try:
         if image.mode in ("RGBA", "LA"):
             image = image.convert("RGBA" if image.mode == "RGBA" else "LA")
             if image.getextrema()[-1] == (255, 255):
                 image = image.convert(image.mode[:-1])
         values = np.array(image)
+        if raw in ("L;4", "L;2"):  # Pillow spreads such greys over 0 to 255
+            values = values // (17 if raw == "L;4" else 85)
+        if image.mode == "P":
+            values = _numbers_of_palette(values, image)
     except Exception as error:  # whatever a damaged file makes Pillow stumble over
-        raise BadInput(f"{path}: the mask cannot be read ({error}); replace or remove it.") from error
+        raise BadInput(f"{path}: the mask cannot be read ({brief(error)}); replace or remove it.") from error
     if image.mode == "RGB":
         return _numbers_of(values, path)
     if image.mode not in ("P", "L", "1", "I;16", "I"):
@@ -247,6 +302,39 @@ def _numbers_of(colours: np.ndarray, path: Path) -> np.ndarray:
             f"{blue[strange]}), which are not PASCAL VOC's; save it as a palette or grey PNG."
         )
     return np.array([known[code] for code in found], dtype=np.uint8)[places.reshape(codes.shape)]
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow names the bits of a pixel in the file, for example `L;4` or `RGB;16B`; empty if it does not tell."""
+    tiles = getattr(image, "tile", None)
+    found = tiles[0][3] if tiles else ""
+    return str(found[0] if isinstance(found, tuple) and found else found)
+
+
+def _numbers_of_palette(values: np.ndarray, image: Image.Image) -> np.ndarray:
+    """The numbers that a palette's indices stand for.
+
+    They are the indices, but where a program has ordered the colours anew: greys, or PASCAL VOC's colours, at other
+    places than their own.
+    """
+    palette = np.array(image.getpalette("RGB") or [], dtype=np.int64).reshape(-1, 3)
+    used = np.unique(values)
+    if not len(palette) or used.max() >= len(palette):
+        return values
+    colours = palette[used]
+    codes = {code: number for number, code in enumerate((voc_palette().astype(np.int64) @ _CODE).tolist())}
+    meant = np.array([codes.get(code, -1) for code in (colours @ _CODE).tolist()])
+    if (meant == used).all():
+        return values
+    if (meant < 0).any():
+        meant = colours[:, 0]
+        # from dark to bright, for the eye, an index is a number; greys that nobody tells apart are numbers themselves
+        for_the_eye = (np.diff(meant) > 0).all() and meant.max() > _DARK and used[-1] < len(used)
+        if (colours != colours[:, :1]).any() or for_the_eye:
+            return values
+    table = np.zeros(256, dtype=np.uint8)
+    table[used] = meant
+    return table[values]
 
 
 def is_whole_png(path: Path) -> bool:

@@ -9,9 +9,18 @@ from typing import Any
 
 from tagseg.data.dataset import Dataset, Sample, check_classes
 from tagseg.data.reading import checked
-from tagseg.data.tables import IMAGE_COLUMNS, LABEL_COLUMNS, without_suffix
+from tagseg.data.tables import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    NO,
+    SPLIT_COLUMNS,
+    YES,
+    label_text,
+    split_labels,
+    without_suffix,
+)
 from tagseg.data.walking import composed
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 from tagseg.files import write_aside
 
 Pair = tuple[Path, list[str]]
@@ -44,7 +53,7 @@ def read_samples(
         raise BadInput("there are no photographs in this data; give at least one.")
     parents = [str(path.absolute().parent) for path, _ in both]
     root = Path(os.path.commonpath(parents))
-    names = sorted({label for _, labels in both for label in labels}) if classes is None else list(classes)
+    names = sorted({label for _, labels in both for label in labels}) if classes is None else class_names(classes)
     problems = check_classes(names, "labels")
     for path, labels in both:
         unknown = [label for label in labels if label not in names]
@@ -68,7 +77,7 @@ def _pairs(source: Any, folder: str | os.PathLike[str] | None, split: str) -> It
         for number, item in enumerate(source):
             if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], str | os.PathLike):
                 raise BadInput(f"item {number} of the data is {item!r:.60}; give pairs of a path and its labels.")
-            yield Path(item[0]), _words(item[1])
+            yield _path(item[0]), _words(item[1], f"item {number} of the data")
     else:
         raise BadInput(
             f"a {type(source).__name__} is no data set; give pairs of path and labels, a table of pandas, or a data "
@@ -76,31 +85,89 @@ def _pairs(source: Any, folder: str | os.PathLike[str] | None, split: str) -> It
         )
 
 
-def _words(labels: Any) -> list[str]:
-    """Labels as words: of one word, of words with `;` between, or of a list; None and NaN are none."""
-    if labels is None or labels != labels:
+def class_names(classes: Iterable[Any]) -> list[str]:
+    """Returns class names as labels are compared with them."""
+    return [label_text(str(name)) for name in classes]
+
+
+def _path(given: Any) -> Path:
+    """A path without `..` in it, so that one file has one name."""
+    if not os.fspath(given) or "\0" in str(given):
+        raise BadInput(f"{given!r:.60}: this is no path of a photograph; correct it.")
+    return Path(os.path.normpath(given))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, pandas and torch as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _missing(value: Any) -> bool:
+    """None, NaN and pandas' NA."""
+    return (
+        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+    )
+
+
+def _words(labels: Any, where: str) -> list[str]:
+    """Labels as words: of one word, of words with `;` or `|` between, or of a list; None and NaN are none."""
+    labels = _plain(labels)
+    if _missing(labels):
         return []
-    found = labels.split(";") if isinstance(labels, str) else labels if isinstance(labels, Iterable) else [labels]
-    words = (composed(str(label).strip()) for label in found)
-    return [word for word in words if word and word.strip("_").casefold() != "background"]
+    if isinstance(labels, dict):
+        raise BadInput(f"{where}: its labels are a table {labels!r:.60}; give a list of those that are there.")
+    found = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, str | bytes) else [labels]
+    words = []
+    for label in map(_plain, found):
+        if isinstance(label, bytes):
+            raise BadInput(f"{where}: the label {label!r:.60} is bytes; decode it.")
+        if isinstance(label, bool | float) or not isinstance(label, str | int):
+            if _missing(label):
+                continue
+            raise BadInput(f"{where}: {label!r:.60} is no label; give words, or whole numbers of classes.")
+        words += split_labels(label) if isinstance(label, str) else [str(label)]
+    return [word for word in words if word.strip("_").casefold() != "background"]
 
 
 def _of_table(table: Any) -> Iterator[Pair]:
+    rows = [{str(column): _plain(value) for column, value in row.items()} for row in table.to_dict("records")]
     columns = [str(column) for column in table.columns]
     images = [c for c in columns if c.casefold().replace(" ", "_") in IMAGE_COLUMNS]
-    if not images:
+    paths = [c for c in images if all(isinstance(row[c], str | os.PathLike) for row in rows)]
+    if not paths:
         raise BadInput(f"the table has the columns {', '.join(columns)}; call the one with the paths 'image'.")
-    labels = [c for c in columns if c.casefold() in LABEL_COLUMNS]
-    rows = table.to_dict("records")
-    flags = [c for c in columns if c not in images and all(row[c] in (0, 1) for row in rows)]
+    labels = [c for c in columns if c not in images and c.casefold() in LABEL_COLUMNS]
+    others = [c for c in columns if c not in images and c not in labels]
+    flags = [c for c in others if all(_flag(row[c]) is not None for row in rows)]
     if not labels and not flags:
         raise BadInput("the table has no column 'labels', and none of 0 and 1 for each class; add one.")
-    for row in rows:
-        words = [w for c in labels for w in _words(row[c])] if labels else [c for c in flags if row[c] == 1]
-        yield Path(str(row[images[0]])), words
+    strange = [c for c in others if c not in flags] if not labels else []
+    if strange:
+        raise BadInput(f"the column '{strange[0]}' holds neither labels nor 0 and 1; leave it out.")
+    split = next((c for c in others if c.casefold() in SPLIT_COLUMNS), None)
+    if split is not None:
+        raise BadInput(
+            f"the column '{split}' is not read; give the rows of each split as a table of its own (val=...)."
+        )
+    joined: dict[Path, list[str]] = {}
+    for number, row in enumerate(rows):
+        where = f"row {number} of the table"
+        words = [w for c in labels for w in _words(row[c], where)] if labels else [c for c in flags if _flag(row[c])]
+        joined.setdefault(_path(row[paths[0]]), []).extend(words)
+    yield from joined.items()
+
+
+def _flag(value: Any) -> bool | None:
+    """What a cell says of a class; None if it is neither yes nor no."""
+    if _missing(value):
+        return False
+    said = str(value).strip().lower()
+    return True if said in YES else False if said in NO else None
 
 
 def _of_hugging_face(source: Any, folder: str | os.PathLike[str] | None, split: str) -> Iterator[Pair]:
+    if not source.features:
+        raise BadInput("the data set says nothing of its columns (features); give pairs of path and labels instead.")
     kinds = {name: type(feature).__name__ for name, feature in source.features.items()}
     image = next((name for name, kind in kinds.items() if kind == "Image"), None)
     label = next((name for name in kinds if name.casefold() in LABEL_COLUMNS), None)
@@ -111,11 +178,20 @@ def _of_hugging_face(source: Any, folder: str | os.PathLike[str] | None, split: 
     undecoded = source.cast_column(image, type(source.features[image])(decode=False))
     for number, row in enumerate(undecoded):
         value = row[label]
-        numbers = value if isinstance(value, list) else [value]
-        words = [named.int2str(n) if hasattr(named, "int2str") and isinstance(n, int) else n for n in numbers]
+        value = _plain(value)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        try:
+            words = [named.int2str(n) if hasattr(named, "int2str") and isinstance(n, int) else n for n in numbers]
+        except ValueError as error:
+            raise BadInput(
+                f"photograph {number} has the label {value!r:.60}, which is no class ({brief(error)})."
+            ) from error
+        if row[image] is None:
+            raise BadInput(f"photograph {number} is not there (None); leave its row out.")
+        where = f"photograph {number}"
         path, content = row[image].get("path"), row[image].get("bytes")
         if content is None and path is not None and Path(path).is_file():
-            yield Path(path), _words(words)
+            yield Path(path), _words(words, where)
             continue
         if content is None:
             raise BadInput(f"photograph {number} has neither a file nor bytes.")
@@ -126,4 +202,4 @@ def _of_hugging_face(source: Any, folder: str | os.PathLike[str] | None, split: 
         if not target.exists() or target.read_bytes() != content:
             with write_aside(target) as aside:
                 aside.write_bytes(content)
-        yield target, _words(words)
+        yield target, _words(words, where)

@@ -10,19 +10,32 @@ from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput
 
+OVERLAY = ".overlay.jpg"  # of a photograph with its mask laid over it
+_LONGEST = 255  # bytes of a file's name
 
-def find_photographs(images: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+
+def find_photographs(
+    images: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None, endings: Sequence[str] = ()
+) -> dict[str, Path]:
     """Returns the photographs in files and folders, name to path; names below a folder are kept.
 
+    Args:
+        images: the files and folders.
+        out: the folder for results; what lies in it is no photograph where it is below one of the folders.
+        endings: of the files that will be written there for every name, which must not be photographs.
+
     Raises:
-        BadInput: nothing is found, or two would get the same name.
+        BadInput: nothing is found, two would get the same name, or a result would be written over a photograph.
     """
     found: dict[str, Path] = {}
+    results = None if out is None else Path(out).resolve()
     for image in map(Path, images):
         if image.is_dir():
             below = find_images(image)
             members = [(Path(name).with_suffix("").as_posix(), path) for name, path in below.photographs.items()]
             members += [(path.stem, path) for path in below.dead]
+            if results is not None and results != image.resolve():
+                members = [(name, path) for name, path in members if results not in path.resolve().parents]
         else:
             members = [(composed(image.stem), image)]
         for name, path in members:
@@ -35,4 +48,12 @@ def find_photographs(images: Sequence[str | os.PathLike[str]]) -> dict[str, Path
             found[name] = path
     if not found:
         raise BadInput(f"{', '.join(map(str, images))}: no photographs found ({', '.join(IMAGE_SUFFIXES)}).")
+    if results is not None:
+        photographs = {path.resolve() for path in found.values()}
+        for name, path in found.items():
+            for ending in endings:
+                if len(f"{name}{ending}".rpartition("/")[2].encode()) > _LONGEST:
+                    raise BadInput(f"{path}: the name is too long for its result {name}{ending}; rename the file.")
+                if (target := results / f"{name}{ending}") in photographs:
+                    raise BadInput(f"{target}: the result for {path} would be written over it; choose another --out.")
     return found

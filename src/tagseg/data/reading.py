@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
-from tagseg.data.images import decode_image
+from tagseg.data.images import decode_image, is_turned
 from tagseg.data.readers import Tags, readers
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief, visible
 from tagseg.files import read_json, write_json
 from tagseg.labels import IGNORE
 
@@ -69,9 +69,11 @@ def checked(data: Dataset) -> Dataset:
                 problems.append(Problem(text, name))
                 if other.name == name:
                     continue
-            if any(ord(letter) < 32 for letter in name) or "" in name.split("/") or ".." in name.split("/"):
+            if visible(name) != name or "" in name.split("/") or ".." in name.split("/"):
                 problems.append(
-                    Problem(f"{sample.image}: a name with '//', '..' or control characters; rename the file.", name)
+                    Problem(
+                        f"{sample.image}: a name with '//', '..' or signs that are no letters; rename the file.", name
+                    )
                 )
             elif max(len(part.encode()) for part in name.split("/")) > LONGEST_NAME:
                 problems.append(
@@ -82,7 +84,21 @@ def checked(data: Dataset) -> Dataset:
                     )
                 )
             kept[split].append(sample)
-    return replace(data, train=tuple(kept["train"]), val=tuple(kept["val"]), problems=tuple(problems))
+    whole = replace(data, train=tuple(kept["train"]), val=tuple(kept["val"]), problems=tuple(problems))
+    return replace(whole, notes=(*data.notes, *_class_notes(whole)))
+
+
+def _class_notes(data: Dataset) -> list[str]:
+    """What to know of classes that no photograph for training has, and of an evaluation split without tags."""
+    learnt = {tag for sample in data.train for tag in sample.tags}
+    never = [name for number, name in enumerate(data.classes) if number not in learnt]
+    found = []
+    if never and learnt:
+        shown = ", ".join(f"'{name}'" for name in never[:5]) + (" ..." if len(never) > 5 else "")
+        found.append(f"{data.root}: no photograph for training has {shown}; a class without one is not learnt.")
+    if data.val and data.classes and not any(sample.tags for sample in data.val):
+        found.append(f"{data.root}: no photograph for evaluation (val) has a tag; tag scores of them say nothing.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,7 @@ class FileFact:
     digest: of the photograph's bytes.
     problems: what is wrong, a sentence each.
     values: the numbers in the mask, ascending.
+    turned: whether the camera was turned, so that the pixels are turned too when they are read.
     """
 
     stamp: str
@@ -101,6 +118,7 @@ class FileFact:
     digest: str
     problems: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
+    turned: bool = False
 
 
 class FileFacts(dict[str, FileFact]):
@@ -130,7 +148,9 @@ class FileFacts(dict[str, FileFact]):
             found = read_json(path)
             return cls(
                 {
-                    n: FileFact(f["stamp"], tuple(f["size"]), f["digest"], tuple(f["problems"]), tuple(f["values"]))
+                    n: FileFact(
+                        f["stamp"], tuple(f["size"]), f["digest"], tuple(f["problems"]), tuple(f["values"]), f["turned"]
+                    )
                     for n, f in found.items()
                 }
             )
@@ -168,46 +188,52 @@ def inspect_files(
             problems += [Problem(text, sample.name) for text in fact.problems]
             advance(done, "")
     problems += _mask_problems(data, facts)
-    notes = [*data.notes, *_copies(samples, facts)]
+    notes = [*data.notes, *_mask_notes(data, facts), *_copies(data, facts)]
     if not data.train:
         problems.append(Problem(f"{data.root}: no photograph is left for training; add some to train.txt."))
+    elif data.classes and not any(sample.tags for sample in data.train):
+        problems.append(Problem(f"{data.root}: no photograph for training has a tag; there is nothing to learn."))
     return replace(data, problems=tuple(problems), notes=tuple(notes)), facts
 
 
 def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
     problems = []
-    size, digest = (0, 0), ""
+    size, digest, turned = (0, 0), "", False
     try:
         content = sample.image.read_bytes()
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         height, width = decode_image(content, sample.image).shape[:2]
+        turned = sample.mask is not None and is_turned(content)
         size = (height, width)
         if min(size) < 8:
             problems.append(f"{sample.image}: {width} x {height} pixels are too few to work with; remove it.")
     except FileNotFoundError:
         problems.append(f"{sample.image}: there is no such image; add the file or remove its entry.")
+    except (OSError, ValueError) as error:  # a folder, or a path that cannot be one
+        problems.append(f"{sample.image}: this image cannot be read ({brief(error)}); replace or remove it.")
     except BadInput as error:
         problems.append(str(error))
     values: tuple[int, ...] = ()
     if sample.mask is not None and not problems:
-        found, values = _inspect_mask(sample.mask, size, num_classes)
+        found, values = _inspect_mask(sample, sample.mask, size, num_classes)
         problems += found
-    return FileFact(stamp, size, digest, tuple(problems), values)
+    return FileFact(stamp, size, digest, tuple(problems), values, turned)
 
 
-def _inspect_mask(source: MaskSource, size: tuple[int, int], num_classes: int) -> tuple[list[str], tuple[int, ...]]:
+def _inspect_mask(
+    sample: Sample, source: MaskSource, size: tuple[int, int], num_classes: int
+) -> tuple[list[str], tuple[int, ...]]:
     """What is wrong with a mask, and the numbers in it."""
-    where = source if isinstance(source, Path) else "annotation"
+    where, mend = source, "save it at the photograph's size"
+    if not isinstance(source, Path):
+        where, mend = f"{sample.image}, its annotation", "correct the height and width that its entry says"  # type: ignore[assignment]
     try:
         mask = read_mask(source)
     except BadInput as error:
         return [str(error)], ()
     if mask.shape != size:
         height, width = mask.shape
-        return [
-            f"{where}: the mask has {width} x {height} pixels, its photograph {size[1]} x {size[0]}; "
-            "save it at the photograph's size."
-        ], ()
+        return [f"{where}: the mask has {width} x {height} pixels, its photograph {size[1]} x {size[0]}; {mend}."], ()
     values = np.unique(mask)
     wrong = values[(values > num_classes) & (values != IGNORE)]
     if wrong.size:
@@ -243,22 +269,57 @@ def _mask_problems(data: Dataset, facts: FileFacts) -> list[Problem]:
     return []
 
 
-def _copies(samples: tuple[Sample, ...], facts: FileFacts) -> list[str]:
-    """What to know of photographs that are the same file under two names with other tags."""
-    seen: dict[str, Sample] = {}
+def _mask_notes(data: Dataset, facts: FileFacts) -> list[str]:
+    """What to know of masks that do not hold what photographs are tagged with."""
+    masked = [s for s in data.samples if s.mask is not None and facts[s.name].values]
+    turned = [s for s in masked if facts[s.name].turned]
     found = []
-    for sample in samples:
+    if turned:
+        found.append(
+            f"{turned[0].image}: the camera was turned, and so is the photograph when it is read, but not its mask; "
+            f"see that they fit. The same in all: {len(turned)}."
+        )
+    others = {s.name: {v - 1 for v in facts[s.name].values if 0 < v <= len(data.classes)} for s in masked}
+    denied = [s for s in masked if not others[s.name] <= set(s.tags)]
+    empty = [s for s in masked if s.tags and not others[s.name]]
+    if denied:
+        sample = denied[0]
+        classes = ", ".join(data.classes[c] for c in sorted(others[sample.name] - set(sample.tags)))
+        tagged = ", ".join(data.tag_names(sample)) or "nothing"
+        found.append(
+            f"{sample.mask if isinstance(sample.mask, Path) else sample.image}: the mask holds '{classes}', and the "
+            f"photograph is tagged '{tagged}'; see that the numbers are in the order of the classes. The same in "
+            f"{len(denied)} of {len(masked)} masks."
+        )
+    if empty:
+        sample = empty[0]
+        found.append(
+            f"{sample.mask if isinstance(sample.mask, Path) else sample.image}: the photograph is tagged, and its mask "
+            f"holds no class ({', '.join(map(str, facts[sample.name].values))}). The same in {len(empty)} of "
+            f"{len(masked)} masks."
+        )
+    return found
+
+
+def _copies(data: Dataset, facts: FileFacts) -> list[str]:
+    """What to know of photographs that are the same file under two names: with other tags, or in both splits."""
+    seen: dict[str, Sample] = {}
+    evaluated = {sample.name for sample in data.val}
+    other_tags, both = [], []
+    for sample in data.samples:
         digest = facts[sample.name].digest
         other = seen.setdefault(digest, sample) if digest else sample
         if other.tags != sample.tags:
-            found.append((sample, other))
-    if not found:
-        return []
-    sample, other = found[0]
-    more = f" ({len(found) - 1} more such pairs)" if len(found) > 1 else ""
+            other_tags.append((sample, other))
+        if sample.name in evaluated and other.name not in evaluated:
+            both.append((sample, other))
     return [
-        f"{sample.image}: the same photograph as {other.image}, with other tags{more}; better keep it once, with all "
-        "its tags, in labels.csv."
+        f"{pairs[0][0].image}: the same photograph as {pairs[0][1].image}, {what}. Such pairs in all: {len(pairs)}."
+        for pairs, what in (
+            (other_tags, "with other tags; better keep it once, with all its tags, in labels.csv"),
+            (both, "for evaluation and for training, so that numbers of it say little; keep it in one split"),
+        )
+        if pairs
     ]
 
 

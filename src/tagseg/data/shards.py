@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 from tagseg.files import write_aside
 
 
@@ -34,7 +34,7 @@ class Shards:
                     names = (shard.metadata() or {})["names"].split("\n")
             except (SafetensorError, KeyError, OSError) as error:
                 raise BadInput(
-                    f"{path}: this shard of {what} is damaged ({error}); delete it and run again."
+                    f"{path}: this shard of {what} is damaged ({brief(error)}); delete it and run again."
                 ) from error
             self._where.update({name: (path, number) for number, name in enumerate(names)})
 

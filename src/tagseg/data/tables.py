@@ -3,21 +3,25 @@
 The separator is found by looking (comma, semicolon, tab or bar); cells may be quoted and begin with a space. The first
 column, or the one that a header names (`image`, `file_name` ...), says which photograph; paths, with or without
 `images/` before them and the suffix behind them, will do. The other columns are labels, several in a cell separated by
-`;` or `|`, or by `,` where each part is a label elsewhere too; or with a header one column for each class that says 0
-or 1. A photograph may have several rows.
+`;` or `|`, or by `,` where each part is a label elsewhere too, or as a list of Python or JSON; or with a header one
+column for each class that says 0 or 1. A column `split` says train, val or test. A photograph may have several rows.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
+import io
 import re
-from dataclasses import dataclass
+import unicodedata
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tagseg.data.dataset import Problem
 from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.data.walking import composed
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 
 IMAGE_COLUMNS = {
     "image", "images", "file", "files", "filename", "file_name", "filenames", "image_id", "imageid", "image_name",
@@ -25,10 +29,33 @@ IMAGE_COLUMNS = {
 }  # fmt: skip
 LABEL_COLUMNS = {
     "label", "labels", "tag", "tags", "class", "classes", "class_name", "category", "categories", "category_name",
-    "target", "targets",
+    "target", "targets", "label_name", "tag_name", "class_names", "label_names",
 }  # fmt: skip
+SPLIT_COLUMNS = {"split", "subset", "set", "fold", "partition"}
+SPLITS = {  # names that mean a split
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_LABELS = re.compile("(" + "|".join(sorted(LABEL_COLUMNS)) + r")_?\d*")
 _SEPARATORS = (",", ";", "\t", "|")
-_YES, _NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "", "false", "no", "-1"}
+YES, NO = {"1", "1.0", "true", "yes", "y", "x"}, {"0", "0.0", "", "false", "no", "n", "-1"}
+
+
+@dataclass
+class Table:
+    """What a table says.
+
+    rows: of the photographs.
+    problems: what is wrong.
+    notes: what to know.
+    split_of: the split of photographs, by name without suffix, where a column tells it.
+    """
+
+    rows: list[Row]
+    problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
+    split_of: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,56 +83,92 @@ def read_text(path: Path) -> str:
         raise BadInput(f"{path}: this list cannot be read ({error.strerror}); it must be a text file.") from error
 
 
-def read_table(path: Path, photographs: set[str]) -> tuple[list[Row], list[Problem]]:
+def read_table(path: Path, photographs: set[str]) -> Table:
     """Reads a table of tags.
 
     Args:
         path: the file.
         photographs: the names that there are, without suffixes, by which a header is told from a first row.
 
-    Returns:
-        the rows, and what is wrong with them.
-
     Raises:
         BadInput: the file is no table in UTF-8.
     """
     text = read_text(path)
+    if text.startswith("sep="):  # what a spreadsheet writes before a table
+        text = text.partition("\n")[2]
     separator = _separator(text)
     try:
-        cells = list(csv.reader(text.splitlines(), delimiter=separator, skipinitialspace=True))
+        cells = list(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True))
     except csv.Error as error:
-        raise BadInput(f"{path}: this is no table ({error}); save it as CSV UTF-8.") from error
+        raise BadInput(f"{path}: this is no table ({brief(error)}); close its quotes, save it as CSV UTF-8.") from error
     lines = [(n, [cell.strip() for cell in row]) for n, row in enumerate(cells, start=1) if any(c.strip() for c in row)]
     if not lines:
-        return [], []
+        return Table([], [])
     columns = _image_columns(lines[0][1], photographs)
     if not columns:
         rows, problems = _without_header(path, lines, separator)
-        return _apart(rows), problems
-    head, body = [composed(cell) for cell in lines[0][1]], lines[1:]
+        return Table(_apart(rows), problems)
+    return _with_header(path, lines, columns, photographs, separator)
+
+
+def _with_header(
+    path: Path, lines: list[tuple[int, list[str]]], columns: list[int], photographs: set[str], separator: str
+) -> Table:
+    head, body = [label_text(cell) for cell in lines[0][1]], lines[1:]
+    longest = max((len(row) for _, row in body), default=0)
+    head += [""] * (longest - len(head))
     image = max(columns, key=lambda i: sum(without_suffix(key(_cell(row, i))) in photographs for _, row in body))
-    others = [i for i in range(len(head)) if i != image]
-    named = [i for i in others if head[i].casefold() in LABEL_COLUMNS]
-    flags = [i for i in others if i not in named and all(_cell(row, i).lower() in _YES | _NO for _, row in body)]
-    if not named and flags and body:
-        rows = [
-            Row(n, key(_cell(row, image)), [head[i] for i in flags if _cell(row, i).lower() in _YES]) for n, row in body
-        ]
-        left = [head[i] for i in others if i not in flags]
-        return rows, [Problem(f"{path}:1: the column '{c}' holds neither labels nor 0 and 1; remove it.") for c in left]
-    if len(others) > 1 and not named:
-        return [], [
-            Problem(
-                f"{path}:1: {len(head)} columns where two are expected; call the one with the labels 'labels', or give "
-                "each class a column of 0 and 1."
-            )
-        ]
-    column = named or others
-    rows = [
-        Row(n, key(_cell(row, image)), [label for i in column for label in _labels(_cell(row, i))]) for n, row in body
+    others = [i for i in range(len(head)) if i not in columns and any(_cell(row, i) for _, row in body)]
+    if not head[0] and all(_cell(row, 0).isdigit() for _, row in body):  # the numbers of rows, as pandas writes them
+        others = [i for i in others if i]
+    splits = [i for i in others if head[i].casefold() in SPLIT_COLUMNS]
+    others = [i for i in others if i not in splits]
+    flags = [i for i in others if all(_cell(row, i).lower() in YES | NO for _, row in body)]
+    named = [i for i in others if _LABELS.fullmatch(head[i].casefold().replace(" ", "_"))]
+    if len(flags) > 1 and named and set(named) <= set(flags):  # a class that is called 'label'
+        named = []
+    words = [i for i in named if head[i].casefold().endswith("name")]  # of a number and a name of a class the name
+    named = words or named
+    problems = [
+        Problem(f"{path}:1: column {i + 1} has no name in the header; give it one, or quote labels with '{separator}'.")
+        for i in others
+        if not head[i]
     ]
-    words = f"more columns than the header has; quote labels that hold '{separator}'."
-    return _apart(rows), [Problem(f"{path}:{n}: {words}") for n, row in body if len(row) > len(head)]
+    others = [i for i in others if head[i]]
+    split_of = {
+        without_suffix(key(_cell(row, image))): SPLITS.get(_cell(row, splits[0]).lower(), _cell(row, splits[0]))
+        for _, row in body
+        if splits and _cell(row, splits[0])
+    }
+    strange = next((s for s in split_of.values() if s not in SPLITS.values()), None)
+    if strange is not None:
+        problems.append(Problem(f"{path}:1: '{strange}' is no split; write train, val or test."))
+    if not named and flags:
+        rows = [
+            Row(n, key(_cell(row, image)), [head[i] for i in flags if _cell(row, i).lower() in YES]) for n, row in body
+        ]
+        problems += [
+            Problem(f"{path}:1: the column '{head[i]}' holds neither labels nor 0 and 1; remove it.")
+            for i in others
+            if i not in flags
+        ]
+        return Table(rows, problems, split_of=split_of)
+    if len(others) > 1 and not named:
+        words_of = f"{len(others) + 1} columns where two are expected"
+        mend = "call the one with the labels 'labels', or give each class a column of 0 and 1"
+        return Table([], [Problem(f"{path}:1: {words_of}; {mend}.")])
+    used = named or others
+    denied = [i for i in flags if i not in used and any(_cell(row, i).lower() in NO - {""} for _, row in body)]
+    problems += [
+        Problem(f"{path}:1: the column '{head[i]}' says 0 of labels; leave those rows out, and remove the column.")
+        for i in denied
+    ]
+    unread = [head[i] for i in others if i not in used and i not in denied]
+    notes = [f"{path}:1: columns that are not read: {', '.join(unread)}."] if unread else []
+    rows = [
+        Row(n, key(_cell(row, image)), [label for i in used for label in _labels(_cell(row, i))]) for n, row in body
+    ]
+    return Table(_apart(rows), problems, notes, split_of)
 
 
 def _without_header(path: Path, lines: list[tuple[int, list[str]]], separator: str) -> tuple[list[Row], list[Problem]]:
@@ -140,8 +203,25 @@ def without_suffix(name: str) -> str:
 
 def _labels(cell: str) -> list[str]:
     """The labels in a cell; what is called background is none."""
-    found = [composed(label.strip()) for label in re.split(r"[;|]", cell)]
-    return [label for label in found if label and label.strip("_").casefold() != "background"]
+    return [label for label in split_labels(cell) if label.strip("_").casefold() != "background"]
+
+
+def split_labels(cell: str) -> list[str]:
+    """Returns the labels in a text: with `;`, `|` or line breaks between, or a list in the signs of Python or JSON."""
+    listed = None
+    if cell[:1] in "[({" and cell[-1:] in "])}":
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            listed = ast.literal_eval(cell)
+    if isinstance(listed, dict) and isinstance(listed.get("choices"), list):  # Label Studio's
+        listed = listed["choices"]
+    parts = listed if isinstance(listed, list | tuple | set) else re.split(r"[;|\n\r]", cell)
+    return [label for part in parts if (label := label_text(str(part)))]
+
+
+def label_text(label: str) -> str:
+    """Returns a label as it is compared: composed, without what cannot be seen, and with single spaces."""
+    seen = "".join(sign for sign in unicodedata.normalize("NFC", label) if unicodedata.category(sign) != "Cf")
+    return " ".join(seen.split())
 
 
 def _apart(rows: list[Row]) -> list[Row]:
@@ -170,6 +250,8 @@ def _separator(text: str) -> str:
 def _image_columns(row: list[str], photographs: set[str]) -> list[int]:
     """The columns that may name photographs, if the first line is a header; else none."""
     first = key(row[0])
-    if without_suffix(first) in photographs or Path(first).suffix.lower() in IMAGE_SUFFIXES:
+    found = [i for i, cell in enumerate(row) if cell.casefold().replace(" ", "_") in IMAGE_COLUMNS]
+    certain = 0 in found and any(_LABELS.fullmatch(cell.casefold()) for cell in row[1:])
+    if not certain and (without_suffix(first) in photographs or Path(first).suffix.lower() in IMAGE_SUFFIXES):
         return []
-    return [i for i, cell in enumerate(row) if cell.casefold().replace(" ", "_") in IMAGE_COLUMNS]
+    return found

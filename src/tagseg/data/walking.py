@@ -10,7 +10,11 @@ from pathlib import Path
 from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.files import RUN_MARKER
 
-SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
+SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
+          "venv", "node_modules", "__pycache__"}  # fmt: skip
+
+
+BESIDE = {".txt", ".csv", ".json", ".xml", ".md", ".yaml", ".yml", ".html", ".npy", ".db", ".ini", ".zip"}
 
 
 @dataclass
@@ -19,7 +23,7 @@ class Found:
 
     photographs: relative path with slashes, in Unicode's composed form (NFC), to the file; sorted.
     notes: what was left out, a sentence each.
-    dead: links with the name of a photograph that lead nowhere.
+    dead: links with the name of a photograph, or to folders, that lead nowhere.
     """
 
     photographs: dict[str, Path] = field(default_factory=dict)
@@ -41,7 +45,7 @@ def find_images(base: Path, skip: frozenset[str] = frozenset()) -> Found:
         base: the folder.
         skip: names of its own folders that are left out without a word.
     """
-    found, left_out = Found(), []
+    found, left_out, others = Found(), list[Path](), list[Path]()
 
     def enter(folder: Path, above: frozenset[tuple[int, int]]) -> None:
         status = folder.stat()
@@ -64,13 +68,23 @@ def find_images(base: Path, skip: frozenset[str] = frozenset()) -> Found:
                 enter(path, above | {here})
             elif path.suffix.lower() in IMAGE_SUFFIXES:
                 if entry.is_file():
-                    found.photographs[composed(path.relative_to(base).as_posix())] = path
+                    name = composed(path.relative_to(base).as_posix())
+                    if name in found.photographs:
+                        found.notes.append(f"{path}: its name is that of another file in other letters; left out.")
+                    found.photographs.setdefault(name, path)
                 else:
                     found.dead.append(path)
+            elif entry.is_symlink() and not path.exists():
+                found.dead.append(path)
+            elif folder != base and path.suffix.lower() not in BESIDE:
+                others.append(path)
 
     enter(base, frozenset())
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         found.notes.append(f"{left_out[0]}{more}: hidden or a system's own, and left out.")
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        found.notes.append(f"{others[0]}{more}: no photograph by the suffix, and left out.")
     found.photographs = dict(sorted(found.photographs.items()))
     return found

@@ -131,7 +131,7 @@ def _timm(name: str, weights: str, side: int | None) -> Classifier:
     import timm
 
     if not timm.is_model(name):
-        raise BadInput(f"model 'timm:{name}': timm has no such network{nearest(name, timm.list_models())}")
+        raise BadInput(f"model 'timm:{name}': timm has no such network{nearest(name, timm.list_models()) or '.'}")
     state = _state(weights)
     known = timm.get_pretrained_cfg(name)
     options: dict[str, Any] = {"num_classes": _head_size(state, known.classifier if known else None)}
@@ -159,7 +159,7 @@ def _torchvision(name: str, weights: str, side: int | None) -> Classifier:
 
     known = models.list_models(module=models)
     if name not in known:
-        raise BadInput(f"model 'torchvision:{name}': torchvision has no such network{nearest(name, known)}")
+        raise BadInput(f"model 'torchvision:{name}': torchvision has no such network{nearest(name, known) or '.'}")
     state = _state(weights)
     best = models.get_model_weights(name).DEFAULT
     size = _head_size(state, None)

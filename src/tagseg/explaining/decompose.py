@@ -70,7 +70,7 @@ def decompose(
     Raises:
         BadInput: in one sentence, what does not fit.
     """
-    found = find_photographs(images)
+    found = find_photographs(images, out)
     library = list(find_photographs([patches]).values()) if patches is not None else None
     check_source(model, weights, side)
     from tagseg.attribution.hierarchy import Hierarchy  # torch is imported only now

@@ -59,7 +59,7 @@ def explain(
     Raises:
         BadInput: in one sentence, what does not fit.
     """
-    found = find_photographs(images)
+    found = find_photographs(images, out)
     check_attributions(methods)
     check_source(model, weights, side)
     from tagseg.explaining.classifiers import load_classifier  # torch is imported only now

@@ -63,7 +63,7 @@ def locate(
     """
     if not 0 <= threshold < 1:
         raise BadInput(f"threshold {threshold}: give a fraction of the maximum, from 0 to below 1.")
-    found = find_photographs(images)
+    found = find_photographs(images, out)
     check_attributions([method])
     kinds = check_formats(formats)
     check_source(model, weights, side)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 
 OF_SEGMENT, OF_LABEL = 0.5, 0.85  # shares that the overlap must exceed
 
@@ -76,7 +76,7 @@ def read_segments(folder: Path, name: str, size: tuple[int, ...]) -> list[np.nda
             with Image.open(png, formats=("PNG",)) as image:
                 numbers = np.asarray(image)
         except Exception as error:  # whatever a damaged file makes Pillow stumble over
-            raise BadInput(f"{png}: these segments cannot be read ({error}).") from error
+            raise BadInput(f"{png}: these segments cannot be read ({brief(error)}).") from error
         if numbers.ndim != 2:
             raise BadInput(f"{png}: segments are one number per pixel, this has {numbers.shape}; save it as 16 bits.")
         _check_size(png, numbers.shape, size)
@@ -88,7 +88,7 @@ def read_segments(folder: Path, name: str, size: tuple[int, ...]) -> list[np.nda
         listed = found["annotations"] if isinstance(found, dict) else found
         masks = [_decoded(entry["segmentation"]) for entry in listed]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{text}: this is no list of segments in COCO's run lengths ({error}).") from error
+        raise BadInput(f"{text}: this is no list of segments in COCO's run lengths ({brief(error)}).") from error
     for mask in masks:
         _check_size(text, mask.shape, size)
     return masks

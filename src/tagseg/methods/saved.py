@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 from tagseg.files import RUN_MARKER, file_digest, read_json, write_aside, write_json
 from tagseg.methods.base import Method
 from tagseg.methods.table import load_method, method_digest, method_file, method_names
@@ -119,7 +119,9 @@ def load_saved(folder: Path) -> Method:
         network = kind(described.backbone, "random", described.classes, settings, 1)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        raise BadInput(f"{folder}: the classifier's files are damaged or do not belong together ({error}).") from error
+        raise BadInput(
+            f"{folder}: the classifier's files are damaged or do not belong together ({brief(error)})."
+        ) from error
     return network
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput, brief, nearest
 from tagseg.files import file_digest
 from tagseg.methods import settings as declared_here
 from tagseg.settings import TrainSettings
@@ -105,7 +105,7 @@ def _imported(path: Path, name: str, again: bool) -> Any:
             return importlib.import_module(name)
         return importlib.reload(known) if again else known
     except Exception as error:
-        raise BadInput(f"{path}: running this file failed ({type(error).__name__}: {error}).") from error
+        raise BadInput(f"{path}: running this file failed ({type(error).__name__}: {brief(error)}).") from error
 
 
 def find_method(name: str) -> str:

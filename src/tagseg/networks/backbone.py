@@ -3,6 +3,7 @@ is known."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput, brief, nearest
 from tagseg.grid import Grid
 from tagseg.networks import resnet38, vit_depth8
 from tagseg.networks.mxnet import read_mxnet
@@ -197,7 +198,7 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
         return _create_own(name, weights, output_stride)
     if not timm.is_model(name):
         known = [*timm.list_models(), *_OWN]
-        raise BadInput(f"backbone '{name}' is not a timm model{nearest(name, known)}")
+        raise BadInput(f"backbone '{name}' is not a timm model{nearest(name, known) or '.'}")
     options: dict = {"num_classes": 0, "global_pool": ""}
     if output_stride is not None and output_stride != 32:
         options["output_stride"] = output_stride
@@ -211,7 +212,7 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
         if output_stride in (None, 32):
             raise
         raise BadInput(
-            f"output_stride={output_stride}: '{name}' does not offer it ({error}); set output_stride=null."
+            f"output_stride={output_stride}: '{name}' does not offer it ({brief(error)}); set output_stride=null."
         ) from error
     if weights == "random":
         return network
@@ -291,9 +292,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadInput(
+            f"{path}: this file is damaged, or holds more than tensors, which may do anything when it is opened; save "
+            "the network's state_dict() as .safetensors."
+        ) from error
     except Exception as error:
-        raise BadInput(f"{path}: these weights cannot be read ({error}); is the file whole?") from error
-    state = state.get("state_dict", state)
+        raise BadInput(f"{path}: these weights cannot be read ({brief(error)}); is the file whole?") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BadInput(f"{path}: weights are a table of names and tensors; save the network's state_dict().")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 

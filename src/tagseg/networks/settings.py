@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from tagseg.settings import Settings, SidePixels
+from tagseg.settings import Count, Settings, SidePixels
 
 
 class EncoderSettings(Settings):
@@ -37,9 +37,9 @@ class CacheSettings(Settings):
 class DecoderSettings(Settings):
     """Settings of a small network that learns to segment from the features of the frozen encoder."""
 
-    width: PositiveInt = 256  # channels
+    width: Count = 256  # channels
     layers: NonNegativeInt = 0  # of a transformer over all cells, as in WeCLIP; 0: one 3x3 convolution
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 16
+    epochs: Count = 20
+    batch_size: Count = 16
     learning_rate: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 0.01

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput, brief, nearest
 from tagseg.networks.backbone import read_weights
 
 SCALE = 100.0  # by which CLIP multiplies cosines
@@ -50,7 +50,7 @@ def read_texts(path: Path, classes: Sequence[str]) -> torch.Tensor:
         names = {key: [str(name) for name in json.loads(said[key])] for key in ("classes", "background")}
         known, grounds = vectors["classes"], vectors["background"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: this is no file of text embeddings ({error}); {mend}.") from error
+        raise BadInput(f"{path}: this is no file of text embeddings ({brief(error)}); {mend}.") from error
     for key in names:
         rows = vectors[key]
         if rows.ndim != 2 or len(rows) != len(names[key]) or not len(rows):

@@ -17,6 +17,7 @@ from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, MaskFolder, Sample, read_mask, read_saliency
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.map_store import MapStore
+from tagseg.errors import brief
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.mining import PRESENT
 from tagseg.pipeline.records import EpochRecord, MasksRecord, Metrics, MineRecord, TrainingRecord
@@ -68,7 +69,7 @@ def _or_left_out(run: Run, what: str, made: Callable[[], Part], instead: Part) -
     try:
         return made()
     except Exception as error:
-        run.reporter.say(f"report: the {what} are left out, because they could not be made ({error})")
+        run.reporter.say(f"report: the {what} are left out, because they could not be made ({brief(error)})")
         return instead
 
 

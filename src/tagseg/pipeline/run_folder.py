@@ -16,7 +16,7 @@ from typing import Any, Generic, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tagseg.errors import BadInput, explain_full_disk, unwritable
+from tagseg.errors import BadInput, brief, explain_full_disk, unwritable
 from tagseg.files import RUN_MARKER, file_digest, is_partial, make_folder, read_json, remove_partial, write_json
 from tagseg.pipeline.records import Record
 
@@ -305,7 +305,9 @@ def _clear(folder: Path, corrected: set[Path]) -> None:
             elif not any(path.iterdir()):
                 path.rmdir()
     except OSError as error:
-        raise BadInput(f"{folder}: old files could not be removed ({error}); remove them and run again.") from error
+        raise BadInput(
+            f"{folder}: old files could not be removed ({brief(error)}); remove them and run again."
+        ) from error
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> str:

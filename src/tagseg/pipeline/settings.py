@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny, create_model
+from pydantic import AfterValidator, Field, PositiveFloat, SerializeAsAny, create_model
 
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput, brief, nearest
 from tagseg.masks.refinements import (
     NONE,
     FeatureRefinement,
@@ -25,7 +25,7 @@ from tagseg.masks.refinements import (
 from tagseg.methods.table import find_method, load_method, method_names, method_settings
 from tagseg.networks.settings import CacheSettings, EncoderSettings
 from tagseg.segmentation.settings import SegmentSettings
-from tagseg.settings import Settings, SidePixels, TrainSettings, parse
+from tagseg.settings import Count, Settings, SidePixels, TrainSettings, parse
 
 DEFAULT_RECIPE = "photos/cam"
 _RECIPES = importlib.resources.files("tagseg") / "recipes"
@@ -54,7 +54,7 @@ class MineSettings(Settings):
     fusion: Literal["grid", "photograph"] = "grid"
     rectify: bool = False  # every scale's maps before they are averaged, as PSA, IRN and KTSE do; else only the mean
     window: SidePixels | None = None  # see through a sliding window of this side, pixels; None: all of it at once
-    window_stride: PositiveInt = 64  # pixels, rounded to whole cells; at most the window
+    window_stride: Count = 64  # pixels, rounded to whole cells; at most the window
 
 
 class MaskChain(Settings):
@@ -144,7 +144,7 @@ class FitSettings(Settings):
     backbone: str = "resnet50"
     weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
     seed: int = Field(default=0, ge=0, lt=1 << 32)
-    processes: PositiveInt = 1  # that train together, one GPU each; the result is the same but for rounding
+    processes: Count = 1  # that train together, one GPU each; the result is the same but for rounding
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()  # the frozen transformer, where something needs its features
     cache: CacheSettings = CacheSettings()  # of the features of frozen networks
@@ -241,7 +241,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     try:
         values = _parse_yaml(text) or {}
     except yaml.YAMLError as error:
-        raise BadInput(f"{recipe}: this is not valid YAML ({error}).") from error
+        raise BadInput(f"{recipe}: this is not valid YAML ({_yaml_fault(error)}).") from error
     if not isinstance(values, dict):
         raise BadInput(f"{recipe}: a recipe is a table of settings, this is a {type(values).__name__}.")
     return values
@@ -252,6 +252,12 @@ def _parse_yaml(text: str) -> Any:
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
         raise yaml.YAMLError("references (*name) are not allowed; write the value out")
     return yaml.safe_load(text)
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """What is wrong, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return brief(error) if mark is None or problem is None else f"line {mark.line + 1}: {problem}"
 
 
 def recipe_names() -> list[str]:
@@ -276,5 +282,5 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
         try:
             values[key.strip()] = _parse_yaml(value)
         except yaml.YAMLError as error:
-            raise BadInput(f"--set {pair}: the value is not valid YAML ({error}).") from error
+            raise BadInput(f"--set {pair}: the value is not valid YAML ({_yaml_fault(error)}).") from error
     return values

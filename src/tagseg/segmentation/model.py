@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tagseg.data.images import ImageLike, to_photograph
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 from tagseg.files import read_json, write_aside, write_json
 from tagseg.labels import MAX_CLASSES
 from tagseg.networks.backbone import Backbone, on_canvas
@@ -142,7 +142,9 @@ def load(path: str | os.PathLike[str]) -> SegmentationModel:
         key = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"{folder / DESCRIPTION}: '{key}' cannot be ({first['msg']}); make the model again.") from error
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-        raise BadInput(f"{folder}: the model's files are damaged or do not belong together ({error}).") from error
+        raise BadInput(
+            f"{folder}: the model's files are damaged or do not belong together ({brief(error)})."
+        ) from error
     return SegmentationModel(network, described.classes, described.input.side)
 
 

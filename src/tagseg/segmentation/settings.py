@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from tagseg.networks.settings import DecoderSettings
-from tagseg.settings import OutputStride, ScaleRange, Settings, SidePixels
+from tagseg.settings import Count, OutputStride, ScaleRange, Settings, SidePixels
 
 HeadName = Literal["aspp", "largefov", "tokens"]
 
@@ -27,8 +27,8 @@ class SegmentSettings(Settings):
     head: HeadName = "aspp"
     start: Literal["classifier", "weights"] = "classifier"  # backbone from the tag-trained network, or as it came
     output_stride: OutputStride = "auto"
-    epochs: PositiveInt = 16
-    batch_size: PositiveInt = 16
+    epochs: Count = 16
+    batch_size: Count = 16
     side: SidePixels = 321  # of the square training window; photographs are predicted at this long side times 1.25
     scales: ScaleRange = (0.8, 1.6)
     optimiser: Literal["adamw", "sgd"] = "adamw"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
-from tagseg.data.images import image_size
+from tagseg.data.images import MAX_PIXELS, image_size
 from tagseg.data.readers import Reader
-from tagseg.data.readers.folder import SPLITS
+from tagseg.data.tables import SPLITS
 from tagseg.data.walking import composed
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 
 _ROBOFLOW = "_annotations.coco.json"
+_PARTS = {"test": "test", "val": "val", "holdout": "val", "dev": "val"}  # of words that are no split themselves
+_FARTHEST = 100_000  # pixels that a corner may lie away; farther ones are damage
 _ALONE = ("result.json", _ROBOFLOW, "annotations.json", "instances.json", "labels.json", "coco.json")
 
 
@@ -49,7 +51,7 @@ def _sources(root: Path) -> list[_Source]:
     found = []
     for path in sorted((root / "annotations").glob("instances_*.json")):
         name = path.stem.removeprefix("instances_")
-        split = SPLITS.get(re.sub(r"[\d_-]+$", "", name).lower(), "train")
+        split = _split_of(name)
         places = (root / name, root / "images" / name, root / split, root / "images" / split, root / "images", root)
         found.append(_Source(path, split, places))
     if found:
@@ -63,12 +65,22 @@ def _sources(root: Path) -> list[_Source]:
     return [] if alone is None else [_Source(alone, "train", (root, root / "images", root / "data"))]
 
 
+def _split_of(name: str) -> str:
+    """The split that a file's name means; what says nothing of evaluation is for training."""
+    words = [re.sub(r"\d+$", "", word) for word in re.split(r"[_-]+", name.lower())]
+    said = next((SPLITS[word] for word in words if word in SPLITS), None)
+    if said is None:
+        said = next((split for part, split in _PARTS.items() if any(part in word for word in words)), "train")
+    return said
+
+
 def _one_year(sources: list[_Source]) -> list[_Source]:
-    """Of several years of a split the first whose photographs are there; they hold the same photographs."""
+    """Of files that differ by the year alone the first whose photographs are there; they hold the same photographs."""
     chosen: dict[str, _Source] = {}
     for source in sources:
-        if source.split not in chosen or (not _has_own_folder(chosen[source.split]) and _has_own_folder(source)):
-            chosen[source.split] = source
+        name = re.sub(r"\d{4}$", "", source.path.stem)
+        if name not in chosen or (not _has_own_folder(chosen[name]) and _has_own_folder(source)):
+            chosen[name] = source
     return list(chosen.values())
 
 
@@ -89,7 +101,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         said = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: this is not valid JSON ({error}); download or export it again.") from error
+        raise BadInput(f"{path}: this is not valid JSON ({brief(error)}); download or export it again.") from error
     if not isinstance(said, dict):
         raise BadInput(f"{path}: annotations of COCO are a table with images, annotations and categories.")
     return said
@@ -111,6 +123,11 @@ def read_coco(root: Path) -> Dataset:
     _load.cache_clear()
     reading = _Reading()
     notes = [f"{s.path}: a test split, which nothing here uses, and left out." for s in sources if s.split == "test"]
+    for source in sources:
+        word = re.sub(r"[\d_-]+$", "", source.path.stem.removeprefix("instances_")).lower()
+        if source.path.stem.startswith("instances_") and word not in (*SPLITS, "default") and source.split != "test":
+            use = "training" if source.split == "train" else "evaluation"
+            notes.append(f"{source.path}: the name says no split that is known; its photographs are for {use}.")
     splits: dict[str, tuple[Sample, ...]] = {"train": (), "val": ()}
     used = [source for source in sources if source.split != "test"]
     for source in used:
@@ -121,7 +138,14 @@ def read_coco(root: Path) -> Dataset:
     if {s.name for s in splits["train"]} & {s.name for s in splits["val"]}:  # splits in folders of their own
         splits = {split: tuple(replace(s, name=f"{split}/{s.name}") for s in splits[split]) for split in splits}
     if reading.empty:
-        notes.append(f"{reading.empty} photographs have no annotation, and were left out.")
+        notes.append(f"{root}: photographs without an annotation were left out: {reading.empty}.")
+    if reading.without_outline:
+        notes.append(
+            f"{root}: photographs with an annotation that has no outline, and no mask therefore: "
+            f"{reading.without_outline}."
+        )
+    if reading.of_nothing:
+        notes.append(f"{root}: annotations of photographs that are not listed were left out: {reading.of_nothing}.")
     problems = [*reading.problems, *check_classes(reading.classes, root)]
     return Dataset(root, tuple(reading.classes), splits["train"], splits["val"], tuple(problems), tuple(notes))
 
@@ -132,32 +156,41 @@ class _Reading:
     def __init__(self) -> None:
         self.classes: list[str] = []
         self.problems: list[Problem] = []
-        self.empty = 0
+        self.empty = self.without_outline = self.of_nothing = 0  # photographs, photographs, annotations
 
     def add_classes(self, source: _Source) -> None:
         said = _load(source.path)
         annotations = _entries(said, "annotations", source.path) if "annotations" in said else []
-        used = {a.get("category_id") for a in annotations}
+        used = {_id(a.get("category_id")) for a in annotations}
         categories = _entries(said, "categories", source.path)
-        above = {c.get("supercategory") for c in categories}
+        above = {str(c.get("supercategory")) for c in categories}
+        self._tell_twice(source, "categories", categories)
         for category in sorted(categories, key=lambda c: _number(c.get("id"))):
             name = _name(category)
             # Roboflow puts the name of the whole first, as a category of which nothing is
-            whole = category.get("supercategory") == "none" and name in above and category.get("id") not in used
-            if name and not whole and name not in self.classes:
+            whole = category.get("supercategory") == "none" and name in above and _id(category.get("id")) not in used
+            if not name:
+                self.problems.append(Problem(f"{source.path}: category {category.get('id')} has no name; add it."))
+            if name and not whole and not _is_background(name) and name not in self.classes:
                 self.classes.append(name)
 
     def samples(self, source: _Source) -> Iterable[Sample]:
         said = _load(source.path)
-        tag_of = {c.get("id"): self._tag(c) for c in _entries(said, "categories", source.path)}
+        categories = _entries(said, "categories", source.path)
+        background = {_id(c.get("id")) for c in categories if _is_background(_name(c))}
+        tag_of = {_id(c.get("id")): self._tag(c) for c in categories}
         of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for annotation in _entries(said, "annotations", source.path):
-            of_image[annotation.get("image_id")].append(annotation)
+            if _id(annotation.get("category_id")) not in background:
+                of_image[_id(annotation.get("image_id"))].append(annotation)
         images = sorted(_entries(said, "images", source.path), key=lambda image: _number(image.get("id")))
+        self._tell_twice(source, "images", images)
+        listed = {_id(image.get("id")) for image in images}
+        self.of_nothing += sum(len(found) for image, found in of_image.items() if image not in listed)
         files = [_inside(image.get("file_name")) for image in images]
         folder = _folder(source, files)
         for info, file in zip(images, files, strict=True):
-            annotations = of_image.get(info.get("id"), [])
+            annotations = of_image.get(_id(info.get("id")), [])
             if not annotations:
                 self.empty += 1
             elif file is None:
@@ -166,6 +199,13 @@ class _Reading:
                 sample = self._sample(source, folder, file, info, annotations, tag_of)
                 if sample is not None:
                     yield sample
+
+    def _tell_twice(self, source: _Source, what: str, entries: list[dict[str, Any]]) -> None:
+        """Two entries with one number share whatever refers to it."""
+        seen = Counter(_id(entry.get("id")) for entry in entries)
+        number = next((number for number, count in seen.items() if count > 1), None)
+        if number is not None:
+            self.problems.append(Problem(f"{source.path}: {number} is the id of several {what}; number them anew."))
 
     def _tag(self, category: dict[str, Any]) -> int | None:
         name = _name(category)
@@ -189,7 +229,7 @@ class _Reading:
         known, whole = [], True
         shapes: list[tuple[int, float, Any]] = []
         for annotation in annotations:
-            tag = tag_of.get(annotation.get("category_id"))
+            tag = tag_of.get(_id(annotation.get("category_id")))
             if tag is None:
                 number = annotation.get("category_id")
                 self.problems.append(
@@ -201,11 +241,13 @@ class _Reading:
             known.append((tag, annotation))
             shape = _shape(annotation.get("segmentation"))
             whole = whole and shape is not None
-            shapes.append((tag, float(annotation.get("area") or 0), shape))
+            area = annotation.get("area")
+            shapes.append((tag, float(area) if isinstance(area, int | float) else 0.0, shape))
         size = (info.get("height"), info.get("width"))
         mask = None
+        self.without_outline += bool(known) and not whole
         if whole and known:
-            right = all(isinstance(n, int) and n > 0 for n in size)
+            right = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
             mask = CocoMask(*(size if right else (None, None)), image, tuple(shapes))
         boxes = tuple(box for tag, annotation in known if (box := _box(tag, annotation.get("bbox"))) is not None)
         return Sample(name, image, tuple(sorted({tag for tag, _ in known})), mask, boxes=boxes)
@@ -223,8 +265,18 @@ def coco_class_names(path: Path) -> list[str]:
     return reading.classes
 
 
+def _id(value: Any) -> Any:
+    """A number or word by which entries refer to each other; whatever else stands there, as a word."""
+    return value if isinstance(value, int | float | str) or value is None else repr(value)
+
+
+def _is_background(name: str) -> bool:
+    return name.strip("_").casefold() == "background"
+
+
 def _name(category: dict[str, Any]) -> str:
-    return composed(str(category.get("name", "")).strip())
+    name = category.get("name")
+    return composed(str(name).strip()) if isinstance(name, str | int) else ""
 
 
 def _entries(said: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
@@ -259,9 +311,36 @@ def _folder(source: _Source, files: list[str | None]) -> Path:
 def _shape(segmentation: Any) -> Any:
     """Polygons of at least three corners, or run lengths; None where there are none."""
     if isinstance(segmentation, list):
-        polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
-        return polygons or None
+        if segmentation and not isinstance(segmentation[0], list):  # one polygon without its brackets
+            segmentation = [segmentation]
+        flat = [_flat(polygon) for polygon in segmentation]
+        return [p for p in flat if len(p) >= 6 and len(p) % 2 == 0] or None
     return segmentation if isinstance(segmentation, dict) and {"counts", "size"} <= set(segmentation) else None
+
+
+def _flat(polygon: Any) -> list[Any]:
+    """The corners of a polygon as x, y, x, y ..., also where each is a pair."""
+    if not isinstance(polygon, list):
+        return []
+    pairs = all(isinstance(corner, list) and len(corner) == 2 for corner in polygon)
+    return [number for corner in polygon for number in corner] if pairs else polygon
+
+
+def _counts(code: str | bytes) -> list[int]:
+    """The run lengths in COCO's compressed form: five bits a sign; from the third on differences to the one before
+    the last."""
+    counts: list[int] = []
+    value = shift = 0
+    for sign in code.encode() if isinstance(code, str) else code:
+        bits = sign - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
 
 
 def _box(tag: int, box: Any) -> Box | None:
@@ -289,9 +368,12 @@ class CocoMask:
         height, width = self.height, self.width
         if height is None or width is None:
             height, width = image_size(self.image)
+        if height * width > MAX_PIXELS:
+            raise BadInput(f"{self.image}: its entry says {width} x {height} pixels, more than can be; correct it.")
         canvas = np.zeros((height, width), dtype=np.uint8)
         for label, _, shape in sorted(self.shapes, key=lambda item: -item[1]):
             try:
+                _check_shape(shape, height, width)
                 if isinstance(shape, list):
                     runs = coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
                 elif isinstance(shape["counts"], list):
@@ -299,9 +381,23 @@ class CocoMask:
                 else:
                     runs = shape
                 canvas[coco_mask.decode(runs).astype(bool)] = label + 1
-            except (ValueError, TypeError, IndexError) as error:
-                raise BadInput(f"{self.image}: its annotation cannot be drawn ({error}); correct it.") from error
+            except Exception as error:  # whatever a damaged shape makes pycocotools stumble over
+                raise BadInput(f"{self.image}: its annotation cannot be drawn ({brief(error)}); correct it.") from error
         return canvas
+
+
+def _check_shape(shape: Any, height: int, width: int) -> None:
+    """What the drawing itself would not survive, or would not notice."""
+    if isinstance(shape, list):
+        corners = np.array([number for polygon in shape for number in polygon], dtype=np.float64)
+        if not (np.abs(corners) <= _FARTHEST).all():
+            raise ValueError("a corner is no number, or far outside")
+        return
+    if list(shape["size"]) != [height, width]:
+        raise ValueError(f"run lengths for {shape['size']} in a photograph of {[height, width]}")
+    counts = shape["counts"] if isinstance(shape["counts"], list) else _counts(shape["counts"])
+    if sum(counts) != height * width or min(counts, default=0) < 0:
+        raise ValueError("the run lengths do not add up to the photograph's pixels")
 
 
 READER = Reader("COCO", find_coco, lambda root, _: read_coco(root), rank=20)

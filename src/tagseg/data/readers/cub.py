@@ -10,6 +10,7 @@ import numpy as np
 from tagseg.data.dataset import Box, Dataset, Sample
 from tagseg.data.images import read_index_png
 from tagseg.data.readers import Reader
+from tagseg.data.tables import read_text
 from tagseg.errors import BadInput
 
 _LISTS = ("images", "image_class_labels", "train_test_split", "bounding_boxes", "classes")
@@ -32,17 +33,19 @@ def read_cub(root: Path) -> Dataset:
     base = find_cub(root)
     if base is None:
         raise BadInput(f"{root}: no CUB-200-2011 tree here; it needs images.txt and bounding_boxes.txt.")
-    rows = {name: _rows(base / f"{name}.txt") for name in _LISTS}
+    rows = {name: _rows(base / f"{name}.txt", 1 if name in ("images", "classes") else -1) for name in _LISTS}
     classes = tuple(row[0] for row in rows["classes"].values())
     splits: dict[bool, list[Sample]] = {True: [], False: []}
     for number, (image,) in rows["images"].items():
         try:
             tag = int(rows["image_class_labels"][number][0]) - 1
             x, y, width, height = map(float, rows["bounding_boxes"][number])
+            if not 0 <= tag < len(classes):
+                raise ValueError
             training = rows["train_test_split"][number][0] == "1"
         except (KeyError, ValueError) as error:
             raise BadInput(
-                f"{base}: image {number} ({image}) has no class, box or split; complete the lists."
+                f"{base}: image {number} ({image}) has no class of classes.txt, no box or no split; complete the lists."
             ) from error
         name = image.rpartition(".")[0]
         mask = base / "segmentations" / f"{name}.png"
@@ -70,11 +73,14 @@ class BirdMask:
         return np.where(values >= 128, self.tag + 1, 0).astype(np.uint8)
 
 
-def _rows(path: Path) -> dict[str, list[str]]:
-    """First word of every line -> the other words."""
+def _rows(path: Path, most: int) -> dict[str, list[str]]:
+    """The first word of every line to the other words, split `most` times; names of files may have spaces."""
     if not path.exists():
         raise BadInput(f"{path}: the list is missing; add it from the CUB-200-2011 archive.")
-    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    lines = [line.split(maxsplit=most) for line in read_text(path).splitlines() if line.strip()]
+    short = next((line for line in lines if len(line) < 2), None)
+    if short is not None:
+        raise BadInput(f"{path}: the line '{short[0]}' has no second word; complete it.")
     return {first: rest for first, *rest in lines}
 
 

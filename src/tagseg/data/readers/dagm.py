@@ -21,7 +21,8 @@ def find_dagm(root: Path) -> Path | None:
 def _classes(root: Path) -> list[Path]:
     """The folders `Class1` to `Class10` that are there, each with `Train/` or `Test/`."""
     folders = (root / f"Class{number}" for number in range(1, 11))
-    return [f for f in folders if any((f / split).is_dir() for split in ("Train", "Test"))]
+    found = [f for f in folders if any((f / split).is_dir() for split in ("Train", "Test"))]
+    return found if any((f / "Train" / "Label").is_dir() or (f / "Test" / "Label").is_dir() for f in found) else []
 
 
 def read_dagm(root: Path) -> Dataset:

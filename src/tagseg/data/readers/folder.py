@@ -13,32 +13,23 @@ DATA/train.txt, val.txt   optional lists of images; without them every photograp
 from __future__ import annotations
 
 import csv
+import os
 from collections import defaultdict
 from pathlib import Path
 
+from tagseg.data.class_folders import by_class_folder, refuse_beside, refuse_foreign, split_folders
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
+from tagseg.data.images import IMAGE_SUFFIXES, MAX_PIXELS
 from tagseg.data.readers import Reader
-from tagseg.data.tables import Row, key, read_table, read_text, without_suffix
+from tagseg.data.tables import SPLITS, Row, key, read_table, read_text, without_suffix
 from tagseg.data.walking import composed, find_images
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput, brief, nearest
 
 _RESERVED = frozenset({"images", "masks", "saliency", "boxes", "annotations"})
-SPLITS = {  # folder names that mean a split, whatever is in them
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+
+_DEEPEST = 20  # folders below each other
 MASK_ENDINGS = ("", "_mask", "-mask", ".mask", "_label", "_gt")
 MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")
-# files of other tools whose layouts are not read: what they mean, and what would mend it
-FOREIGN = {
-    "data.yaml": "YOLO's layout, which has no list of tags; export it as COCO",
-    "dataset.yaml": "YOLO's layout, which has no list of tags; export it as COCO",
-    "_darknet.labels": "Darknet's layout; export it as COCO",
-    "dataset_info.json": "a data set of Hugging Face on disk; open it in Python and give it to tagseg.read_samples",
-    "annotations.xml": "CVAT's layout; export it as COCO",
-    "via_project.json": "VIA's layout; export it as COCO",
-}
 
 
 def read_folder(root: Path) -> Dataset:
@@ -56,17 +47,30 @@ def read_folder(root: Path) -> Dataset:
             raise BadInput(f"{root}: labels.csv is there but no folder images/; put the photographs into images/.")
         found = find_images(images)
         photos = found.photographs
-        rows, table_problems = read_table(labels, {without_suffix(name) for name in photos})
-        problems += table_problems
+        table = read_table(labels, {without_suffix(name) for name in photos})
+        rows, notes = table.rows, table.notes
+        problems += table.problems
+        split_of = table.split_of or split_folders(photos)
+        tests = [name for name, split in split_of.items() if split == "test"]
+        if tests:
+            notes.append(f"{labels}: photographs of a test split, which nothing here uses, left out: {len(tests)}.")
     else:
-        _refuse_foreign(root)
+        refuse_foreign(root)
+        refuse_beside(root)
         base = images if images.is_dir() else root
         found = find_images(base, skip=_RESERVED if base == root else frozenset())
         photos = {name: path for name, path in found.photographs.items() if "/" in name}
         lost = len(found.photographs) - len(photos)
         if lost and photos:
-            notes.append(f"{base}: {lost} photographs lie in no class folder, and were left out.")
-        rows, split_of, split_notes = _by_class_folder(base, photos)
+            notes.append(f"{base}: photographs that lie in no class folder were left out: {lost}.")
+        if base == images:
+            notes += [
+                f"{folder}: photographs beside images/ are not read."
+                for folder in sorted(root.iterdir())
+                if folder.is_dir() and not folder.name.startswith(".") and folder.name.lower() not in _RESERVED
+                if any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.iterdir())
+            ]
+        rows, split_of, split_notes = by_class_folder(base, photos)
         notes += split_notes
     if not photos:
         raise BadInput(f"{root}: no photographs found; it needs images/ with labels.csv, or one sub-folder per class.")
@@ -82,20 +86,24 @@ def read_folder(root: Path) -> Dataset:
 
     splits: dict[str, list[str]] = {}
     for split in ("train", "val"):
-        splits[split], split_problems = _read_split(root / f"{split}.txt", by_name, tags)
+        splits[split], split_problems = _read_split(_list_of(root, split), by_name, tags)
         problems += split_problems
-    if split_of and not (root / "train.txt").exists() and not (root / "val.txt").exists():
+    tests, _ = _read_split(root / "test.txt", by_name, tags)
+    listed = _list_of(root, "train").exists()
+    if split_of and not listed and not _list_of(root, "val").exists():
         for split in ("train", "val"):
-            splits[split] = [name for name in by_name if split_of.get(name) == split]
-    elif not (root / "train.txt").exists():
-        evaluated = set(splits["val"])
-        splits["train"] = [name for name in by_name if name in tags and name not in evaluated]
+            splits[split] = [name for name in by_name if split_of.get(name, "train") == split and name in tags]
+    elif not listed:
+        elsewhere = {*splits["val"], *tests}
+        splits["train"] = [name for name in by_name if name in tags and name not in elsewhere]
+        if tests:
+            notes.append(f"{root / 'test.txt'}: nothing here uses a test split; its photographs were left out.")
     both = sorted(set(splits["train"]) & set(splits["val"]))
     if both:
-        problems.append(Problem(f"{root / 'val.txt'}: '{both[0]}' is in train.txt too; keep it in one of them."))
+        problems.append(Problem(f"{_list_of(root, 'val')}: '{both[0]}' is in train.txt too; keep it in one of them."))
         splits["val"] = [name for name in splits["val"] if name not in both]
     untagged = [name for name in by_name if name not in tags]
-    if untagged and not (root / "train.txt").exists():
+    if untagged and not listed:
         problems += [
             Problem(
                 f"{by_name[name]}: the photograph has no row in {labels}; add one (no label = background only).",
@@ -109,8 +117,7 @@ def read_folder(root: Path) -> Dataset:
     masks, mask_problems = _find_masks(root / "masks", by_name)
     problems += mask_problems
     saliency = _files(root / "saliency")
-    if (root / "masks").is_dir() and by_name and not masks:
-        notes.append(f"{root / 'masks'}: none of its files has the name of a photograph.")
+    notes += _unread(root, by_name, masks)
 
     def sample(name: str) -> Sample:
         return Sample(
@@ -132,60 +139,44 @@ def read_folder(root: Path) -> Dataset:
     )
 
 
-def _refuse_foreign(root: Path) -> None:
-    """Layouts of other tools must never be read as folders of classes."""
-    for name, what in FOREIGN.items():
-        if (root / name).is_file():
-            raise BadInput(f"{root / name}: this is {what}, or write images/ and labels.csv.")
-    years = [p.name for p in sorted(root.iterdir()) if p.is_dir() and p.name[:-4] in SPLITS and p.name[-4:].isdigit()]
-    if years:
-        raise BadInput(
-            f"{root}: {years[0]}/ is a folder of COCO, but annotations/ has no instances_{years[0]}.json; add it, or "
-            "write images/ and labels.csv."
-        )
-    if (root / "ImageSets").is_dir() or (root / "JPEGImages").is_dir():
-        raise BadInput(f"{root}: this looks like a VOC devkit, which needs both JPEGImages/ and ImageSets/; add them.")
+def _list_of(root: Path, split: str) -> Path:
+    """The list of a split under any of its names."""
+    names = [name for name, known in SPLITS.items() if known == split]
+    return next((path for name in names if (path := root / f"{name}.txt").exists()), root / f"{split}.txt")
 
 
-def _by_class_folder(base: Path, photos: dict[str, Path]) -> tuple[list[Row], dict[str, str], list[str]]:
-    """Rows for photographs in class folders, of each its split where splits lie above the classes, and notes.
-
-    What belongs to the test split is taken out of `photos`.
-    """
-    tops = {name.split("/")[0] for name in photos}
-    known = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
-    if "train" not in known.values() or len(known) < len(tops):
-        mixed = sorted(known)
-        if len(known) > 1:  # one alone may be a class: photographs of trains
-            raise BadInput(
-                f"{base}: {mixed[0]}/ and {mixed[1]}/ look like splits, but "
-                + ("there is no train/" if len(known) == len(tops) else f"{min(tops - set(known))}/ is beside them")
-                + "; put class folders into train/ and val/, or write images/ and labels.csv."
-            )
-        return [Row(0, name, _of_folder(name.split("/")[0])) for name in photos], {}, []
-    if len(tops) == 1 and all(name.count("/") == 1 for name in photos):
-        return [Row(0, name, _of_folder(name.split("/")[0])) for name in photos], {}, []  # photographs of trains alone
-    rows, split_of, notes = [], {}, []
-    for name in list(photos):
-        top, *rest = name.split("/")
-        if known[top] == "test":
-            del photos[name]
-            continue
-        if len(rest) < 2:
-            raise BadInput(
-                f"{photos[name]}: {top}/ is a split, and this photograph lies in no class folder in it; make one "
-                "folder for each class there, or write images/ and labels.csv."
-            )
-        rows.append(Row(0, name, _of_folder(rest[0])))
-        split_of[without_suffix(name)] = known[top]
-    tests = [top for top, split in known.items() if split == "test"]
-    if tests:
-        notes.append(f"{base / tests[0]}: a test split, which nothing here uses, and left out.")
-    return rows, split_of, notes
-
-
-def _of_folder(name: str) -> list[str]:
-    return [] if name.strip("_").lower() == "background" else [name]
+def _unread(root: Path, by_name: dict[str, Path], masks: dict[str, Path]) -> list[str]:
+    """What to know of masks and maps that belong to no photograph, or lie where nobody looks for them."""
+    notes = []
+    for name, used, mend in (
+        ("masks", set(masks.values()), "masks are PNG files with the photographs' names"),
+        ("saliency", {p for n, p in _files(root / "saliency").items() if n.removesuffix(".png") in by_name},
+         "saliency maps are PNG files with the photographs' names"),
+    ):  # fmt: skip
+        there = [p for n, p in _files(root / name).items() if not p.name.startswith((".", "classes."))]
+        odd = [path for path in there if path not in used]
+        if odd and by_name:
+            notes.append(f"{odd[0]}: {mend}; of the {len(there)} files of this folder {len(odd)} are not read.")
+        dead = [p for p in sorted((root / name).rglob("*")) if p.is_symlink() and not p.exists()]
+        notes += [f"{path}: this link leads nowhere." for path in dead[:1]]
+    others = {
+        "mask",
+        "segmentationclass",
+        "segmentation",
+        "groundtruth",
+        "ground_truth",
+        "gt",
+        "saliencies",
+        "annotations",
+    }
+    if not masks:
+        notes += [
+            f"{folder}: not read; the truth for measuring is read from {root / 'masks'}."
+            for folder in sorted(root.iterdir())
+            if folder.is_dir() and (folder.name.lower() in others or folder.name != "masks" == folder.name.lower())
+            if any(p.suffix.lower() in MASK_SUFFIXES for p in folder.iterdir())
+        ]
+    return notes
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -297,7 +288,11 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
     problems: list[Problem] = []
     if not path.exists():
         return boxes, problems
-    for number, row in enumerate(csv.reader(read_text(path).splitlines()), start=1):
+    try:
+        rows = list(csv.reader(read_text(path).splitlines(), strict=True))
+    except csv.Error as error:
+        raise BadInput(f"{path}: this is no table ({brief(error)}); save it as CSV UTF-8.") from error
+    for number, row in enumerate(rows, start=1):
         if not row or (number == 1 and row[0].strip().lower() == "image"):
             continue
         try:
@@ -307,13 +302,17 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
             problems.append(Problem(f"{path}:{number}: write image,label,xmin,ymin,xmax,ymax with numbers in pixels."))
             continue
         known, label = _key(name, by_name), composed(label)
-        if known not in by_name or label not in classes or not (x0 < x1 and y0 < y1):
+        if (
+            known not in by_name
+            or label not in classes
+            or not (0 <= x0 < x1 < MAX_PIXELS and 0 <= y0 < y1 < MAX_PIXELS)
+        ):
             reason = (
                 f"there is no photograph '{name}'"
                 if known not in by_name
                 else f"'{label}' is no class of this data set{nearest(label, classes)}"
                 if label not in classes
-                else "the box is empty"
+                else "the box is empty or begins outside the photograph"
             )
             problems.append(Problem(f"{path}:{number}: {reason}; correct or remove the line.", known))
             continue
@@ -340,7 +339,14 @@ def _find_masks(folder: Path, by_name: dict[str, Path]) -> tuple[dict[str, Path]
 
 def _files(folder: Path) -> dict[str, Path]:
     """All files below a folder, by relative path in Unicode's composed form."""
-    return {composed(p.relative_to(folder).as_posix()): p for p in folder.rglob("*") if p.is_file()}
+    found = {}
+    for place, _, names in os.walk(folder, followlinks=True) if folder.is_dir() else ():
+        if len(Path(place).parts) - len(folder.parts) > _DEEPEST:
+            break  # a link that leads back
+        for name in sorted(names):
+            if (path := Path(place) / name).is_file():
+                found[composed(path.relative_to(folder).as_posix())] = path
+    return found
 
 
 READER = Reader("a plain folder", lambda root: root, lambda root, _: read_folder(root), rank=1000)

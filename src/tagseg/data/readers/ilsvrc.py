@@ -7,6 +7,7 @@ from pathlib import Path
 from tagseg.data.dataset import Dataset, Problem, Sample
 from tagseg.data.readers import Reader
 from tagseg.data.readers.voc import read_xml_boxes
+from tagseg.data.tables import read_text
 from tagseg.errors import BadInput
 
 
@@ -46,6 +47,11 @@ def read_ilsvrc(root: Path) -> Dataset:
         tags = tuple(sorted({box.tag for box in boxes}))
         found.append(Sample(name, images / "val" / f"{name}.JPEG", tags, boxes=boxes))
     known = set(numbers)
+    problems += [
+        Problem(f"{lists['train'].with_suffix('.txt')}: '{name}' lies in no known class; remove the line.", name)
+        for name in train
+        if name.split("/")[0] not in known
+    ]
     return Dataset(
         root=root,
         classes=names,
@@ -59,7 +65,7 @@ def _lines(path: Path) -> list[str]:
     """The first word of every line; none without the file."""
     if not path.exists():
         return []
-    return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
 
 
 def _classes(base: Path, train: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -67,7 +73,7 @@ def _classes(base: Path, train: list[str]) -> tuple[tuple[str, ...], tuple[str, 
     for folder in (base, base.parent):
         mapping = folder / "LOC_synset_mapping.txt"
         if mapping.exists():
-            rows = [line.split(" ", 1) for line in mapping.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = [line.split(" ", 1) for line in read_text(mapping).splitlines() if line.strip()]
             rows.sort()
             numbers = tuple(row[0] for row in rows)
             words = [row[1].split(",")[0].strip() if len(row) > 1 else row[0] for row in rows]

@@ -10,7 +10,7 @@ from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.data.readers import Reader, Tags
 from tagseg.data.tables import read_text, without_suffix
 from tagseg.data.walking import composed
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput, brief, nearest
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -20,7 +20,8 @@ VOC_CLASSES = (
 
 def find_voc(root: Path) -> Path | None:
     """Returns the folder with `JPEGImages` and `ImageSets`, at `root` or in the devkit's usual places below it."""
-    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+    years = sorted((*root.glob("VOC[0-9]*"), *root.glob("VOCdevkit/VOC[0-9]*")), reverse=True)
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012", *years):
         if (base / "JPEGImages").is_dir() and (base / "ImageSets").is_dir():
             return base
     return None
@@ -66,7 +67,19 @@ def read_voc(root: Path, tags: Tags = "xml") -> Dataset:
         return tuple(found)
 
     train, val = samples(train_list), samples(lists.get("val"))
-    return Dataset(root=root, classes=VOC_CLASSES, train=train, val=val, problems=tuple(problems))
+    notes = []
+    broken = [s.name for s in (*train, *val) if tags == "xml" and len({b.tag for b in s.boxes}) < len(s.tags)]
+    if broken:
+        notes.append(
+            f"{base / 'Annotations' / broken[0]}.xml: an object has no whole box, which only measuring needs; the same "
+            f"in all: {len(broken)}."
+        )
+    odd = sorted(
+        p.name for folder in (drawn, augmented) for p in folder.values() if composed(p.stem) not in photographs
+    )
+    if odd:
+        notes.append(f"{base / 'SegmentationClass'}: masks of no photograph, such as {odd[0]}: {len(odd)}.")
+    return Dataset(root, VOC_CLASSES, train, val, tuple(problems), tuple(notes))
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -102,11 +115,11 @@ def _tags(base: Path, name: str, mask: Path | None, source: str, problems: list[
         problems.append(Problem(f"{path}: the annotation is missing; add it or set data.tags=masks.", name))
         return ()
     except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
-        problems.append(Problem(f"{path}: the annotation is not valid XML ({error}); replace it.", name))
+        problems.append(Problem(f"{path}: the annotation is not valid XML ({brief(error)}); replace it.", name))
         return ()
     found = set()
-    for item in root.iterfind("object"):
-        label = (item.findtext("name") or "").strip()
+    for item in _objects(root):
+        label = _label(item)
         if label in VOC_CLASSES:
             found.add(VOC_CLASSES.index(label))
         else:
@@ -125,17 +138,44 @@ def read_xml_boxes(path: Path, classes: tuple[str, ...]) -> tuple[Box, ...]:
     except (OSError, ElementTree.ParseError, ValueError, LookupError):
         return ()
     boxes = []
-    for item in root.iterfind("object"):
-        label = (item.findtext("name") or "").strip()
-        edges = [item.findtext(f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
-        try:
-            x0, y0, x1, y1 = (float(edge or "") for edge in edges)
-        except ValueError:
-            continue
-        if label in classes and x1 >= x0 and y1 >= y0:
+    for item in _objects(root):
+        label, edges = _label(item), _edges(item)
+        if edges is not None and label in classes:
+            x0, y0, x1, y1 = edges
             boxes.append(Box(classes.index(label), max(0.0, x0 - 1), max(0.0, y0 - 1), x1, y1))
-
     return tuple(boxes)
+
+
+def _objects(root: ElementTree.Element) -> list[ElementTree.Element]:
+    """The objects of an annotation, in whatever namespace and case they are; parts of objects are none."""
+    parents = [root, *(item for item in root if _tag_name(item) == "annotation")]
+    return [item for parent in parents for item in parent if _tag_name(item) == "object"]
+
+
+def _tag_name(element: ElementTree.Element) -> str:
+    return str(element.tag).rpartition("}")[2].casefold()
+
+
+def _child(element: ElementTree.Element, name: str) -> ElementTree.Element | None:
+    return next((child for child in element if _tag_name(child) == name), None)
+
+
+def _label(item: ElementTree.Element) -> str:
+    name = _child(item, "name")
+    return composed((name.text or "").strip()) if name is not None else ""
+
+
+def _edges(item: ElementTree.Element) -> tuple[float, float, float, float] | None:
+    """The edges xmin, ymin, xmax, ymax of an object, as they are written; None if they are no box."""
+    box = _child(item, "bndbox")
+    if box is None:
+        return None
+    found = [_child(box, edge) for edge in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        x0, y0, x1, y1 = (float((edge.text or "") if edge is not None else "") for edge in found)
+    except ValueError:
+        return None
+    return (x0, y0, x1, y1) if x1 >= x0 and y1 >= y0 else None
 
 
 READER = Reader("VOC", find_voc, read_voc, rank=10)

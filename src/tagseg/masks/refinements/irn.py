@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tagseg.masks.refinements.learnt import LearntRefinement, LearntSettings
-from tagseg.settings import OutputStride
+from tagseg.settings import Count, OutputStride
 
 
 class IRNSettings(LearntSettings):
@@ -17,8 +17,8 @@ class IRNSettings(LearntSettings):
     thresholds (`voc/irn`).
     """
 
-    epochs: PositiveInt = 6
-    batch_size: PositiveInt = 16
+    epochs: Count = 6
+    batch_size: Count = 16
     optimiser: Literal["adamw", "sgd"] = "adamw"  # learns faster; published: SGD at 0.1 without momentum
     learning_rate: PositiveFloat = 1e-3
     head_factor: PositiveFloat = 1.0  # of the displacement branch

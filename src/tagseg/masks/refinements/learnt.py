@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
-from tagseg.settings import ScaleRange, Settings, SidePixels
+from tagseg.settings import Count, ScaleRange, Settings, SidePixels
 
 
 class LearntSettings(Settings):
@@ -17,8 +17,8 @@ class LearntSettings(Settings):
     `tagseg.pipeline.stages.affinity`), because maps of different networks do not compare.
     """
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    epochs: Count
+    batch_size: Count
     side: SidePixels = 257  # of the square training window, pixels
     scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
     optimiser: Literal["adamw", "sgd"]

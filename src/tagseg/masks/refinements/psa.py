@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tagseg.masks.refinements.learnt import LearntRefinement, LearntSettings
-from tagseg.settings import OutputStride
+from tagseg.settings import Count, OutputStride
 
 
 class PSASettings(LearntSettings):
@@ -17,8 +17,8 @@ class PSASettings(LearntSettings):
     the labels, which are thresholds of 0.075 and 0.276 (`voc/psa`).
     """
 
-    epochs: PositiveInt = 8
-    batch_size: PositiveInt = 16
+    epochs: Count = 8
+    batch_size: Count = 16
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 0.01

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tagseg.methods.settings.single_stage import SingleStageSettings
+from tagseg.settings import Count
 
 
 class AFASettings(SingleStageSettings):
@@ -16,8 +17,8 @@ class AFASettings(SingleStageSettings):
     spread_from: float = Field(
         default=0.3, ge=0, le=1
     )  # share of the steps after which maps are spread before they teach
-    radius: PositiveInt = 8  # of the pairs of patches that count, patches
-    par_iterations: PositiveInt = 10  # 15 on COCO
+    radius: Count = 8  # of the pairs of patches that count, patches
+    par_iterations: Count = 10  # 15 on COCO
     power: PositiveFloat = 2.0  # of the affinity along which maps are spread
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 
-from tagseg.settings import OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
 
 
 class ClassifierSettings(TrainSettings):
     """Settings that CAM and its heirs share, for a few hundred to a few thousand photographs."""
 
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 16
+    epochs: Count = 10
+    batch_size: Count = 16
     side: SidePixels = 257  # of the square training window, pixels
     scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
     output_stride: OutputStride = "auto"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tagseg.settings import Pooling, SidePixels, TrainSettings
+from tagseg.settings import Count, Pooling, SidePixels, TrainSettings
 
 
 class FrozenSettings(TrainSettings):
@@ -15,19 +15,19 @@ class FrozenSettings(TrainSettings):
     WeCLIP trains 30,000 steps of 4 photographs at 2e-4 (2e-3 the decoder), decay 0.01.
     """
 
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 16
+    epochs: Count = 20
+    batch_size: Count = 16
     side: SidePixels = 448  # long side of a photograph, pixels
     frozen: Literal[True] = True
     # where class maps come from: a classifier that learns the tags, or the text embeddings of `data.texts`
     maps: Literal["tags", "texts"] = "tags"
     pooling: Pooling = "top"
-    width: PositiveInt = 256  # channels of the decoder
-    layers: PositiveInt = 3  # of its transformer
+    width: Count = 256  # channels of the decoder
+    layers: Count = 3  # of its transformer
     high: float = Field(default=0.55, ge=0, le=1)  # background scores: above the higher one a pixel is an object,
     low: float = Field(default=0.35, ge=0, le=1)  # below the lower one it is background
     classes_first: float = Field(default=0.25, ge=0, le=1)  # share of the steps in which nothing is segmented
-    radius: PositiveInt = 8  # of the pairs of cells whose affinity is learnt, cells
+    radius: Count = 8  # of the pairs of cells whose affinity is learnt, cells
     affinity_weight: NonNegativeFloat = 0.1
     teacher_from: float = Field(default=0.6, ge=0, le=1)  # share of the steps after which the teacher is asked too
     teacher_decay: float = Field(default=0.99, ge=0, lt=1)  # of the moving average that the teacher is

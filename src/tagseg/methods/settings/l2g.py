@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from tagseg.settings import OutputStride, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, OutputStride, ScaleRange, SidePixels, TrainSettings
 
 
 class LocalSettings(TrainSettings):
@@ -16,11 +16,11 @@ class LocalSettings(TrainSettings):
     `voc/l2g` and `coco/l2g` hold the published one.
     """
 
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 4  # a global network learns slowly: it takes steps rather than photographs
+    epochs: Count = 10
+    batch_size: Count = 4  # a global network learns slowly: it takes steps rather than photographs
     side: SidePixels = 321  # of the global view, pixels
     scales: ScaleRange = (8 / 7, 8 / 7)  # short side of the photograph over `side`: 512 of 448
-    views: PositiveInt = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
+    views: Count = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
     view_side: SidePixels | None = None  # of a local view, pixels; None: 5/7 of `side`, 320 of 448
     # of local views; "uniform": a grid; "corners": the corners first
     placement: Literal["random", "uniform", "corners"] = "random"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from tagseg.methods.settings.cam import ClassifierSettings
-from tagseg.settings import Compat
+from tagseg.settings import Compat, Count
 
 
 class PyramidSettings(ClassifierSettings):
@@ -15,10 +15,10 @@ class PyramidSettings(ClassifierSettings):
     for in few steps classes are hardly learnt. `voc/aeft` and `voc/ktse` hold the published one.
     """
 
-    batch_size: PositiveInt = 8
+    batch_size: Count = 8
     warmup: float = Field(default=0.6, ge=0, le=1)  # share of the epochs in which only the tags are learnt
-    warmup_batch_size: PositiveInt | None = None  # photographs a step during these; None: as many as later
-    width: PositiveInt = 256  # channels between features and class maps
+    warmup_batch_size: Count | None = None  # photographs a step during these; None: as many as later
+    width: Count = 256  # channels between features and class maps
     dropout: float | None = Field(default=None, ge=0, lt=1)  # of the backbone's dropout layers; None: as they are
     erase_threshold: float = Field(default=0.6, ge=0, le=1)  # a class map's value from which a pixel is erased
     compat: Compat = "paper"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tagseg.settings import ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, ScaleRange, SidePixels, TrainSettings
 
 
 class SingleStageSettings(TrainSettings):
@@ -15,8 +15,8 @@ class SingleStageSettings(TrainSettings):
     The schedule is for a few hundred to a few thousand photographs.
     """
 
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 4
+    epochs: Count = 20
+    batch_size: Count = 4
     side: SidePixels = 224
     scales: ScaleRange = (0.6, 1.6)  # long side of the photograph over `side`
     map_scales: tuple[PositiveFloat, ...] = Field(default=(1.0, 0.5, 1.5), min_length=1)  # of the maps that teach

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tagseg.methods.settings.single_stage import SingleStageSettings
+from tagseg.settings import Count
 
 
 class ToCoSettings(SingleStageSettings):
@@ -18,7 +19,7 @@ class ToCoSettings(SingleStageSettings):
     patch_weight: NonNegativeFloat = 0.2  # of patch token contrast
     class_weight: NonNegativeFloat = 0.5  # of class token contrast
     energy_weight: NonNegativeFloat = 0.05  # of the dense energy
-    crops: PositiveInt = 8
+    crops: Count = 8
     crop_share: float = Field(default=3 / 14, gt=0, le=1)  # side of a crop over `side`: 96 of 448
     uncertain: float = Field(default=0.2, ge=0, le=2)  # a crop is positive if its mean region exceeds this
     # share of the steps in which nothing is contrasted, and the maps of the auxiliary classifier teach; 0.15 on COCO
