@@ -1,4 +1,5 @@
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,55 @@ def test_truths_that_say_255_for_the_object(tmp_path: Path):
     mask(tmp_path / "truth/a.png", [0, 255])
     with pytest.raises(tagseg.BadInput, match="255 means ignore"):
         tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=["cat"])
+
+
+def test_evaluation_pairs_names_as_people_read_them(tmp_path: Path):
+    """Composed and decomposed letters, suffixes in capitals; hidden files are no masks."""
+    mask(tmp_path / "pred" / (unicodedata.normalize("NFD", "café") + ".png"), [0, 1])
+    mask(tmp_path / "truth" / "café.png", [0, 1])
+    mask(tmp_path / "pred/b.png", [0, 1])
+    mask(tmp_path / "b.png", [0, 1])
+    (tmp_path / "b.png").rename(tmp_path / "truth/b.png")
+    for folder in ("pred", "truth"):
+        mask(tmp_path / folder / ".ipynb_checkpoints/b-checkpoint.png", [1, 0])
+        (tmp_path / folder / "._b.png").write_bytes(b"no mask")
+    result = tagseg.evaluate(tmp_path / "pred", tmp_path / "truth")
+    assert (result.miou, result.masks, result.truths_without_prediction) == (100, 2, 0)
+
+
+def test_predictions_that_say_255_for_the_object(tmp_path: Path):
+    mask(tmp_path / "pred/a.png", [0, 255])
+    mask(tmp_path / "truth/a.png", [0, 1])
+    with pytest.raises(tagseg.BadInput, match="predictions hold nothing but 0 and 255"):
+        tagseg.evaluate(tmp_path / "pred", tmp_path / "truth")
+
+
+def test_numbers_come_from_both_folders(tmp_path: Path):
+    mask(tmp_path / "pred/a.png", [0, 2])
+    mask(tmp_path / "truth/a.png", [0, 1])
+    assert len(tagseg.evaluate(tmp_path / "pred", tmp_path / "truth").classes) == 3
+
+
+def test_two_lists_of_classes_that_differ(tmp_path: Path):
+    for folder, names in (("pred", "cat\ndog\n"), ("truth", "dog\ncat\n")):
+        mask(tmp_path / folder / "a.png", [0, 1])
+        (tmp_path / folder / "classes.txt").write_text(names)
+    with pytest.raises(tagseg.BadInput, match="say which"):
+        tagseg.evaluate(tmp_path / "pred", tmp_path / "truth")
+    assert "dog" in tagseg.evaluate(tmp_path / "pred", tmp_path / "truth", classes=["cat", "dog"]).classes
+
+
+def test_results_are_no_photographs(tiny_run: Any, tmp_path: Path):
+    photo(tmp_path / "in/a.jpg")
+    for _ in range(2):
+        written = tagseg.predict(tiny_run.folder, [tmp_path / "in"], tmp_path / "in/masks", quiet=True)
+        assert [p.relative_to(tmp_path).as_posix() for p in written] == ["in/masks/a.png"]
+
+
+def test_refined_masks_leave_the_rough_ones_alone(tmp_path: Path):
+    photo(tmp_path / "photos/a.jpg")
+    mask(tmp_path / "rough/a.png", [0, 1])
+    before = (tmp_path / "rough/a.png").read_bytes()
+    with pytest.raises(tagseg.BadInput, match="choose another --out"):
+        tagseg.refine(tmp_path / "photos", tmp_path / "rough", tmp_path / "rough", quiet=True)
+    assert (tmp_path / "rough/a.png").read_bytes() == before

@@ -162,3 +162,78 @@ def test_class_names_alone_are_those_of_the_masks(tmp_path: Path):
         == read_dataset(tmp_path).classes
         == ("cat", "dog", "hen")
     )
+
+
+def files(root: Path, names: dict[str, str]) -> Path:
+    """A photograph `NAME.jpg` of a cat in each file of annotations."""
+    (root / "annotations").mkdir()
+    for number, (file, name) in enumerate(names.items(), start=1):
+        photo(root / "images" / f"{name}.jpg")
+        image = {"id": number, "file_name": f"{name}.jpg", "height": 20, "width": 30}
+        one = {"id": 1, "image_id": number, "category_id": 1, "segmentation": square(2, 2, 9)}
+        said = {"images": [image], "annotations": [one], "categories": [{"id": 1, "name": "cat"}]}
+        (root / "annotations" / f"{file}.json").write_text(json.dumps(said))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "val"),
+    [
+        ({"instances_train2014": "a", "instances_minival2014": "b"}, "a", "b"),
+        ({"instances_train": "a", "instances_eval": "b"}, "a", "b"),
+        ({"instances_train2017": "a", "instances_val2017": "b", "instances_test-dev2017": "c"}, "a", "b"),
+        ({"instances_job_1": "a", "instances_job_2": "b"}, "ab", ""),
+        ({"instances_train_a": "a", "instances_train_b": "b", "instances_val_v2": "c"}, "ab", "c"),
+    ],
+)
+def test_every_file_of_annotations_is_read_or_named(tmp_path: Path, names: dict[str, str], train: str, val: str):
+    data = read_dataset(files(tmp_path, names))
+    assert ["".join(sorted(s.name for s in split)) for split in (data.train, data.val)] == [train, val]
+    unknown = [n for n in names if n.rstrip("0123456789").removeprefix("instances_") not in ("train", "val", "eval")]
+    assert all(any(name in note for note in data.notes) for name in unknown)
+
+
+def changed(root: Path, **entries: object) -> Path:
+    root.mkdir()
+    path = coco(root) / "annotations" / "instances_train2014.json"
+    said = json.loads(path.read_text())
+    said["annotations"] = [said["annotations"][0] | entries]
+    path.write_text(json.dumps(said))
+    return root
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        square(2, 2, 16),
+        square(2, 2, 16)[0],
+        [[[2, 2], [18, 2], [18, 18], [2, 18]]],
+        {"size": [20, 30], "counts": [42, *(part for _ in range(15) for part in (16, 4)), 16, 242]},
+    ],
+)
+def test_outlines_in_any_form(tmp_path: Path, segmentation: object):
+    from pycocotools import mask as coco_mask
+
+    data = read_dataset(changed(tmp_path / "a", segmentation=segmentation))
+    whole = read_mask(data.train[0].mask)
+    assert whole[3, 3] == whole[16, 16] == 2
+    assert whole[0, 0] == whole[19, 19] == 0
+    code = coco_mask.encode(np.asfortranarray(whole > 0))
+    packed = {"size": [20, 30], "counts": code["counts"].decode()}
+    again = read_mask(read_dataset(changed(tmp_path / "b", segmentation=packed)).train[0].mask)
+    assert (again == whole).all()
+    cut = {"size": [20, 30], "counts": packed["counts"][:-2]}
+    with pytest.raises(BadInput, match="cannot be drawn"):
+        read_mask(read_dataset(changed(tmp_path / "c", segmentation=cut)).train[0].mask)
+
+
+def test_background_is_no_class(tmp_path: Path):
+    path = coco(tmp_path) / "annotations" / "instances_train2014.json"
+    said = json.loads(path.read_text())
+    said["categories"].insert(0, {"id": 0, "name": "_background_"})
+    said["annotations"].append({"id": 9, "image_id": 2, "category_id": 0, "segmentation": square(0, 0, 9)})
+    path.write_text(json.dumps(said))
+    data = read_dataset(tmp_path)
+    assert data.classes == ("car", "toothbrush")
+    assert data.problems == ()
+    assert len(data.train) == 2

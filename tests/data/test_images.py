@@ -3,6 +3,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -205,3 +206,18 @@ def test_every_flipped_bit_of_a_mask_is_seen(tmp_path: Path):
     for other in (content[:-1], content + b"a", b"", content[:8]):
         path.write_bytes(other)
         assert not is_whole_png(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_sixteen_bits_that_use_fewer(tmp_path: Path, suffix: str, channels: int):
+    """Cameras write 12 bits into 16: the upper half alone is nearly black."""
+    values = np.random.default_rng(0).integers(0, 4096, (20, 30, channels), dtype=np.uint16)
+    if channels == 4:
+        values[..., 3] = 65535
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), values)
+    expected = np.rint(values[..., 2::-1] * np.float32(255 / 4095)).astype(np.uint8)
+    assert (read_image(tmp_path / f"a{suffix}") == expected).all()
+    assert (to_photograph((tmp_path / f"a{suffix}").read_bytes()) == expected).all()
+    assert (to_photograph(Image.open(tmp_path / f"a{suffix}")) == expected).all()
+    assert (to_photograph(np.ascontiguousarray(values[..., 2::-1])) == expected).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tagseg.data.images import read_index_png
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.errors import BadInput
 from tests.data.trees import folder, mask, photo
@@ -37,6 +38,14 @@ SAME = {"a": ["cat"], "b": ["cat", "dog"], "c": []}
         "id,filename,tags\n7,a.jpg,cat\n8,b.jpg,cat|dog\n9,c.jpg,\n",
         "\ufeffimage,labels\r\na.jpg,cat\r\nb.jpg,cat;dog\r\nc.jpg,\r\n",
         'image,labels\na.jpg,cat\nb.jpg,"cat,dog"\nb.jpg,dog\nc.jpg,_background_\n',
+        "image,label1,label_2\na.jpg,cat,\nb.jpg,cat,dog\nc.jpg,,\n",
+        "image,label_id,label_name\na.jpg,4,cat\nb.jpg,4,cat\nb.jpg,5,dog\nc.jpg,,\n",
+        "image,width,label,author\na.jpg,30,cat,x\nb.jpg,30,cat;dog,y\nc.jpg,30,,z\n",
+        "image,labels\na.jpg,['cat']\nb.jpg,\"['cat', 'dog']\"\nc.jpg,[]\n",
+        'image,labels\na.jpg,"{""choices"": [""cat""]}"\nb.jpg,"cat\ndog"\nc.jpg,\n',
+        "image,labels\na.jpg,\u200bcat \nb.jpg,cat;dog\u00a0\nc.jpg,\n",
+        "sep=;\nimage;labels\na.jpg;cat\nb.jpg;cat|dog\nc.jpg;\n",
+        "image,cat,dog\na.jpg,Y,N\nb.jpg,Y,Y\nc.jpg,N,N\n",
     ],
 )
 def test_tables_are_read_as_they_are_meant(tmp_path: Path, text: str):
@@ -71,6 +80,89 @@ def test_splits_above_the_classes(tmp_path: Path):
     assert [s.name for s in data.train] == ["train/cat/1", "train/dog/2"]
     assert [s.name for s in data.val] == ["valid/cat/3"]
     assert any("test split" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat/train/1.jpg", "dog/train/2.jpg", "cat/val/3.jpg", "dog/test/4.jpg"),
+        ("Train/cat/1.jpg", "Train/dog/2.jpg", "Validation/cat/3.jpg", "testing/dog/4.jpg"),
+    ],
+)
+def test_splits_above_and_below_the_classes(tmp_path: Path, names: tuple[str, ...]):
+    for name in names:
+        photo(tmp_path / name)
+    data = read_dataset(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert [[s.name[-1] for s in split] for split in (data.train, data.val)] == [["1", "2"], ["3"]]
+
+
+@pytest.mark.parametrize("how", ["column", "folders", "lists"])
+def test_splits_of_a_table(tmp_path: Path, how: str):
+    names = [
+        f"{f}/{n}.jpg" if how == "folders" else f"{n}.jpg"
+        for n, f in zip("abc", ("train", "valid", "test"), strict=True)
+    ]
+    rows = [
+        f"{name},cat" + (f",{split}" if how == "column" else "")
+        for name, split in zip(names, ("train", "Val", "test"), strict=True)
+    ]
+    folder(tmp_path, "image,label" + (",split" if how == "column" else "") + "\n" + "\n".join(rows), tuple(names))
+    if how == "lists":
+        (tmp_path / "valid.txt").write_text("b\n")
+        (tmp_path / "test.txt").write_text("c\n")
+    data = read_dataset(tmp_path)
+    assert data.problems == ()
+    assert [[s.name[-1] for s in split] for split in (data.train, data.val)] == [["a"], ["b"]]
+    assert any("test" in note and "left out" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mask/1.jpg", "no_mask/2.jpg"),
+        ("cat/2019/1.jpg", "cat/2020/2.jpg", "dog/2019/3.jpg"),
+        ("train/1.jpg", "bus/2.jpg", "car/3.jpg"),
+        ("0/1.jpg", "1/2.jpg"),
+        ("test tube/1.jpg", "flask/2.jpg"),
+        ("valid/1.jpg", "invalid/2.jpg"),
+        ("cat/1.jfif", "dog/2.JPE"),
+    ],
+)
+def test_plain_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]):
+    for name in names:
+        photo(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("a caption\n")
+    data = read_dataset(tmp_path)
+    assert data.problems == ()
+    assert set(data.classes) == {name.split("/")[0] for name in names}
+    assert len(data.train) == len(names)
+
+
+def test_masks_are_read_as_they_are_meant(tmp_path: Path):
+    """Palettes that a program has ordered anew, and greys of four bits; a palette for the eye is left as it is."""
+    values = np.zeros((20, 30), dtype=np.uint8)
+    values[5:15, 5:15] = 3
+    Image.fromarray(values).save(tmp_path / "four bits.png", bits=4)
+    Image.fromarray(values).save(tmp_path / "dark.gif")
+    mask(tmp_path / "voc.png", [0, 3, 255])
+    indexed = Image.open(tmp_path / "voc.png")
+    indexed.save(tmp_path / "voc.gif")
+    indexed.convert("RGB").save(tmp_path / "colours.png")
+    indexed.convert("RGB").quantize(3).save(tmp_path / "ordered.png")
+    shown = Image.frombytes("P", (30, 20), (values // 3).tobytes())
+    shown.putpalette([0, 0, 0, 255, 255, 255])
+    shown.save(tmp_path / "for the eye.png")
+    for name, numbers in (
+        ("four bits.png", {0, 3}), ("dark.gif", {0, 3}), ("voc.gif", {0, 3, 255}), ("colours.png", {0, 3, 255}),
+        ("ordered.png", {0, 3, 255}), ("for the eye.png", {0, 1}),
+    ):  # fmt: skip
+        found = read_index_png(tmp_path / name)
+        assert set(np.unique(found).tolist()) == numbers, name
+    assert (read_index_png(tmp_path / "ordered.png") == read_index_png(tmp_path / "voc.png")).all()
+    for number in range(1, 21):
+        mask(tmp_path / "one.png", [0, number])
+        assert set(np.unique(read_index_png(tmp_path / "one.png")).tolist()) == {0, number}
 
 
 def test_a_class_may_be_called_train(tmp_path: Path):

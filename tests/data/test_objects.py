@@ -95,3 +95,49 @@ def test_they_can_be_learnt(paths: list[Path], tmp_path: Path):
     data = read_samples([(path, name) for path, name in zip(paths, ("cat", "dog", "cat"), strict=True)])
     found = tagseg.fit(data, tmp_path / "run", recipe="cam", settings=TINY, until="mine", quiet=True)
     assert (found.folder / "mine").is_dir()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        (np.array(["cat"]), np.array(["cat", "dog"]), np.array([])),
+        (("cat",), {"cat", "dog"}, ()),
+        (["cat", None], ["cat|dog"], [float("nan")]),
+        (" cat ", "cat;dog", None),
+    ],
+)
+def test_labels_of_any_kind(paths: list[Path], labels: tuple[Any, ...]):
+    data = read_samples(zip(paths, labels, strict=True))
+    assert data.classes == ("cat", "dog")
+    assert [s.tags for s in data.train] == [(0,), (0, 1), ()]
+
+
+@pytest.mark.parametrize("label", [b"cat", {"cat": 1, "dog": 0}, [["cat"]], True, 0.5, [1.0, 0.0]])
+def test_what_is_no_label_is_told(paths: list[Path], label: Any):
+    with pytest.raises(BadInput, match="item 0 of the data"):
+        read_samples([(paths[0], label)])
+
+
+def test_odd_tables_of_pandas(paths: list[Path]):
+    pandas = pytest.importorskip("pandas")
+    arrays = pandas.DataFrame({"id": [7, 8, 9], "image": paths, "labels": [["cat"], np.array(["cat", "dog"]), []],
+                               "box": [np.zeros(4)] * 3})  # fmt: skip
+    gaps = pandas.DataFrame({"image": paths, "cat": ["1", "1", "0"], "dog": [np.nan, 1, None]})
+    rows = pandas.DataFrame({"image": [paths[0], paths[1], paths[1], paths[2]], "label": ["cat", "cat", "dog", None]})
+    for table in (arrays, gaps, rows):
+        assert {s.name: s.tags for s in read_samples(table).train} == {"a/1": (0,), "a/2": (0, 1), "b/1": ()}
+    numbers = pandas.DataFrame({"image": paths, 0: [1, 1, 0], 1: [0, 1, 0]})
+    assert read_samples(numbers).classes == ("0", "1")
+    for odd, words in (({"split": ["train"] * 3}, "'split' is not read"), ({"dog": [1, 0, 3]}, "'dog' holds neither")):
+        with pytest.raises(BadInput, match=words):
+            read_samples(pandas.DataFrame({"image": paths, "cat": [1, 1, 0], **odd}))
+
+
+def test_paths_are_made_plain(paths: list[Path]):
+    data = read_samples([(paths[0].parent / ".." / "a" / "1.jpg", "cat"), (paths[2], "cat")])
+    assert [s.name for s in data.train] == ["a/1", "b/1"]
+    for odd in ("", "a\0b.jpg"):
+        with pytest.raises(BadInput, match="no path"):
+            read_samples([(odd, "cat")])
+    folder = tagseg.check(read_samples([(paths[0].parent, "cat"), (paths[2], "cat")]), quiet=True)
+    assert "cannot be read" in folder.problems[0]

@@ -95,3 +95,26 @@ def test_odd_boxes_and_encodings_are_no_tracebacks(tmp_path: Path):
     (base / "ImageSets/Segmentation/train.txt").write_bytes(b"\xff\xfe2")
     with pytest.raises(BadInput, match="UTF-8"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<annotation xmlns='http://x.y'><object><name>cat</name></object></annotation>",
+        "<annotation><Object><Name>cat</Name></Object></annotation>",
+        "<annotations><annotation><object><name>cat</name><part><name>head</name></part></object></annotation></annotations>",
+    ],
+)
+def test_annotations_in_other_dress(tmp_path: Path, words: str):
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    (base / "Annotations" / "2007_000001.xml").write_text(words)
+    data = read_dataset(tmp_path)
+    assert data.problems == ()
+    assert data.tag_names(data.train[0]) == ["cat"]
+
+
+def test_another_year(tmp_path: Path):
+    base = voc(tmp_path) / "VOCdevkit" / "VOC2012"
+    base.rename(base.parent / "VOC2007")
+    for root in (tmp_path, base.parent):
+        assert len(read_dataset(root).train) == 1

@@ -36,14 +36,14 @@ FOREIGN = {
 def refuse_beside(root: Path) -> None:
     """Annotations beside photographs, which mean one of many layouts that are not read."""
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    suspect = len(folders) == 1 or all(_NO_CLASS.fullmatch(folder.name) for folder in folders)
     for folder in (root, *folders):
         if (folder / "images").is_dir() and (folder / "labels").is_dir():
             raise BadInput(
                 f"{folder / 'labels'}: annotations beside images/ are YOLO's layout, which has no list of tags; export "
                 "it as COCO, or write images/ and labels.csv."
             )
-        suspect = folder != root and (len(folders) == 1 or _NO_CLASS.fullmatch(folder.name))
-        names = {p.name for p in folder.iterdir()} if suspect else set()
+        names = {p.name for p in folder.iterdir()} if suspect and folder != root else set()
         stems = {Path(name).stem for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES}
         beside = sorted(
             name

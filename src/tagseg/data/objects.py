@@ -141,14 +141,14 @@ def _of_table(table: Any) -> Iterator[Pair]:
     flags = [c for c in others if all(_flag(row[c]) is not None for row in rows)]
     if not labels and not flags:
         raise BadInput("the table has no column 'labels', and none of 0 and 1 for each class; add one.")
-    strange = [c for c in others if c not in flags] if not labels else []
-    if strange:
-        raise BadInput(f"the column '{strange[0]}' holds neither labels nor 0 and 1; leave it out.")
     split = next((c for c in others if c.casefold() in SPLIT_COLUMNS), None)
     if split is not None:
         raise BadInput(
             f"the column '{split}' is not read; give the rows of each split as a table of its own (val=...)."
         )
+    strange = [c for c in others if c not in flags] if not labels else []
+    if strange:
+        raise BadInput(f"the column '{strange[0]}' holds neither labels nor 0 and 1; leave it out.")
     joined: dict[Path, list[str]] = {}
     for number, row in enumerate(rows):
         where = f"row {number} of the table"
