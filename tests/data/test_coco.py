@@ -182,6 +182,8 @@ def files(root: Path, names: dict[str, str]) -> Path:
         ({"instances_train2014": "a", "instances_minival2014": "b"}, "a", "b"),
         ({"instances_train": "a", "instances_eval": "b"}, "a", "b"),
         ({"instances_train2017": "a", "instances_val2017": "b", "instances_test-dev2017": "c"}, "a", "b"),
+        ({"instances_contest": "a", "instances_valley": "b"}, "ab", ""),
+        ({"train": "a", "val": "b"}, "a", "b"),
         ({"instances_job_1": "a", "instances_job_2": "b"}, "ab", ""),
         ({"instances_train_a": "a", "instances_train_b": "b", "instances_val_v2": "c"}, "ab", "c"),
     ],

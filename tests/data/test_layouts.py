@@ -44,6 +44,7 @@ SAME = {"a": ["cat"], "b": ["cat", "dog"], "c": []}
         "image,labels\na.jpg,['cat']\nb.jpg,\"['cat', 'dog']\"\nc.jpg,[]\n",
         'image,labels\na.jpg,"{""choices"": [""cat""]}"\nb.jpg,"cat\ndog"\nc.jpg,\n',
         "image,labels\na.jpg,\u200bcat \nb.jpg,cat;dog\u00a0\nc.jpg,\n",
+        "image,fold,label,occluded\na.jpg,0,cat,1\nb.jpg,1,cat;dog,0\nc.jpg,2,,0\n",
         "sep=;\nimage;labels\na.jpg;cat\nb.jpg;cat|dog\nc.jpg;\n",
         "image,cat,dog\na.jpg,Y,N\nb.jpg,Y,Y\nc.jpg,N,N\n",
     ],
@@ -86,6 +87,7 @@ def test_splits_above_the_classes(tmp_path: Path):
     "names",
     [
         ("cat/train/1.jpg", "dog/train/2.jpg", "cat/val/3.jpg", "dog/test/4.jpg"),
+        ("cat/train/good/1.jpg", "dog/train/good/2.jpg", "cat/val/odd/3.jpg", "dog/test/odd/4.jpg"),
         ("Train/cat/1.jpg", "Train/dog/2.jpg", "Validation/cat/3.jpg", "testing/dog/4.jpg"),
     ],
 )
@@ -127,6 +129,13 @@ def test_splits_of_a_table(tmp_path: Path, how: str):
         ("test tube/1.jpg", "flask/2.jpg"),
         ("valid/1.jpg", "invalid/2.jpg"),
         ("cat/1.jfif", "dog/2.JPE"),
+        ("train/2019/1.jpg", "bus/2019/2.jpg", "car/2019/3.jpg"),
+        ("train/old/1.jpg", "train/2.jpg", "bus/3.jpg"),
+        ("valid/2019/1.jpg", "invalid/2019/2.jpg"),
+        ("steam train/1.jpg", "freight train/2.jpg"),
+        ("blood test/1.jpg", "urine test/2.jpg"),
+        ("labels/1.jpg", "bottles/2.jpg"),
+        ("cat/1.jpg",),
     ],
 )
 def test_plain_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]):
@@ -139,30 +148,27 @@ def test_plain_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]):
     assert len(data.train) == len(names)
 
 
-def test_masks_are_read_as_they_are_meant(tmp_path: Path):
-    """Palettes that a program has ordered anew, and greys of four bits; a palette for the eye is left as it is."""
+def test_masks_hold_the_numbers_of_their_palettes_indices(tmp_path: Path):
+    """Whatever colours a palette shows; greys of four bits are not spread."""
     values = np.zeros((20, 30), dtype=np.uint8)
     values[5:15, 5:15] = 3
     Image.fromarray(values).save(tmp_path / "four bits.png", bits=4)
-    Image.fromarray(values).save(tmp_path / "dark.gif")
-    mask(tmp_path / "voc.png", [0, 3, 255])
-    indexed = Image.open(tmp_path / "voc.png")
-    indexed.save(tmp_path / "voc.gif")
-    indexed.convert("RGB").save(tmp_path / "colours.png")
-    indexed.convert("RGB").quantize(3).save(tmp_path / "ordered.png")
-    shown = Image.frombytes("P", (30, 20), (values // 3).tobytes())
-    shown.putpalette([0, 0, 0, 255, 255, 255])
-    shown.save(tmp_path / "for the eye.png")
-    for name, numbers in (
-        ("four bits.png", {0, 3}), ("dark.gif", {0, 3}), ("voc.gif", {0, 3, 255}), ("colours.png", {0, 3, 255}),
-        ("ordered.png", {0, 3, 255}), ("for the eye.png", {0, 1}),
-    ):  # fmt: skip
-        found = read_index_png(tmp_path / name)
-        assert set(np.unique(found).tolist()) == numbers, name
-    assert (read_index_png(tmp_path / "ordered.png") == read_index_png(tmp_path / "voc.png")).all()
+    assert set(np.unique(read_index_png(tmp_path / "four bits.png")).tolist()) == {0, 3}
+    for colours in ([0, 0, 0, 255, 255, 255], [0, 0, 0, 0, 128, 0], [255, 255, 255, 0, 0, 0], [0, 0, 0, 60, 60, 60]):
+        shown = Image.frombytes("P", (30, 20), (values // 3).tobytes())
+        shown.putpalette(colours)
+        shown.save(tmp_path / "shown.png")
+        assert (read_index_png(tmp_path / "shown.png") == values // 3).all()
     for number in range(1, 21):
-        mask(tmp_path / "one.png", [0, number])
-        assert set(np.unique(read_index_png(tmp_path / "one.png")).tolist()) == {0, number}
+        mask(tmp_path / "one.png", [0, number, 255])
+        assert set(np.unique(read_index_png(tmp_path / "one.png")).tolist()) == {0, number, 255}
+
+
+def test_masks_without_background_that_agree_with_the_tags(tmp_path: Path):
+    root = folder(tmp_path, "image,label\na.jpg,cat\nb.jpg,cat;dog\nc.jpg,dog\n")
+    for name, numbers in (("a", [1]), ("b", [1, 2]), ("c", [2])):
+        mask(root / "masks" / f"{name}.png", numbers)
+    assert inspect_files(read_dataset(root), FileFacts())[0].problems == ()
 
 
 def test_a_class_may_be_called_train(tmp_path: Path):
@@ -271,7 +277,7 @@ def test_masks_of_other_names_and_colours(tmp_path: Path):
     assert "(1, 2, 3)" in found(tmp_path)[0]
     (tmp_path / "masks/c.tif").unlink()
     Image.fromarray(colours).save(tmp_path / "masks/c.jpg")
-    assert "JPEG changes the numbers" in found(tmp_path)[0]
+    assert "JPEG changes a mask's numbers" in found(tmp_path)[0]
 
 
 def test_copies_with_other_tags_are_said(tmp_path: Path):

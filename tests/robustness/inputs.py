@@ -150,8 +150,17 @@ def trees() -> None:
         ("splits of other names", "class", ("train_images/a.jpg", "test_images/b.jpg")),
         ("photographs and masks side by side", "class", ("image/a.jpg", "mask/a.png")),
         ("masks among the classes", "Masks", ("cat/a.jpg", "dog/b.jpg", "Masks/a.png")),
-        ("a split of classes beside something", "splits", ("train/cat/a.jpg", "train/dog/b.jpg", "other/c.jpg")),
+        ("a split of classes beside something", "like a split", ("train/cat/a.jpg", "train/dog/b.jpg", "other/c.jpg")),
         ("an evaluation split alone", "val/", ("val/cat/a.jpg", "val/dog/b.jpg")),
+        ("a data set below a split", "data/", ("train/data/cat/a.jpg", "train/data/dog/b.jpg", "val/data/cat/c.jpg")),
+        (
+            "photographs and masks below splits",
+            "class",
+            ("train/images/a.jpg", "train/masks/a.png", "val/images/b.jpg"),
+        ),
+        ("classes and a test split", "test", ("cat/a.jpg", "dog/b.jpg", "test/c.jpg")),
+        ("splits below some classes", "split", ("cat/train/a.jpg", "cat/val/b.jpg", "dog/c.jpg")),
+        ("splits with a word before", "class", ("seg_train/sea/a.jpg", "seg_test/sea/b.jpg")),
         ("folds", "class", ("fold0/cat/a.jpg", "fold1/cat/b.jpg")),
     ):
 
@@ -161,10 +170,26 @@ def trees() -> None:
                 photo(at / name)
             return checked(at)
 
+    @case("masks beside their photographs", "beside its photograph")
+    def _(at: Path) -> Answer:
+        for name in ("cat/a.jpg", "dog/b.jpg", "dog/b_mask.png"):
+            photo(at / name)
+        return checked(at)
+
+    @case("a palette that shows the background bright", "bright")
+    def _(at: Path) -> Answer:
+        root = folder(at, "image,label\na.jpg,cat\nb.jpg,\n", ("a.jpg", "b.jpg"))
+        picture = Image.fromarray(np.repeat(np.uint8([[0, 1]]), 20, 0).repeat(15, 1))
+        picture.putpalette([255, 255, 255, 0, 0, 0])
+        (root / "masks").mkdir()
+        picture.save(root / "masks" / "a.png")
+        return checked(root)
+
     @case("YOLO's layout without its list", "YOLO")
     def _(at: Path) -> Answer:
         photo(at / "train" / "images" / "a.jpg")
         (at / "train" / "labels").mkdir()
+        (at / "train" / "labels" / "a.txt").write_text("0 .5 .5 .1 .1\n", encoding="utf-8")
         return checked(at)
 
     @case("an annotation beside each photograph", "annotation")

@@ -119,11 +119,10 @@ def _class_names(
     """The class names that are given, or that lie where one would put them."""
     if given is not None:
         return _names_at(Path(given)) if isinstance(given, str | os.PathLike) else class_names(given)
-    lists = [p / "classes.txt" for p in (predictions, truth, predictions.parent, truth.parent)]
+    lists = [p / "classes.txt" for p in (truth, predictions, predictions.parent, truth.parent)]
     said = {path: read_class_names(path) for path in lists if path.is_file()}
-    other = next((path for path in said if said[path] != next(iter(said.values()))), None)
-    if other is not None:
-        raise BadInput(f"{other}: these classes are others than those of {next(iter(said))}; say which: classes=FILE.")
+    if lists[0] in said and said.get(lists[1], said[lists[0]]) != said[lists[0]]:
+        raise BadInput(f"{lists[1]}: these classes are others than those of {lists[0]}; say which: classes=FILE.")
     if said:
         return next(iter(said.values()))
     run = predictions.absolute().parent  # that the masks were made in

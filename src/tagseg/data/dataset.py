@@ -144,16 +144,13 @@ def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
         problems.append(Problem(f"{where}: {len(classes)} classes do not fit an 8-bit mask ({MAX_CLASSES} at most)."))
     seen: dict[str, str] = {}
     for name in classes:
-        other = seen.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
+        other = seen.setdefault(_folded(name), name)
         if other != name:
             how = "case" if other.casefold() == name.casefold() else "spaces, or by signs that look alike,"
             problems.append(
                 Problem(f"{where}: the classes '{other}' and '{name}' differ by {how} only; use one spelling.")
             )
-        if name.strip("<>").casefold() in _MISSING:
-            problems.append(
-                Problem(f"{where}: '{name}' means that there is no label; leave it out, or name the class.")
-            )
+
         if any(ord(sign) < 32 for sign in name):
             problems.append(Problem(f"{where}: the class {name!r} has control characters; correct it."))
     for name in classes:
@@ -164,6 +161,21 @@ def check_classes(classes: list[str], where: Path | str) -> list[Problem]:
     for name in sorted({c for c in classes if classes.count(c) > 1}):
         problems.append(Problem(f"{where}: the class '{name}' is listed twice; remove one line."))
     return problems
+
+
+def _folded(name: str) -> str:
+    """A name without case, and without the letters of other widths that look like it."""
+    narrow = (unicodedata.normalize("NFKC", sign) if "\uff00" <= sign <= "\uffef" else sign for sign in name)
+    return " ".join("".join(narrow).casefold().split())
+
+
+def missing_labels(classes: list[str], where: Path | str) -> list[Problem]:
+    """Returns the problems of class names that were taken from labels and mean that there is none."""
+    return [
+        Problem(f"{where}: '{name}' means that there is no label; leave it out, or list the class in classes.txt.")
+        for name in classes
+        if name.strip("<>").casefold() in _MISSING
+    ]
 
 
 def raise_problems(problems: tuple[Problem, ...] | list[Problem], root: Path) -> None:

@@ -40,8 +40,6 @@ _UPRIGHT = {  # its value: what turns the pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DARK = 64  # the grey up to which differences are hardly seen
-_CODE = np.array([1 << 16, 1 << 8, 1])  # of a colour as one number
 _ROWS = 256  # of a photograph of 16 bits that are scaled at a time
 _opening = threading.Lock()
 
@@ -273,8 +271,6 @@ def read_index_png(path: Path) -> np.ndarray:
         values = np.array(image)
         if raw in ("L;4", "L;2"):  # Pillow spreads such greys over 0 to 255
             values = values // (17 if raw == "L;4" else 85)
-        if image.mode == "P":
-            values = _numbers_of_palette(values, image)
     except Exception as error:  # whatever a damaged file makes Pillow stumble over
         raise BadInput(f"{path}: the mask cannot be read ({brief(error)}); replace or remove it.") from error
     if image.mode == "RGB":
@@ -311,30 +307,10 @@ def _raw_mode(image: Image.Image) -> str:
     return str(found[0] if isinstance(found, tuple) and found else found)
 
 
-def _numbers_of_palette(values: np.ndarray, image: Image.Image) -> np.ndarray:
-    """The numbers that a palette's indices stand for.
-
-    They are the indices, but where a program has ordered the colours anew: greys, or PASCAL VOC's colours, at other
-    places than their own.
-    """
-    palette = np.array(image.getpalette("RGB") or [], dtype=np.int64).reshape(-1, 3)
-    used = np.unique(values)
-    if not len(palette) or used.max() >= len(palette):
-        return values
-    colours = palette[used]
-    codes = {code: number for number, code in enumerate((voc_palette().astype(np.int64) @ _CODE).tolist())}
-    meant = np.array([codes.get(code, -1) for code in (colours @ _CODE).tolist()])
-    if (meant == used).all():
-        return values
-    if (meant < 0).any():
-        meant = colours[:, 0]
-        # from dark to bright, for the eye, an index is a number; greys that nobody tells apart are numbers themselves
-        for_the_eye = (np.diff(meant) > 0).all() and meant.max() > _DARK and used[-1] < len(used)
-        if (colours != colours[:, :1]).any() or for_the_eye:
-            return values
-    table = np.zeros(256, dtype=np.uint8)
-    table[used] = meant
-    return table[values]
+def is_bright(path: Path) -> bool:
+    """Returns whether the palette of a mask shows the number 0 brighter than 1, as programs order two colours anew."""
+    palette = np.array(_open(_content(path), path).getpalette("RGB") or [], dtype=np.int64).reshape(-1, 3)
+    return len(palette) > 1 and bool(palette[0].sum() > palette[1].sum())
 
 
 def is_whole_png(path: Path) -> bool:

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tagseg.data.dataset import Dataset, Sample, check_classes
+from tagseg.data.dataset import Dataset, Sample, check_classes, missing_labels
+from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.data.reading import checked
 from tagseg.data.tables import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     NO,
     SPLIT_COLUMNS,
+    SPLITS,
     YES,
     label_text,
     split_labels,
@@ -55,6 +57,8 @@ def read_samples(
     root = Path(os.path.commonpath(parents))
     names = sorted({label for _, labels in both for label in labels}) if classes is None else class_names(classes)
     problems = check_classes(names, "labels")
+    if classes is None:
+        problems += missing_labels(names, "labels")
     for path, labels in both:
         unknown = [label for label in labels if label not in names]
         if unknown:
@@ -116,36 +120,50 @@ def _words(labels: Any, where: str) -> list[str]:
         return []
     if isinstance(labels, dict):
         raise BadInput(f"{where}: its labels are a table {labels!r:.60}; give a list of those that are there.")
-    found = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, str | bytes) else [labels]
+    if isinstance(labels, str):
+        return [word for word in split_labels(labels) if word.strip("_").casefold() != "background"]
+    found = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, bytes) else [labels]
     words = []
     for label in map(_plain, found):
         if isinstance(label, bytes):
             raise BadInput(f"{where}: the label {label!r:.60} is bytes; decode it.")
-        if isinstance(label, bool | float) or not isinstance(label, str | int):
-            if _missing(label):
-                continue
+        if _missing(label):
+            continue
+        if isinstance(label, float) and label.is_integer():  # what pandas makes of whole numbers with gaps
+            label = int(label)
+        if isinstance(label, bool) or not isinstance(label, str | int):
             raise BadInput(f"{where}: {label!r:.60} is no label; give words, or whole numbers of classes.")
-        words += split_labels(label) if isinstance(label, str) else [str(label)]
-    return [word for word in words if word.strip("_").casefold() != "background"]
+        words.append(label_text(str(label)))
+    return [word for word in words if word and word.strip("_").casefold() != "background"]
 
 
 def _of_table(table: Any) -> Iterator[Pair]:
     rows = [{str(column): _plain(value) for column, value in row.items()} for row in table.to_dict("records")]
     columns = [str(column) for column in table.columns]
     images = [c for c in columns if c.casefold().replace(" ", "_") in IMAGE_COLUMNS]
-    paths = [c for c in images if all(isinstance(row[c], str | os.PathLike) for row in rows)]
+    paths = [c for c in images if any(isinstance(row[c], str | os.PathLike) for row in rows)]
     if not paths:
         raise BadInput(f"the table has the columns {', '.join(columns)}; call the one with the paths 'image'.")
+    image = max(paths, key=lambda c: sum(Path(str(row[c])).suffix.lower() in IMAGE_SUFFIXES for row in rows))
+    gap = next((n for n, row in enumerate(rows) if not isinstance(row[image], str | os.PathLike)), None)
+    if gap is not None:
+        raise BadInput(f"row {gap} of the table has no path in '{image}'; leave it out.")
     labels = [c for c in columns if c not in images and c.casefold() in LABEL_COLUMNS]
+    labels = [c for c in labels if c.casefold().endswith("name")] or labels
     others = [c for c in columns if c not in images and c not in labels]
-    flags = [c for c in others if all(_flag(row[c]) is not None for row in rows)]
-    if not labels and not flags:
-        raise BadInput("the table has no column 'labels', and none of 0 and 1 for each class; add one.")
     split = next((c for c in others if c.casefold() in SPLIT_COLUMNS), None)
-    if split is not None:
+    if split is not None and len({SPLITS.get(str(row[split]).lower()) for row in rows} - {None}) > 1:
         raise BadInput(
             f"the column '{split}' is not read; give the rows of each split as a table of its own (val=...)."
         )
+    others = [
+        c
+        for c in others
+        if c.casefold() not in SPLIT_COLUMNS or not {str(row[c]).lower() for row in rows} <= set(SPLITS)
+    ]
+    flags = [c for c in others if all(_flag(row[c]) is not None for row in rows)]
+    if not labels and not flags:
+        raise BadInput("the table has no column 'labels', and none of 0 and 1 for each class; add one.")
     strange = [c for c in others if c not in flags] if not labels else []
     if strange:
         raise BadInput(f"the column '{strange[0]}' holds neither labels nor 0 and 1; leave it out.")
@@ -153,7 +171,7 @@ def _of_table(table: Any) -> Iterator[Pair]:
     for number, row in enumerate(rows):
         where = f"row {number} of the table"
         words = [w for c in labels for w in _words(row[c], where)] if labels else [c for c in flags if _flag(row[c])]
-        joined.setdefault(_path(row[paths[0]]), []).extend(words)
+        joined.setdefault(_path(row[image]), []).extend(words)
     yield from joined.items()
 
 

@@ -34,7 +34,7 @@ def find_photographs(
             below = find_images(image)
             members = [(Path(name).with_suffix("").as_posix(), path) for name, path in below.photographs.items()]
             members += [(path.stem, path) for path in below.dead]
-            if results is not None and results != image.resolve():
+            if results is not None and image.resolve() in results.parents:
                 members = [(name, path) for name, path in members if results not in path.resolve().parents]
         else:
             members = [(composed(image.stem), image)]

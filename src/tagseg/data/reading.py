@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
-from tagseg.data.images import decode_image, is_turned
+from tagseg.data.images import decode_image, is_bright, is_turned
 from tagseg.data.readers import Tags, readers
 from tagseg.errors import BadInput, brief, visible
 from tagseg.files import read_json, write_json
@@ -111,6 +111,7 @@ class FileFact:
     problems: what is wrong, a sentence each.
     values: the numbers in the mask, ascending.
     turned: whether the camera was turned, so that the pixels are turned too when they are read.
+    bright: whether the mask's palette shows the background brighter than the object.
     """
 
     stamp: str
@@ -119,6 +120,7 @@ class FileFact:
     problems: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
     turned: bool = False
+    bright: bool = False
 
 
 class FileFacts(dict[str, FileFact]):
@@ -149,7 +151,13 @@ class FileFacts(dict[str, FileFact]):
             return cls(
                 {
                     n: FileFact(
-                        f["stamp"], tuple(f["size"]), f["digest"], tuple(f["problems"]), tuple(f["values"]), f["turned"]
+                        f["stamp"],
+                        tuple(f["size"]),
+                        f["digest"],
+                        tuple(f["problems"]),
+                        tuple(f["values"]),
+                        f["turned"],
+                        f["bright"],
                     )
                     for n, f in found.items()
                 }
@@ -217,7 +225,8 @@ def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
     if sample.mask is not None and not problems:
         found, values = _inspect_mask(sample, sample.mask, size, num_classes)
         problems += found
-    return FileFact(stamp, size, digest, tuple(problems), values, turned)
+    bright = values == (0, 1) and isinstance(sample.mask, Path) and is_bright(sample.mask)
+    return FileFact(stamp, size, digest, tuple(problems), values, turned, bright)
 
 
 def _inspect_mask(
@@ -259,7 +268,8 @@ def _mask_problems(data: Dataset, facts: FileFacts) -> list[Problem]:
                 f"the object is, with numpy: mask[mask == {IGNORE}] = {word}."
             )
         ]
-    if 0 not in values and len(masked) > 1:
+    agree = all({v - 1 for v in facts[s.name].values if v != IGNORE} <= set(s.tags) for s in masked)
+    if 0 not in values and len(masked) > 1 and not agree:
         return [
             Problem(
                 f"{first}: no mask holds 0, which is the background; if the numbers count from 1, write one less "
@@ -278,6 +288,12 @@ def _mask_notes(data: Dataset, facts: FileFacts) -> list[str]:
         found.append(
             f"{turned[0].image}: the camera was turned, and so is the photograph when it is read, but not its mask; "
             f"see that they fit. The same in all: {len(turned)}."
+        )
+    bright = [s for s in masked if facts[s.name].bright]
+    if bright:
+        found.append(
+            f"{bright[0].mask}: the palette shows 0, the background, bright and the object dark; see that 1 is the "
+            f"object. The same in all: {len(bright)}."
         )
     others = {s.name: {v - 1 for v in facts[s.name].values if 0 < v <= len(data.classes)} for s in masked}
     denied = [s for s in masked if not others[s.name] <= set(s.tags)]

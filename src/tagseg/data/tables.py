@@ -25,7 +25,8 @@ from tagseg.errors import BadInput, brief
 
 IMAGE_COLUMNS = {
     "image", "images", "file", "files", "filename", "file_name", "filenames", "image_id", "imageid", "image_name",
-    "image_path", "img", "img_path", "path", "filepath", "file_path", "name", "photo", "photograph", "picture", "id",
+    "image_path", "img", "img_path", "fname", "image_file", "path", "filepath", "file_path", "name", "photo",
+    "photograph", "picture", "id",
 }  # fmt: skip
 LABEL_COLUMNS = {
     "label", "labels", "tag", "tags", "class", "classes", "class_name", "category", "categories", "category_name",
@@ -37,6 +38,8 @@ SPLITS = {  # names that mean a split
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_UNSEEN = dict.fromkeys((0xAD, 0xFEFF, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A)))
+_THERE = {"present", "exists", "value", "positive", "is_present", "has_label"}  # columns that may deny a label
 _LABELS = re.compile("(" + "|".join(sorted(LABEL_COLUMNS)) + r")_?\d*")
 _SEPARATORS = (",", ";", "\t", "|")
 YES, NO = {"1", "1.0", "true", "yes", "y", "x"}, {"0", "0.0", "", "false", "no", "n", "-1"}
@@ -94,14 +97,21 @@ def read_table(path: Path, photographs: set[str]) -> Table:
         BadInput: the file is no table in UTF-8.
     """
     text = read_text(path)
-    if text.startswith("sep="):  # what a spreadsheet writes before a table
-        text = text.partition("\n")[2]
+    skipped = int(text.startswith("sep="))  # what a spreadsheet writes before a table
+    text = text.partition("\n")[2] if skipped else text
     separator = _separator(text)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+    lines: list[tuple[int, list[str]]] = []
+    before = skipped  # lines that were read
     try:
-        cells = list(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True))
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                lines.append((before + 1, [cell.strip() for cell in row]))
+            before = reader.line_num + skipped
     except csv.Error as error:
-        raise BadInput(f"{path}: this is no table ({brief(error)}); close its quotes, save it as CSV UTF-8.") from error
-    lines = [(n, [cell.strip() for cell in row]) for n, row in enumerate(cells, start=1) if any(c.strip() for c in row)]
+        raise BadInput(
+            f"{path}:{before + 1}: this is no table ({brief(error)}); quote whole cells, and save it as CSV UTF-8."
+        ) from error
     if not lines:
         return Table([], [])
     columns = _image_columns(lines[0][1], photographs)
@@ -121,14 +131,18 @@ def _with_header(
     others = [i for i in range(len(head)) if i not in columns and any(_cell(row, i) for _, row in body)]
     if not head[0] and all(_cell(row, 0).isdigit() for _, row in body):  # the numbers of rows, as pandas writes them
         others = [i for i in others if i]
-    splits = [i for i in others if head[i].casefold() in SPLIT_COLUMNS]
+    others = others or [i for i in range(len(head)) if i != image]
+    splits = [i for i in others if head[i].casefold() in SPLIT_COLUMNS and len(others) > 1]
+    splits = [i for i in splits if any(_cell(row, i).lower() in SPLITS for _, row in body)]
     others = [i for i in others if i not in splits]
     flags = [i for i in others if all(_cell(row, i).lower() in YES | NO for _, row in body)]
     named = [i for i in others if _LABELS.fullmatch(head[i].casefold().replace(" ", "_"))]
-    if len(flags) > 1 and named and set(named) <= set(flags):  # a class that is called 'label'
-        named = []
+
     words = [i for i in named if head[i].casefold().endswith("name")]  # of a number and a name of a class the name
     named = words or named
+    if named and set(named) <= set(flags) and len(flags) > len(named) + 1 and set(others) == set(flags):
+        mend = "call it otherwise if it is a class, and remove the others if it holds the labels"
+        return Table([], [Problem(f"{path}:1: the column '{head[named[0]]}' holds 0 and 1 as all others do; {mend}.")])
     problems = [
         Problem(f"{path}:1: column {i + 1} has no name in the header; give it one, or quote labels with '{separator}'.")
         for i in others
@@ -143,6 +157,11 @@ def _with_header(
     strange = next((s for s in split_of.values() if s not in SPLITS.values()), None)
     if strange is not None:
         problems.append(Problem(f"{path}:1: '{strange}' is no split; write train, val or test."))
+    said: dict[str, str] = {}
+    for n, row in body if splits else ():
+        name, split = without_suffix(key(_cell(row, image))), _cell(row, splits[0])
+        if said.setdefault(name, split) != split:
+            problems.append(Problem(f"{path}:{n}: '{name}' is in the split '{said[name]}' too; keep it in one.", name))
     if not named and flags:
         rows = [
             Row(n, key(_cell(row, image)), [head[i] for i in flags if _cell(row, i).lower() in YES]) for n, row in body
@@ -158,7 +177,8 @@ def _with_header(
         mend = "call the one with the labels 'labels', or give each class a column of 0 and 1"
         return Table([], [Problem(f"{path}:1: {words_of}; {mend}.")])
     used = named or others
-    denied = [i for i in flags if i not in used and any(_cell(row, i).lower() in NO - {""} for _, row in body)]
+    denied = [i for i in flags if i not in used and head[i].casefold() in _THERE]
+    denied = [i for i in denied if any(_cell(row, i).lower() in NO - {""} for _, row in body)]
     problems += [
         Problem(f"{path}:1: the column '{head[i]}' says 0 of labels; leave those rows out, and remove the column.")
         for i in denied
@@ -209,7 +229,7 @@ def _labels(cell: str) -> list[str]:
 def split_labels(cell: str) -> list[str]:
     """Returns the labels in a text: with `;`, `|` or line breaks between, or a list in the signs of Python or JSON."""
     listed = None
-    if cell[:1] in "[({" and cell[-1:] in "])}":
+    if cell[:1] + cell[-1:] in ("[]", "{}"):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             listed = ast.literal_eval(cell)
     if isinstance(listed, dict) and isinstance(listed.get("choices"), list):  # Label Studio's
@@ -219,8 +239,8 @@ def split_labels(cell: str) -> list[str]:
 
 
 def label_text(label: str) -> str:
-    """Returns a label as it is compared: composed, without what cannot be seen, and with single spaces."""
-    seen = "".join(sign for sign in unicodedata.normalize("NFC", label) if unicodedata.category(sign) != "Cf")
+    """Returns a label as it is compared: composed, without signs that mean nothing, and with single spaces."""
+    seen = unicodedata.normalize("NFC", label).translate(_UNSEEN)
     return " ".join(seen.split())
 
 

@@ -11,7 +11,7 @@ from tagseg.data.images import IMAGE_SUFFIXES
 from tagseg.files import RUN_MARKER
 
 SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
-          "venv", "node_modules", "__pycache__"}  # fmt: skip
+          "__pycache__"}  # fmt: skip
 
 
 BESIDE = {".txt", ".csv", ".json", ".xml", ".md", ".yaml", ".yml", ".html", ".npy", ".db", ".ini", ".zip"}

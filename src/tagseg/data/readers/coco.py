@@ -28,9 +28,18 @@ from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief
 
 _ROBOFLOW = "_annotations.coco.json"
-_PARTS = {"test": "test", "val": "val", "holdout": "val", "dev": "val"}  # of words that are no split themselves
+_WORDS = {"minival": "val", "valminusminival": "val", "holdout": "val", "testdev": "test"}
 _FARTHEST = 100_000  # pixels that a corner may lie away; farther ones are damage
-_ALONE = ("result.json", _ROBOFLOW, "annotations.json", "instances.json", "labels.json", "coco.json")
+_ALONE = (
+    "result.json",
+    _ROBOFLOW,
+    "instances_default.json",
+    "annotations/instances.json",
+    "annotations.json",
+    "instances.json",
+    "labels.json",
+    "coco.json",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ def find_coco(root: Path) -> Path | None:
 
 def _sources(root: Path) -> list[_Source]:
     found = []
-    for path in sorted((root / "annotations").glob("instances_*.json")):
+    plain = [p for split in SPLITS if (p := root / "annotations" / f"{split}.json").is_file() and _is_coco(p)]
+    for path in [*sorted((root / "annotations").glob("instances_*.json")), *plain]:
         name = path.stem.removeprefix("instances_")
         split = _split_of(name)
         places = (root / name, root / "images" / name, root / split, root / "images" / split, root / "images", root)
@@ -69,9 +79,7 @@ def _split_of(name: str) -> str:
     """The split that a file's name means; what says nothing of evaluation is for training."""
     words = [re.sub(r"\d+$", "", word) for word in re.split(r"[_-]+", name.lower())]
     said = next((SPLITS[word] for word in words if word in SPLITS), None)
-    if said is None:
-        said = next((split for part, split in _PARTS.items() if any(part in word for word in words)), "train")
-    return said
+    return next((_WORDS[word] for word in words if word in _WORDS), "train") if said is None else said
 
 
 def _one_year(sources: list[_Source]) -> list[_Source]:
@@ -266,8 +274,8 @@ def coco_class_names(path: Path) -> list[str]:
 
 
 def _id(value: Any) -> Any:
-    """A number or word by which entries refer to each other; whatever else stands there, as a word."""
-    return value if isinstance(value, int | float | str) or value is None else repr(value)
+    """What entries refer to each other by, as a word: some tools write numbers here and words there."""
+    return str(value) if isinstance(value, int | str) else repr(value)
 
 
 def _is_background(name: str) -> bool:

@@ -77,7 +77,7 @@ def _rows(path: Path, most: int) -> dict[str, list[str]]:
     """The first word of every line to the other words, split `most` times; names of files may have spaces."""
     if not path.exists():
         raise BadInput(f"{path}: the list is missing; add it from the CUB-200-2011 archive.")
-    lines = [line.split(maxsplit=most) for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip().split(maxsplit=most) for line in read_text(path).splitlines() if line.strip()]
     short = next((line for line in lines if len(line) < 2), None)
     if short is not None:
         raise BadInput(f"{path}: the line '{short[0]}' has no second word; complete it.")

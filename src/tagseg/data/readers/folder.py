@@ -17,11 +17,11 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from tagseg.data.class_folders import by_class_folder, refuse_beside, refuse_foreign, split_folders
-from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
+from tagseg.data.class_folders import by_class_folder, refuse_foreign, split_folders
+from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes, missing_labels
 from tagseg.data.images import IMAGE_SUFFIXES, MAX_PIXELS
 from tagseg.data.readers import Reader
-from tagseg.data.tables import SPLITS, Row, key, read_table, read_text, without_suffix
+from tagseg.data.tables import SPLITS, Row, key, label_text, read_table, read_text, without_suffix
 from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput, brief, nearest
 
@@ -29,7 +29,8 @@ _RESERVED = frozenset({"images", "masks", "saliency", "boxes", "annotations"})
 
 _DEEPEST = 20  # folders below each other
 MASK_ENDINGS = ("", "_mask", "-mask", ".mask", "_label", "_gt")
-MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")
+MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp")
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".gif", ".GIF")  # JPEG changes numbers, GIF puts them into another order
 
 
 def read_folder(root: Path) -> Dataset:
@@ -56,13 +57,21 @@ def read_folder(root: Path) -> Dataset:
             notes.append(f"{labels}: photographs of a test split, which nothing here uses, left out: {len(tests)}.")
     else:
         refuse_foreign(root)
-        refuse_beside(root)
+
         base = images if images.is_dir() else root
         found = find_images(base, skip=_RESERVED if base == root else frozenset())
         photos = {name: path for name, path in found.photographs.items() if "/" in name}
         lost = len(found.photographs) - len(photos)
         if lost and photos:
             notes.append(f"{base}: photographs that lie in no class folder were left out: {lost}.")
+        if base == root:
+            notes += [
+                f"{root / name}: this name is no class's; its photographs were left out."
+                for name in sorted(_RESERVED - {"masks", "saliency", "images"})
+                if any(find_images(root / name).photographs for _ in (0,) if (root / name).is_dir())
+            ]
+            if (root / "masks").is_dir() and not any((root / "masks").rglob("*.png")):
+                notes.append(f"{root / 'masks'}: no class; the truth for measuring, of which there is none.")
         if base == images:
             notes += [
                 f"{folder}: photographs beside images/ are not read."
@@ -102,7 +111,8 @@ def read_folder(root: Path) -> Dataset:
     if both:
         problems.append(Problem(f"{_list_of(root, 'val')}: '{both[0]}' is in train.txt too; keep it in one of them."))
         splits["val"] = [name for name in splits["val"] if name not in both]
-    untagged = [name for name in by_name if name not in tags]
+    tested = {*tests, *(name for name, split in split_of.items() if split == "test")}
+    untagged = [name for name in by_name if name not in tags and name not in tested]
     if untagged and not listed:
         problems += [
             Problem(
@@ -185,7 +195,7 @@ def read_class_names(path: Path) -> list[str]:
     Raises:
         BadInput: there is no such file, or it is not text.
     """
-    classes = [composed(line.strip()) for line in read_text(path).splitlines() if line.strip()]
+    classes = [name for line in read_text(path).splitlines() if (name := label_text(line))]
     for word in ("ignore", "background"):
         if classes and classes[0].strip("_").lower() == word and (word == "background" or classes[0] != word):
             classes = classes[1:]
@@ -211,7 +221,8 @@ def _read_classes(root: Path, rows: list[Row], by_name: dict[str, Path]) -> tupl
         return classes, check_classes(classes, path)
     # a row that names no photograph is a fault, which must not add a class
     classes = sorted({label for row in rows for label in row.labels if _key(row.name, by_name) in by_name})
-    return classes, check_classes(classes, root / "labels.csv" if (root / "labels.csv").exists() else root)
+    where = root / "labels.csv" if (root / "labels.csv").exists() else root
+    return classes, [*check_classes(classes, where), *missing_labels(classes, where)]
 
 
 def _key(name: str, by_name: dict[str, Path]) -> str:
@@ -301,7 +312,7 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
         except ValueError:
             problems.append(Problem(f"{path}:{number}: write image,label,xmin,ymin,xmax,ymax with numbers in pixels."))
             continue
-        known, label = _key(name, by_name), composed(label)
+        known, label = _key(name, by_name), label_text(label)
         if (
             known not in by_name
             or label not in classes
@@ -327,12 +338,15 @@ def _find_masks(folder: Path, by_name: dict[str, Path]) -> tuple[dict[str, Path]
     problems: list[Problem] = []
     for name in by_name:
         candidates = [there[c] for e in MASK_ENDINGS for s in MASK_SUFFIXES if (c := f"{name}{e}{s}") in there]
-        lossy = [there[c] for e in MASK_ENDINGS for s in (".jpg", ".jpeg", ".JPG") if (c := f"{name}{e}{s}") in there]
+        lossy = [there[c] for e in MASK_ENDINGS for s in LOSSY_SUFFIXES if (c := f"{name}{e}{s}") in there]
         if candidates:
             found[name] = candidates[0]
         elif lossy:
             problems.append(
-                Problem(f"{lossy[0]}: JPEG changes the numbers of a mask; save it as PNG from its source.", name)
+                Problem(
+                    f"{lossy[0]}: JPEG changes a mask's numbers, and GIF their order; save it as PNG from its source.",
+                    name,
+                )
             )
     return found, problems
 

@@ -77,6 +77,9 @@ def read_voc(root: Path, tags: Tags = "xml") -> Dataset:
     odd = sorted(
         p.name for folder in (drawn, augmented) for p in folder.values() if composed(p.stem) not in photographs
     )
+    there = base / "SegmentationClass"
+    if there.is_dir() and not drawn and any(there.iterdir()):
+        notes.append(f"{there}: none of its files is a PNG, and no mask is read therefore.")
     if odd:
         notes.append(f"{base / 'SegmentationClass'}: masks of no photograph, such as {odd[0]}: {len(odd)}.")
     return Dataset(root, VOC_CLASSES, train, val, tuple(problems), tuple(notes))
@@ -123,7 +126,7 @@ def _tags(base: Path, name: str, mask: Path | None, source: str, problems: list[
         if label in VOC_CLASSES:
             found.add(VOC_CLASSES.index(label))
         else:
-            hint = nearest(label, list(VOC_CLASSES)) or "; correct it."
+            hint = nearest(label, list(VOC_CLASSES)) or "; correct it, or export other classes as COCO."
             problems.append(Problem(f"{path}: '{label}' is not a VOC class{hint}", name))
     return tuple(sorted(found))
 
