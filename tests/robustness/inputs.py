@@ -227,6 +227,12 @@ def trees() -> None:
         mask(root / "masks" / "a.png", [0, 1])
         return checked(root)
 
+    @case("photographs that fill 12 of 16 bits", "12 are used")
+    def _(at: Path) -> Answer:
+        root = folder(at, "image,label\na.png,cat\n", ("a.png",))
+        Image.fromarray(np.full((20, 30), 4000, dtype=np.uint16)).save(root / "images" / "a.png")
+        return checked(root)
+
     @case("an empty folder", "empty")
     def _(at: Path) -> Answer:
         (at / "empty").mkdir()

@@ -155,6 +155,18 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def filled_bits(data: bytes) -> int:
+    """Returns how many bits a photograph's values fill: 8 of most, and of one with 16 bits those that are used."""
+    image = _open(data, "the image")
+    if image.mode in ("RGB", "RGBA") and ";16" in _raw_mode(image):
+        values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    elif image.mode.startswith("I"):
+        values = np.asarray(image)
+    else:
+        return 8
+    return 16 if values is None else next(bits for bits in DEPTHS if values.max(initial=0) < 2**bits)
+
+
 def is_turned(data: bytes) -> bool:
     """Returns whether a photograph's pixels are turned or mirrored when it is read, as its EXIF tag says."""
     return _orientation(_open(data, "the image")) in _UPRIGHT

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
-from tagseg.data.images import decode_image, is_bright, is_turned
+from tagseg.data.images import decode_image, filled_bits, is_bright, is_turned
 from tagseg.data.readers import Tags, readers
 from tagseg.errors import BadInput, brief, visible
 from tagseg.files import read_json, write_json
 from tagseg.labels import IGNORE
 
+DEEP_MARKS = (b"\x89PNG", b"II*\x00", b"MM\x00*")  # how files begin that may have 16 bits
 LONGEST_NAME = 240  # bytes of a part of a photograph's name; files of results add an ending of up to 12
 
 
@@ -111,6 +112,7 @@ class FileFact:
     problems: what is wrong, a sentence each.
     values: the numbers in the mask, ascending.
     turned: whether the camera was turned, so that the pixels are turned too when they are read.
+    bits: that the photograph's values fill, if it has 16; else 8.
     bright: whether the mask's palette shows the background brighter than the object.
     """
 
@@ -121,6 +123,7 @@ class FileFact:
     values: tuple[int, ...] = ()
     turned: bool = False
     bright: bool = False
+    bits: int = 8
 
 
 class FileFacts(dict[str, FileFact]):
@@ -158,6 +161,7 @@ class FileFacts(dict[str, FileFact]):
                         tuple(f["values"]),
                         f["turned"],
                         f["bright"],
+                        f["bits"],
                     )
                     for n, f in found.items()
                 }
@@ -196,7 +200,7 @@ def inspect_files(
             problems += [Problem(text, sample.name) for text in fact.problems]
             advance(done, "")
     problems += _mask_problems(data, facts)
-    notes = [*data.notes, *_mask_notes(data, facts), *_copies(data, facts)]
+    notes = [*data.notes, *_bit_notes(data, facts), *_mask_notes(data, facts), *_copies(data, facts)]
     if not data.train:
         problems.append(Problem(f"{data.root}: no photograph is left for training; add some to train.txt."))
     elif data.classes and not any(sample.tags for sample in data.train):
@@ -206,12 +210,13 @@ def inspect_files(
 
 def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
     problems = []
-    size, digest, turned = (0, 0), "", False
+    size, digest, turned, bits = (0, 0), "", False, 8
     try:
         content = sample.image.read_bytes()
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         height, width = decode_image(content, sample.image).shape[:2]
         turned = sample.mask is not None and is_turned(content)
+        bits = filled_bits(content) if content[:4] in DEEP_MARKS else 8
         size = (height, width)
         if min(size) < 8:
             problems.append(f"{sample.image}: {width} x {height} pixels are too few to work with; remove it.")
@@ -226,7 +231,7 @@ def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
         found, values = _inspect_mask(sample, sample.mask, size, num_classes)
         problems += found
     bright = values == (0, 1) and isinstance(sample.mask, Path) and is_bright(sample.mask)
-    return FileFact(stamp, size, digest, tuple(problems), values, turned, bright)
+    return FileFact(stamp, size, digest, tuple(problems), values, turned, bright, bits)
 
 
 def _inspect_mask(
@@ -277,6 +282,21 @@ def _mask_problems(data: Dataset, facts: FileFacts) -> list[Problem]:
             )
         ]
     return []
+
+
+def _bit_notes(data: Dataset, facts: FileFacts) -> list[str]:
+    """What to know of photographs of 16 bits that are scaled by the bits that they fill."""
+    fewer = [s for s in data.samples if 8 < facts[s.name].bits < 16]
+    if not fewer:
+        return []
+    found = sorted({facts[s.name].bits for s in fewer})
+    mixed = (
+        "; each is scaled by its own, so that a dark one is brightened: save them with 8 bits" if len(found) > 1 else ""
+    )
+    return [
+        f"{fewer[0].image}: 16 bits of which {' or '.join(map(str, found))} are used, by which it is read{mixed}. The "
+        f"same in all: {len(fewer)}."
+    ]
 
 
 def _mask_notes(data: Dataset, facts: FileFacts) -> list[str]:
