@@ -4,7 +4,8 @@ import torch
 from torchvision import models
 
 from tagseg.attribution import LayerCAM
-from tagseg.attribution.layers import as_grid, find_layers
+from tagseg.attribution.layers import find_layers
+from tagseg.attribution.reading import guessed
 from tagseg.errors import BadInput
 
 TIMM = {
@@ -65,11 +66,11 @@ def test_tokens_of_an_oblong_image():
 )
 def test_grids_are_told_from_tokens_and_channels(shape: tuple[int, ...], size: tuple[int, int], grid: tuple[int, int]):
     values = torch.arange(torch.tensor(shape).prod()).float().view(shape)
-    found = as_grid(values, size, "layer")
+    found = guessed(values, size, "layer")
     assert found.shape[2:] == grid
     assert found.flatten()[-1] == values.flatten()[-1]
 
 
 def test_what_is_no_grid_is_refused():
     with pytest.raises(BadInput, match="neither a grid"):
-        as_grid(torch.zeros(1, 3, 5), (224, 224), "layer")
+        guessed(torch.zeros(1, 3, 5), (224, 224), "layer")

@@ -14,7 +14,7 @@ from torch import nn
 
 from tagseg.attribution.capture import Score, read_scores, undisturbed
 from tagseg.attribution.gap import Decision, Recording
-from tagseg.attribution.layers import Layer, as_grid
+from tagseg.attribution.layers import Layer
 from tagseg.errors import BadInput
 
 _TOGETHER = 64  # changed copies in one batch
@@ -110,14 +110,14 @@ def rerun_all(
     def changed(level: int) -> Callable[..., Any]:
         def hook(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
             output = output.expand(copies, *output.shape[1:]).clone() if level == first else output.clone()
-            changes[level](as_grid(output, recording.size, recording.layers[level].name))
+            changes[level](recording.layers[level].grid(output, recording.size))
             return output
 
         return hook
 
     def kept(layer: Layer) -> Callable[..., Any]:
         def hook(_: nn.Module, inputs: tuple, output: torch.Tensor | None = None) -> None:
-            found.append(as_grid((inputs[0] if output is None else output).clone(), recording.size, layer.name))
+            found.append(layer.grid((inputs[0] if output is None else output).clone(), recording.size))
             raise _Enough
 
         return hook

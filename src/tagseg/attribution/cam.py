@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagseg.attribution.capture import Score, check_classes, hooked, read_scores, undisturbed
+from tagseg.attribution.capture import Score, check_classes, hooked, read_scores, scores_of, undisturbed
 from tagseg.attribution.fusion import fuse
 from tagseg.attribution.gradient import prepare
-from tagseg.attribution.layers import Layer, as_grid, find_layers, unwrap
+from tagseg.attribution.layers import Layer, find_layers, unwrap
 from tagseg.errors import BadInput
 
 TOLERANCE = 1e-3  # of the largest score; a network of another form is off by far more
@@ -58,7 +58,7 @@ class CAM:
 
         with undisturbed(self.model), torch.no_grad():
             if self._layer is None:
-                self._layer = find_layers(self.model, "last", images[:1])[0]
+                self._layer = find_layers(self.model, "last", images[:1], scores_of(self.score))[0]
             handles = [
                 m.register_forward_hook(note) for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)
             ]
@@ -70,7 +70,7 @@ class CAM:
                     handle.remove()
             scores = read_scores(output, self.score, len(images))
             chosen = check_classes(classes, scores)
-            features = as_grid(last[0], (images.shape[2], images.shape[3]), self._layer.name)
+            features = self._layer.grid(last[0], (images.shape[2], images.shape[3]))
             return scores, self._class_maps(linear, features, scores, chosen)
 
     def _class_maps(

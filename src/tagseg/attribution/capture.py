@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tagseg.attribution.formulas import Formula
-from tagseg.attribution.layers import Layer, as_grid
+from tagseg.attribution.layers import Layer
 from tagseg.attribution.winograd import FastConvolutions
 from tagseg.errors import BadInput
 
@@ -57,19 +57,32 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(layers: Sequence[Layer], hook: Callable[[int, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Calls `hook(number, output)` on every output of the layers; what it returns goes on through the network."""
+    """Calls `hook(number, output)` on the layers' outputs in one pass; what it returns goes on through the network."""
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
+            seen = [0]  # calls of the module so far
 
-            def replace(_: nn.Module, __: Any, output: Any, number: int = number, name: str = layer.name) -> Any:
+            def replace(
+                _: nn.Module, __: Any, output: Any, number: int = number, layer: Layer = layer, seen: list[int] = seen
+            ) -> Any:
+                seen[0] += 1
+                if seen[0] != layer.number:
+                    return output
                 if isinstance(output, tuple) and output and isinstance(output[0], torch.Tensor):
                     return (hook(number, output[0]), *output[1:])  # attention blocks that also return weights
                 if not isinstance(output, torch.Tensor):
-                    raise BadInput(f"layer '{name}' gives a {type(output).__name__}, no tensor; choose another layer.")
+                    raise BadInput(
+                        f"layer '{layer.name}' gives a {type(output).__name__}, no tensor; choose another layer."
+                    )
                 return hook(number, output)
 
             stack.callback(layer.module.register_forward_hook(replace).remove)
         yield
+
+
+def scores_of(score: Score | None) -> Callable[[Any, int], torch.Tensor]:
+    """Returns what makes class scores `(B, C)` of what the network returns for B images."""
+    return lambda output, images: read_scores(output, score, images)
 
 
 class Tape:
@@ -81,7 +94,7 @@ class Tape:
 
     Args:
         model: the network, unwrapped.
-        layers: whose outputs to keep; of a module that is called several times, the last call.
+        layers: whose outputs to keep.
         score: from the network's output to scores `(B, C)`; None when it returns them.
     """
 
@@ -216,10 +229,10 @@ class Tape:
         factor: float,
         into: list[list[torch.Tensor]],
     ) -> None:
-        name = self.layers[number].name
+        layer = self.layers[number]
         with torch.no_grad():
-            values = as_grid(activation.detach(), size, name)
-            slopes = as_grid(gradient, size, name)
+            values = layer.grid(activation.detach(), size)
+            slopes = layer.grid(gradient, size)
             if factor != 1:
                 slopes = slopes.float() / factor
             for formula, of_classes in zip(formulas, into, strict=True):

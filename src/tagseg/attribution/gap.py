@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagseg.attribution.capture import Score, Tape, check_classes, undisturbed
+from tagseg.attribution.capture import Score, Tape, check_classes, scores_of, undisturbed
 from tagseg.attribution.gradient import prepare
 from tagseg.attribution.guided_backprop import Guide
-from tagseg.attribution.layers import Layer, Layers, as_grid, find_layers, unwrap
+from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
 from tagseg.errors import BadInput
 
 
@@ -124,7 +124,9 @@ class Recorder:
 
     def _open(self, images: torch.Tensor) -> Tape:
         if self._tape is None:
-            self._tape = Tape(self.model, find_layers(self.model, self.wanted, images[:1]), self.score)
+            self._tape = Tape(
+                self.model, find_layers(self.model, self.wanted, images[:1], scores_of(self.score)), self.score
+            )
         return self._tape
 
 
@@ -162,7 +164,7 @@ class Recording:
     @torch.no_grad()
     def features(self, level: int) -> torch.Tensor:
         """Returns what a layer gave, `(B, D, h, w)`."""
-        return as_grid(self.activations[level].detach(), self.size, self.layers[level].name)
+        return self.layers[level].grid(self.activations[level].detach(), self.size)
 
     def parts(self, decisions: Sequence[Decision], level: int | None = None) -> list[Parts]:
         """Decomposes decisions, all of one level, over the channels of an earlier layer (by default the one before).
@@ -190,7 +192,7 @@ class Recording:
         found: dict[int, Any] = {}
         # turns take the decisions in another order, which is put right in the end
         for turn, gradient in self._gradients(decisions, picked, self.activations[level], name):
-            grid = as_grid(gradient, self.size, name).float()
+            grid = self.layers[level].grid(gradient, self.size).float()
             for number in turn:
                 d = decisions[number]
                 value = float(picked[number].detach())
@@ -218,7 +220,7 @@ class Recording:
             raise BadInput("decisions that are decomposed together must be of one level.")
         if level == len(self.layers):
             return [self.scores[d.image, d.channel] for d in decisions]
-        grid = as_grid(self.sources[level], self.size, self.layers[level].name)
+        grid = self.layers[level].grid(self.sources[level], self.size)
         return [grid[d.image, d.channel, d.y, d.x] for d in decisions]
 
     def _gradients(

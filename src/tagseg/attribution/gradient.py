@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tagseg.attribution import formulas
-from tagseg.attribution.capture import Score, Tape, check_classes, count_saved, undisturbed
+from tagseg.attribution.capture import Score, Tape, check_classes, count_saved, scores_of, undisturbed
 from tagseg.attribution.formulas import Formula
 from tagseg.attribution.fusion import Scaling, fuse
 from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
@@ -97,7 +97,9 @@ class GradientMaps:
 
     def _open(self, images: torch.Tensor) -> Tape:
         if self._tape is None:
-            self._tape = Tape(self.model, find_layers(self.model, self.wanted, images[:1]), self.score)
+            self._tape = Tape(
+                self.model, find_layers(self.model, self.wanted, images[:1], scores_of(self.score)), self.score
+            )
         return self._tape
 
     def _fitting(self, tape: Tape, images: torch.Tensor) -> int:

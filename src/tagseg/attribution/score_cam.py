@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.attribution.capture import Score, check_classes, hooked, read_scores, undisturbed
+from tagseg.attribution.capture import Score, check_classes, hooked, read_scores, scores_of, undisturbed
 from tagseg.attribution.fusion import Scaling, fuse
 from tagseg.attribution.gradient import prepare
-from tagseg.attribution.layers import Layer, Layers, as_grid, find_layers, unwrap
+from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
 from tagseg.errors import BadInput
 
 
@@ -63,7 +63,7 @@ class ScoreCAM:
         size = (images.shape[2], images.shape[3])
         with undisturbed(self.model), torch.no_grad():
             if self._layers is None:
-                self._layers = find_layers(self.model, self.wanted, images[:1])
+                self._layers = find_layers(self.model, self.wanted, images[:1], scores_of(self.score))
             kept: list[torch.Tensor] = [images] * len(self._layers)
 
             def keep(number: int, output: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ class ScoreCAM:
             chosen = check_classes(classes, scores)
             maps = []
             for layer, activation in zip(self._layers, kept, strict=True):
-                grids = as_grid(activation, size, layer.name)
+                grids = layer.grid(activation, size)
                 maps.append(torch.stack([self._of_image(*each) for each in zip(images, grids, chosen, strict=True)]))
         return maps
 

@@ -12,7 +12,7 @@ import torch
 from tagseg.attribution.capture import hooked
 from tagseg.attribution.gap import Decision, Recorder
 from tagseg.attribution.hierarchy import field_box
-from tagseg.attribution.layers import as_grid, find_layers
+from tagseg.attribution.layers import find_layers
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image
 from tagseg.errors import BadInput
@@ -80,7 +80,7 @@ def find_excitations(
             with hooked(found, keep):
                 model(images)
             for level, layer in enumerate(found):
-                grid = as_grid(kept[level], (images.shape[2], images.shape[3]), layer.name)[0].float()
+                grid = layer.grid(kept[level], (images.shape[2], images.shape[3]))[0].float()
                 highest, cell = grid.flatten(1).max(dim=1)
                 place = cell + photograph * grid[0].numel()
                 if photograph == 0:

@@ -20,7 +20,6 @@ from tagseg.attribution.ablation import rerun, rerun_all
 from tagseg.attribution.capture import undisturbed
 from tagseg.attribution.gap import Decision, Recording
 from tagseg.attribution.hierarchy import Hierarchy
-from tagseg.attribution.layers import as_grid
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
 from tagseg.studies.decomposed import Example
@@ -355,7 +354,7 @@ def _captum(
             refused[name] = f"captum cannot do it with this network ({str(error).splitlines()[0][:120]})."
             continue
         values = values[0] if isinstance(values, tuple) else values
-        grid = as_grid(values.detach(), recording.size, layer.name)[0]
+        grid = layer.grid(values.detach(), recording.size)[0]
         found[name] = grid.float().sum(dim=(1, 2)).cpu()
     return found
 
