@@ -26,8 +26,10 @@ from torch import nn
 from torchvision import models
 
 from tagseg.attribution import GradientMaps, LayerCAM, winograd
-from tagseg.attribution.capture import Tape, undisturbed
+from tagseg.attribution.calling import Caller
+from tagseg.attribution.capture import Tape
 from tagseg.attribution.formulas import FORMULAS
+from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import find_layers
 from tagseg.cores import cpu_count
 from tagseg.networks.precision import default_device
@@ -109,7 +111,7 @@ def _details(name: str, count: int, batch: int) -> dict[str, Work]:
 
     def batched() -> None:
         with undisturbed(model), patch.object(winograd, "_gains", lambda *_, **__: False):
-            tape = Tape(model, layers, None)
+            tape = Tape(Caller(model), layers)
             recorded = tape.forward(images)
             picked = recorded.scores.gather(1, classes)
             tape._all_at_once(recorded, picked, [FORMULAS["layercam"]], (224, 224), 1.0)

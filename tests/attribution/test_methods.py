@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from tagseg.attribution import CAM, GradCAM, GradCAMPlusPlus, GradientMaps, GuidedBackprop, LayerCAM, NormGrad, ScoreCAM
-from tagseg.attribution.capture import Tape, undisturbed
+from tagseg.attribution.calling import Caller
+from tagseg.attribution.capture import Tape
 from tagseg.attribution.crops import ten_crops
 from tagseg.attribution.formulas import FORMULAS
+from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import find_layers
 from tagseg.errors import BadInput
 from tests.attribution.networks import ClassConvolution, Plain, Pooled, Side, Wrapped
@@ -184,6 +186,7 @@ def test_in_turns_within_the_memory_bound(memory: int):
     classes = torch.tensor([[0, 1], [2, 3], [4, 0], [1, 2], [3, 4]])
     whole = LayerCAM(model, "stages").layer_maps(batch, classes)
     attribution, sizes = LayerCAM(model, "stages", memory=memory), []
+    attribution.layer_maps(batch[:1])  # layers are found with a few images at once
     model.stage1[0].register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     for one, other in zip(whole, attribution.layer_maps(batch, classes), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
@@ -196,7 +199,7 @@ def test_classes_at_once_and_one_by_one_are_equal():
     model, batch = Plain(), images()
     classes = torch.tensor([[0, 1, 2], [4, 4, 3]])
     with undisturbed(model):
-        tape = Tape(model, find_layers(model, "stages", batch[:1]), None)
+        tape = Tape(Caller(model), find_layers(model, "stages", batch))
         formulas = list(FORMULAS.values())
         recorded = tape.forward(batch)
         picked = recorded.scores.gather(1, classes)

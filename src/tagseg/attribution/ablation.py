@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagseg.attribution.capture import Score, read_scores, undisturbed
+from tagseg.attribution.calling import Caller, Score
 from tagseg.attribution.gap import Decision, Recording
+from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import Layer
 from tagseg.errors import BadInput
 
@@ -143,7 +144,7 @@ def rerun_all(
         finally:
             for handle in handles:
                 handle.remove()
-    return read_scores(output, score, copies)
+    return Caller(model, score).scores(output, copies)
 
 
 class _Enough(Exception):

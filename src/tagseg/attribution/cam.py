@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagseg.attribution.capture import Score, check_classes, hooked, read_scores, scores_of, undisturbed
+from tagseg.attribution.calling import Caller, Score
+from tagseg.attribution.capture import check_classes, hooked
 from tagseg.attribution.fusion import fuse
 from tagseg.attribution.gradient import prepare
+from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import Layer, find_layers, unwrap
 from tagseg.errors import BadInput
 
@@ -45,6 +47,7 @@ class CAM:
 
     def with_scores(self, images: torch.Tensor, classes: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the scores `(B, C)` and the maps that `layer_maps` holds, from one forward pass."""
+        caller = Caller(self.model, self.score)
         images = prepare(self.model, images)
         linear: dict[str, Any] = {}
         last: list[torch.Tensor] = []
@@ -58,17 +61,17 @@ class CAM:
 
         with undisturbed(self.model), torch.no_grad():
             if self._layer is None:
-                self._layer = find_layers(self.model, "last", images[:1], scores_of(self.score))[0]
+                self._layer = find_layers(self.model, "last", images, caller)[0]
             handles = [
                 m.register_forward_hook(note) for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)
             ]
             try:
                 with hooked([self._layer], keep):
-                    output = self.model(images)
+                    output = caller(images)
             finally:
                 for handle in handles:
                     handle.remove()
-            scores = read_scores(output, self.score, len(images))
+            scores = caller.scores(output, len(images))
             chosen = check_classes(classes, scores)
             features = self._layer.grid(last[0], (images.shape[2], images.shape[3]))
             return scores, self._class_maps(linear, features, scores, chosen)

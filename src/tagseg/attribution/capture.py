@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from tagseg.attribution.calling import Caller
 from tagseg.attribution.formulas import Formula
 from tagseg.attribution.layers import Layer
 from tagseg.attribution.winograd import FastConvolutions
 from tagseg.errors import BadInput
-
-Score = Callable[[Any], torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -31,28 +30,6 @@ class Pass:
 
     scores: torch.Tensor
     activations: list[torch.Tensor]
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Holds a network in eval mode without parameter gradients, eagerly and outside inference mode.
-
-    Everything is put back at the end.
-    """
-    modes = [(m, m.training) for m in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 @contextmanager
@@ -80,35 +57,36 @@ def hooked(layers: Sequence[Layer], hook: Callable[[int, torch.Tensor], torch.Te
         yield
 
 
-def scores_of(score: Score | None) -> Callable[[Any, int], torch.Tensor]:
-    """Returns what makes class scores `(B, C)` of what the network returns for B images."""
-    return lambda output, images: read_scores(output, score, images)
-
-
 class Tape:
     """A recorder of forward passes that keeps the layers' outputs.
 
     The first outputs become the roots of the graph: what comes before them is not recorded, and backward passes end
     there. Layers whose output a later in-place operation overwrites are copied; that is found out by the first pass.
-    On a CPU images go in with channels last, in which convolutions are faster, unless the network's views forbid it.
+    On a CPU images go in with channels last, in which convolutions are faster, unless the network forbids it, or gives
+    other scores for them; that is found out by the first pass too.
 
     Args:
-        model: the network, unwrapped.
+        caller: calls the network.
         layers: whose outputs to keep.
-        score: from the network's output to scores `(B, C)`; None when it returns them.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], score: Score | None) -> None:
-        self.model, self.layers, self.score = model, layers, score
-        self.copies, self.channels_last = False, True
+    def __init__(self, caller: Caller, layers: Sequence[Layer]) -> None:
+        self.caller, self.layers = caller, layers
+        self.copies = False
+        self.channels_last: bool | None = None  # None: not found out yet
 
-    def forward(self, images: torch.Tensor) -> Pass:
-        """Records one pass of `images (B, 3, H, W)`; the model must be `undisturbed`."""
+    def forward(self, images: torch.Tensor, rows: torch.Tensor | None = None) -> Pass:
+        """Records one pass of `images (B, 3, H, W)`; the model must be `undisturbed`.
+
+        `rows` are those of the images among all that were given; None: these are all.
+        """
         while True:
+            if self.channels_last is None:
+                self.channels_last = images.device.type == "cpu" and self._may_be_last(images, rows)
             try:
-                if self.channels_last and images.device.type == "cpu":
-                    return self._forward(images.contiguous(memory_format=torch.channels_last))
-                return self._forward(images.contiguous())
+                if self.channels_last:
+                    return self._forward(images.contiguous(memory_format=torch.channels_last), rows)
+                return self._forward(images.contiguous(), rows)
             except _Overwritten:
                 self.copies = True
             except RuntimeError as error:
@@ -116,7 +94,19 @@ class Tape:
                     raise
                 self.channels_last = False
 
-    def _forward(self, images: torch.Tensor) -> Pass:
+    def _may_be_last(self, images: torch.Tensor, rows: torch.Tensor | None) -> bool:
+        """Whether the network gives the same scores in either memory layout."""
+        with torch.no_grad():
+            expected = self.caller.scores(self.caller(images.contiguous(), rows), len(images), rows).float()
+            try:
+                output = self.caller(images.contiguous(memory_format=torch.channels_last), rows)
+                found = self.caller.scores(output, len(images), rows).float()
+            except Exception:
+                return False
+        scale = expected.abs().amax().clamp_min(1e-6)
+        return bool((found - expected).abs().amax() <= 0.02 * scale) or not bool(expected.isfinite().all())
+
+    def _forward(self, images: torch.Tensor, rows: torch.Tensor | None) -> Pass:
         kept: list[torch.Tensor | None] = [None] * len(self.layers)
         versions = [0] * len(self.layers)
 
@@ -130,7 +120,7 @@ class Tape:
 
         try:
             with hooked(self.layers, keep), FastConvolutions():
-                output = self.model(images)
+                output = self.caller(images, rows)
         except RuntimeError as error:
             if not self.copies and "in-place" in str(error):
                 raise _Overwritten from error
@@ -142,7 +132,19 @@ class Tape:
             if activation._version != version:
                 raise _Overwritten
             activations.append(activation)
-        return Pass(read_scores(output, self.score, len(images)), activations)
+        scores = self.caller.scores(output, len(images), rows)
+        if not bool(scores.detach().isfinite().all()):
+            raise BadInput(self._not_a_number(activations))
+        return Pass(scores, activations)
+
+    def _not_a_number(self, activations: Sequence[torch.Tensor]) -> str:
+        """Where the class scores stop being numbers, as far as the layers tell."""
+        pairs = zip(self.layers, activations, strict=True)
+        name = next((layer.name for layer, a in pairs if not bool(a.detach().isfinite().all())), None)
+        where = "behind all layers that are asked for" if name is None else f"at layer '{name}' or before it"
+        half = any(a.dtype == torch.float16 for a in activations)
+        mend = "run the network in float32 or bfloat16" if half else "look at its weights"
+        return f"the class scores are not numbers (NaN or infinity): the first are {where}; {mend}."
 
     def backward(
         self, recorded: Pass, classes: torch.Tensor, formulas: Sequence[Formula], size: tuple[int, int]
@@ -153,13 +155,20 @@ class Tape:
         same and is faster there, and each gradient becomes a map as soon as it is there, so none is ever kept.
         """
         picked = recorded.scores.gather(1, classes)
-        factor = 1024.0 if picked.dtype == torch.float16 else 1.0  # gradients of deep networks vanish in 16 bits
         if not picked.requires_grad:
             raise self._independent(0)
-        if classes.device.type == "cuda":
-            maps = self._all_at_once(recorded, picked, formulas, size, factor)
-        else:
-            maps = self._one_by_one(recorded, picked, formulas, size, factor)
+        go = self._all_at_once if classes.device.type == "cuda" else self._one_by_one
+        factors = HALF_FACTORS if _has_half(recorded) else (1.0,)
+        for factor in factors:
+            try:
+                maps = go(recorded, picked, formulas, size, factor)
+                break
+            except _Overflow as error:
+                if factor == factors[-1]:
+                    raise BadInput(
+                        f"layer '{error}': the gradients there are not numbers (NaN or infinity); look at the "
+                        "network's weights, or run it in float32."
+                    ) from error
         return [[torch.stack(of_classes, dim=1) for of_classes in of_layer] for of_layer in maps]
 
     def _one_by_one(
@@ -183,7 +192,8 @@ class Tape:
         last = picked.shape[1] - 1
         try:
             for k in range(last + 1):
-                torch.autograd.grad(picked[:, k].sum() * factor, roots, retain_graph=k < last, allow_unused=True)
+                keep = k < last or (factor != HALF_FACTORS[-1] and _has_half(recorded))
+                torch.autograd.grad(picked[:, k].sum() * factor, roots, retain_graph=keep, allow_unused=True)
                 for number, of_layer in enumerate(maps):
                     if any(len(of_classes) != k + 1 for of_classes in of_layer):
                         raise self._independent(number)
@@ -210,6 +220,7 @@ class Tape:
                 each[:, None].expand(count, images, count),
                 is_grads_batched=True,
                 allow_unused=True,
+                retain_graph=factor != 1,
             )
         maps: list[list[list[torch.Tensor]]] = [[[] for _ in formulas] for _ in self.layers]
         for number, (activation, gradient) in enumerate(zip(recorded.activations, gradients, strict=True)):
@@ -233,10 +244,15 @@ class Tape:
         with torch.no_grad():
             values = layer.grid(activation.detach(), size)
             slopes = layer.grid(gradient, size)
+            if slopes.dtype == torch.float16 and not bool(slopes.isfinite().all()):
+                raise _Overflow(layer.name)  # before it is clamped away
             if factor != 1:
                 slopes = slopes.float() / factor
             for formula, of_classes in zip(formulas, into, strict=True):
-                of_classes.append(formula(values, slopes))
+                found = formula(values, slopes)
+                if not bool(found.isfinite().all()):
+                    raise _Overflow(layer.name)
+                of_classes.append(found)
 
     def _independent(self, number: int) -> BadInput:
         return BadInput(
@@ -245,27 +261,19 @@ class Tape:
         )
 
 
+HALF_FACTORS = (1024.0, 32.0, 1.0, 1 / 32)  # gradients of deep networks vanish in 16 bits, those of steep ones overflow
+
+
+def _has_half(recorded: Pass) -> bool:
+    return any(t.dtype == torch.float16 for t in (recorded.scores, *recorded.activations))
+
+
+class _Overflow(Exception):
+    """What a layer's gradients make is not a number; by the layer's name."""
+
+
 class _Overwritten(Exception):
     """An in-place operation changed what a layer gave; the pass is done again with copies."""
-
-
-def read_scores(output: Any, score: Score | None, images: int) -> torch.Tensor:
-    """Returns the scores `(B, C)` in what the network returned."""
-    if score is not None:
-        output = score(output)
-    elif not isinstance(output, torch.Tensor):
-        has = f"a dict with {', '.join(map(str, output))}" if isinstance(output, dict) else f"a {type(output).__name__}"
-        raise BadInput(
-            f"the model returns {has}; say which part holds the class scores, "
-            "for example score=lambda output: output['logits']."
-        )
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != images:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise BadInput(
-            f"class scores must be (B, C), one row per image, not {shape}; give score=..., for class maps "
-            "for example score=lambda maps: maps.mean(dim=(2, 3))."
-        )
-    return output
 
 
 def check_classes(classes: Any, scores: torch.Tensor) -> torch.Tensor:

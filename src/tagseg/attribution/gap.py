@@ -25,9 +25,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagseg.attribution.capture import Score, Tape, check_classes, scores_of, undisturbed
+from tagseg.attribution.calling import Caller, Score
+from tagseg.attribution.capture import Tape, check_classes
 from tagseg.attribution.gradient import prepare
 from tagseg.attribution.guided_backprop import Guide
+from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
 from tagseg.errors import BadInput
 
@@ -124,9 +126,8 @@ class Recorder:
 
     def _open(self, images: torch.Tensor) -> Tape:
         if self._tape is None:
-            self._tape = Tape(
-                self.model, find_layers(self.model, self.wanted, images[:1], scores_of(self.score)), self.score
-            )
+            caller = Caller(self.model, self.score)
+            self._tape = Tape(caller, find_layers(self.model, self.wanted, images, caller))
         return self._tape
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from tagseg.attribution import formulas
-from tagseg.attribution.capture import Score, Tape, check_classes, count_saved, scores_of, undisturbed
+from tagseg.attribution.calling import Caller, Inputs, Score
+from tagseg.attribution.capture import Tape, check_classes, count_saved
 from tagseg.attribution.formulas import Formula
 from tagseg.attribution.fusion import Scaling, fuse
+from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
 from tagseg.errors import BadInput
 
@@ -28,7 +30,8 @@ class GradientMaps:
         model: `(B, 3, H, W) -> (B, C)` scores before the softmax, or anything that `score` makes that of.
         layers: see `tagseg.attribution.layers.find_layers`.
         formulas: name to function of `tagseg.attribution.formulas`.
-        score: from what the network returns to `(B, C)`.
+        score: from what the network returns to `(B, C)`, or from that and the images' rows; see
+            `tagseg.attribution.calling.Caller`.
         memory: bytes that recorded activations and gradients may take; more images than fit are done in turns. One
             image is the least.
 
@@ -50,35 +53,40 @@ class GradientMaps:
         self._tape: Tape | None = None
         self._bytes: dict[tuple[int, ...], int] = {}
 
-    def __call__(self, images: torch.Tensor, classes: Any = None) -> dict[str, list[torch.Tensor]]:
+    def __call__(
+        self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None
+    ) -> dict[str, list[torch.Tensor]]:
         """Returns the maps of the pre-softmax scores.
 
         Args:
             images: `(B, 3, H, W)`, normalised as the network wants.
             classes: `(B, K)` class numbers, K numbers for all images, None for each image's highest score, or a
                 function from the scores `(B, C)` to `(B, K)`.
+            inputs: all that the network is called with, a tuple or a dict, `images` among them; None for the images
+                alone.
 
         Returns:
             for every formula one `(B, K, h, w)` per layer, float32, unnormalised.
         """
-        return self.with_scores(images, classes)[1]
+        return self.with_scores(images, classes, inputs=inputs)[1]
 
     def with_scores(
-        self, images: torch.Tensor, classes: Any = None
+        self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
         """Returns the scores `(B, C)` and the maps of one forward pass.
 
         Arguments and maps are those of the call.
         """
+        caller = Caller(self.model, self.score, inputs, images)
         images = prepare(self.model, images)
         size = (images.shape[2], images.shape[3])
         parts: list[tuple[torch.Tensor, list[list[torch.Tensor]]]] = []
         with undisturbed(self.model):
-            tape = self._open(images)
+            tape = self._open(caller, images)
             fitting = self._fitting(tape, images)
             for done in range(0, len(images), fitting):
                 chunk = images[done : done + fitting]
-                recorded = tape.forward(chunk)
+                recorded = tape.forward(chunk, torch.arange(done, done + len(chunk)))
                 chosen = check_classes(_part(classes, done, len(chunk), len(images)), recorded.scores)
                 maps = tape.backward(recorded, chosen, list(self.formulas.values()), size)
                 parts.append((recorded.scores.detach(), maps))
@@ -95,11 +103,10 @@ class GradientMaps:
             raise BadInput("the layers are known once the maps of a first image have been asked for.")
         return list(self._tape.layers)
 
-    def _open(self, images: torch.Tensor) -> Tape:
+    def _open(self, caller: Caller, images: torch.Tensor) -> Tape:
         if self._tape is None:
-            self._tape = Tape(
-                self.model, find_layers(self.model, self.wanted, images[:1], scores_of(self.score)), self.score
-            )
+            self._tape = Tape(caller, find_layers(self.model, self.wanted, images, caller))
+        self._tape.caller = caller
         return self._tape
 
     def _fitting(self, tape: Tape, images: torch.Tensor) -> int:
@@ -111,8 +118,11 @@ class GradientMaps:
         if len(images) == 1:
             return 1
         if shape not in self._bytes:
-            with count_saved(self.model) as total:
-                tape.forward(images[:1])
+            try:
+                with count_saved(self.model) as total:
+                    tape.forward(images[:1], torch.zeros(1, dtype=torch.long))
+            except Exception:  # a network of a fixed number of images
+                return len(images)
             self._bytes[shape] = max(1, total[0])
         return max(1, self.memory // (2 * self._bytes[shape]))
 
@@ -135,16 +145,18 @@ class _Attribution:
         self.maps = GradientMaps(model, layers, {"map": self.formula}, score=score, memory=memory)
         self.scaling, self.gamma = scaling, gamma
 
-    def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
+    def layer_maps(
+        self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None
+    ) -> list[torch.Tensor]:
         """Returns one `(B, K, h, w)` per layer, unnormalised; see `GradientMaps.__call__`."""
-        return self.maps(images, classes)["map"]
+        return self.maps(images, classes, inputs=inputs)["map"]
 
-    def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None) -> torch.Tensor:
         """Returns class maps `(B, K, H, W)` in [0, 1], those of several layers fused.
 
         See `tagseg.attribution.fusion.fuse` for how they are fused.
         """
-        maps = self.layer_maps(images, classes)
+        maps = self.layer_maps(images, classes, inputs=inputs)
         size = (images.shape[2], images.shape[3])
         return fuse(maps, size, scaling=self.scaling, gamma=self.gamma)
 
@@ -231,7 +243,9 @@ def prepare(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         raise BadInput("images hold no image; give at least one.")
     if not torch.isfinite(images).all():
         raise BadInput("images hold NaN or infinity; look at how they were read and normalised.")
-    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    # a temperature or a scale may have another precision than the weights; weights that were put aside have no device
+    floats = [p for p in model.parameters() if p.is_floating_point() and p.device.type != "meta"]
+    first = next((p for p in floats if p.ndim > 1), next(iter(floats), None))
     with torch.inference_mode(False):
         images = images.clone() if images.is_inference() else images.detach()
         return images if first is None else images.to(device=first.device, dtype=first.dtype)

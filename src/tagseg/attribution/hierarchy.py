@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tagseg.attribution.capture import Score, check_classes
+from tagseg.attribution.calling import Score
+from tagseg.attribution.capture import check_classes
 from tagseg.attribution.gap import Decision, Parts, Recorder, Recording
 from tagseg.attribution.layers import Layer, Layers
 from tagseg.errors import BadInput

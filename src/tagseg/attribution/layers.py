@@ -11,13 +11,14 @@ is read, so nothing there depends on the patches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from tagseg.attribution.calling import Caller
 from tagseg.attribution.reading import Reading, guessed
 from tagseg.attribution.watching import Call, watch
 from tagseg.errors import BadInput, nearest
@@ -58,17 +59,15 @@ def unwrap(model: Any) -> nn.Module:
             return model
 
 
-def find_layers(
-    model: nn.Module, layers: Layers, image: torch.Tensor, scores: Callable[[Any, int], torch.Tensor] | None = None
-) -> list[Layer]:
+def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: Caller | None = None) -> list[Layer]:
     """Returns the layers meant by `layers`, shallow to deep for `"stages"`, else in the order given.
 
     Args:
         model: the network, unwrapped and in eval mode.
         layers: `"stages"`, `"last"`, a name as in `model.named_modules()`, a module, or several of these. Of a module
             that is called several times `NAME#2` is the second call, and the name alone the last one.
-        image: `(1, 3, H, W)`, sent through the network a few times.
-        scores: from what the network returns for so many images to class scores `(B, C)`; None when it returns them.
+        images: `(B, 3, H, W)`; the first is sent through the network a few times, or all, if it will not have one.
+        caller: calls the network; None: it takes images and returns scores.
 
     Raises:
         BadInput: a name that is not there (with near ones), a module of another network, or a network without grids.
@@ -77,7 +76,13 @@ def find_layers(
     if not wanted:
         raise BadInput("layers: name at least one layer, or give 'stages' or 'last'.")
     names = [name if name in ("stages", "last") else _named(model, name) for name in wanted]
-    calls = watch(model, image, scores or (lambda output, _: output))
+    caller = caller or Caller(model)
+    try:
+        calls = watch(caller, images[:1], torch.zeros(1, dtype=torch.long))
+    except Exception:
+        if len(images) == 1:
+            raise
+        calls = watch(caller, images)
     found: list[Layer] = []
     for name in names:
         if name in ("stages", "last"):
@@ -195,6 +200,8 @@ def _levels(calls: list[Call]) -> list[tuple[int, int]]:
 def _activated(calls: list[Call], end: Call) -> Call:
     """The end of a stage itself if it is an activation's output, else the activation that follows at its resolution."""
     place = next(number for number, call in enumerate(calls) if call is end)
+    if end.tokens is not None:  # transformers rectify nothing between their blocks
+        return end
     leaves = [c for c in calls[: place + 1] if next(c.module.children(), None) is None]
     if end.positive or leaves[-1].activates:
         return end
@@ -237,16 +244,19 @@ def _transformer_blocks(model: nn.Module, calls: list[Call]) -> list[Layer]:
         if call.tokens is not None and call.tokens > 1 and "." in call.name:
             key = (call.name.rpartition(".")[0], type(call.module), call.tokens)
             families.setdefault(key, []).append(call.name)
-    blocks = [names for names in families.values() if len(names) > 1 and _has_norm(model, names[0])]
+    blocks = [names for names in families.values() if _has_norm(model, names[0])]
     if not blocks:
         return []
+    most = max(blocks, key=lambda names: (len(names), names[0].count(".")))  # of equally many the innermost
     layers = []
-    for block in max(blocks, key=len)[-_TRANSFORMER_BLOCKS:]:
+    for block in most[-_TRANSFORMER_BLOCKS:]:
         own = (c for c in calls if c.name.startswith(f"{block}.") and isinstance(c.module, nn.LayerNorm))
-        if (norm := next(own)).needed:
+        norm = next(own, None)
+        if norm is not None and norm.needed:
             layers.append(_layer(norm))
     return layers
 
 
 def _has_norm(model: nn.Module, name: str) -> bool:
-    return any(isinstance(m, nn.LayerNorm) for m in model.get_submodule(name).modules() if m is not model)
+    module = model.get_submodule(name)
+    return any(isinstance(m, nn.LayerNorm) for m in module.modules() if m is not module)

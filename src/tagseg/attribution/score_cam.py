@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tagseg.attribution.capture import Score, check_classes, hooked, read_scores, scores_of, undisturbed
+from tagseg.attribution.calling import Caller, Inputs, Score
+from tagseg.attribution.capture import check_classes, hooked
 from tagseg.attribution.fusion import Scaling, fuse
 from tagseg.attribution.gradient import prepare
+from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
 from tagseg.errors import BadInput
 
@@ -52,18 +54,21 @@ class ScoreCAM:
             raise BadInput("the layers are known once the maps of a first image have been asked for.")
         return list(self._layers)
 
-    def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None) -> torch.Tensor:
         """Returns class maps `(B, K, H, W)` in [0, 1]."""
         size = (images.shape[2], images.shape[3])
-        return fuse(self.layer_maps(images, classes), size, scaling=self.scaling, gamma=self.gamma)
+        return fuse(self.layer_maps(images, classes, inputs=inputs), size, scaling=self.scaling, gamma=self.gamma)
 
-    def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
+    def layer_maps(
+        self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None
+    ) -> list[torch.Tensor]:
         """Returns one `(B, K, h, w)` per layer, unnormalised, float32."""
+        caller = Caller(self.model, self.score, inputs, images)
         images = prepare(self.model, images)
         size = (images.shape[2], images.shape[3])
         with undisturbed(self.model), torch.no_grad():
             if self._layers is None:
-                self._layers = find_layers(self.model, self.wanted, images[:1], scores_of(self.score))
+                self._layers = find_layers(self.model, self.wanted, images, caller)
             kept: list[torch.Tensor] = [images] * len(self._layers)
 
             def keep(number: int, output: torch.Tensor) -> torch.Tensor:
@@ -71,23 +76,31 @@ class ScoreCAM:
                 return output
 
             with hooked(self._layers, keep):
-                scores = read_scores(self.model(images), self.score, len(images))
+                scores = caller.scores(caller(images), len(images))
             chosen = check_classes(classes, scores)
             maps = []
             for layer, activation in zip(self._layers, kept, strict=True):
                 grids = layer.grid(activation, size)
-                maps.append(torch.stack([self._of_image(*each) for each in zip(images, grids, chosen, strict=True)]))
+                rows = enumerate(zip(images, grids, chosen, strict=True))
+                maps.append(torch.stack([self._of_image(caller, row, *each) for row, each in rows]))
         return maps
 
-    def _of_image(self, image: torch.Tensor, channels: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    def _of_image(
+        self, caller: Caller, row: int, image: torch.Tensor, channels: torch.Tensor, classes: torch.Tensor
+    ) -> torch.Tensor:
         """`(3, H, W)`, `(D, h, w)`, `(K,)` -> `(K, h, w)`."""
         scores = []
         for some in channels.split(self.batch):
             masks = F.interpolate(
-                some[:, None], size=image.shape[1:], mode="bilinear", align_corners=self.align_corners
+                some[:, None].float(), size=image.shape[1:], mode="bilinear", align_corners=self.align_corners
             )
             masks = masks - masks.amin(dim=(2, 3), keepdim=True)
             masks = masks / masks.amax(dim=(2, 3), keepdim=True).clamp_min(1e-8)
-            scores.append(read_scores(self.model(image * masks), self.score, len(some))[:, classes])
-        weights = torch.cat(scores).float().softmax(dim=0)  # (D, K)
+            rows = torch.full((len(some),), row)
+            output = caller((image * masks).to(image.dtype), rows)
+            scores.append(caller.scores(output, len(some), rows)[:, classes].float())
+        every = torch.cat(scores)
+        if not bool(every.isfinite().all()):
+            raise BadInput("scores of masked images are not numbers (NaN or infinity); look at the network's weights.")
+        weights = every.softmax(dim=0)  # (D, K)
         return torch.einsum("dk,dhw->khw", weights, channels.float()).relu()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tagseg.attribution.calling import Caller
 from tagseg.attribution.reading import CORNERS, MATRIX, Reading, batch_axis, guessed, probes, read_response
 from tagseg.errors import BadInput
 
@@ -90,13 +91,13 @@ class _Asked:
         return found.pop() if len(found) == 1 else None
 
 
-def watch(model: nn.Module, image: torch.Tensor, scores: Callable[[Any, int], torch.Tensor]) -> list[Call]:
+def watch(caller: Caller, image: torch.Tensor, rows: torch.Tensor | None = None) -> list[Call]:
     """Returns every call below the root, in the order in which they end.
 
     Args:
-        model: the network, in eval mode.
+        caller: calls the network, which is in eval mode.
         image: `(1, 3, H, W)`, or as many as the network needs.
-        scores: from what the network returns for so many images to `(B, C)`.
+        rows: those of the images among all that were given; None: these are all.
     """
     size = (image.shape[2], image.shape[3])
     calls: list[Call] = []
@@ -110,11 +111,11 @@ def watch(model: nn.Module, image: torch.Tensor, scores: Callable[[Any, int], to
         call.grid_in, call.grid_out = _guess(into, size, len(image)), _guess(out, size, len(image))
         call.tokens = out.shape[1] if out is not None and out.ndim == 3 else None
 
-    with torch.no_grad(), _listening(model, first):
-        model(image)
+    with torch.no_grad(), _listening(caller.model, first):
+        caller(image, rows)
     times = Counter(call.name for call in calls)
-    _ask(model, image, asked)
-    _follow(model, image, asked, scores)
+    _ask(caller, image, asked, rows)
+    _follow(caller, image, asked, rows)
     for call in calls:
         call.of = times[call.name]
         place = call.name, call.number
@@ -137,7 +138,7 @@ def watch(model: nn.Module, image: torch.Tensor, scores: Callable[[Any, int], to
     return calls
 
 
-def _ask(model: nn.Module, image: torch.Tensor, asked: _Asked) -> None:
+def _ask(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tensor | None) -> None:
     """Sends the probes through; a network that will not have several images is not asked."""
     size = (image.shape[2], image.shape[3])
     if len(image) != 1:
@@ -162,13 +163,15 @@ def _ask(model: nn.Module, image: torch.Tensor, asked: _Asked) -> None:
         asked.readings[place] = found[0], found[1]
 
     try:
-        with torch.no_grad(), _listening(model, respond):
-            model(probes(image))
+        with torch.no_grad(), _listening(caller.model, respond):
+            caller(
+                probes(image), torch.zeros(1 + CORNERS, dtype=torch.long) if rows is None else rows.repeat(1 + CORNERS)
+            )
     except Exception:
         asked.readings.clear()  # a network of a fixed number of images, or one that needs what the probes lack
 
 
-def _follow(model: nn.Module, image: torch.Tensor, asked: _Asked, scores: Callable[[Any, int], torch.Tensor]) -> None:
+def _follow(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tensor | None) -> None:
     """Finds out which outputs the class scores depend on, at more than one position."""
     size = (image.shape[2], image.shape[3])
     places: list[Place] = []
@@ -181,16 +184,16 @@ def _follow(model: nn.Module, image: torch.Tensor, asked: _Asked, scores: Callab
             outputs.append(values)
 
     try:
-        with torch.enable_grad(), _listening(model, keep), warnings.catch_warnings():
+        with torch.enable_grad(), _listening(caller.model, keep), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             leaf = image.detach().clone().requires_grad_()
-            found = scores(model(leaf), len(image)).float()
+            found = caller.scores(caller(leaf, rows), len(image), rows).float()
             weights = torch.randn(found.shape[1:], generator=torch.Generator().manual_seed(0)).to(found)
-            gradients = torch.autograd.grad((found * weights).sum(), outputs, allow_unused=True)
+            gradients = torch.autograd.grad((found * weights).sum(), tuple(outputs), allow_unused=True)
     except Exception:
         return  # whatever forbids gradients is told when they are asked for
     asked.needed = {}
-    for place, gradient in zip(places, gradients, strict=True):
+    for place, gradient in zip(places, gradients, strict=False):  # what is computed again comes after
         reading = asked.readings.get(place, (None, None))[1]
         needed = gradient is not None
         if (
@@ -198,7 +201,7 @@ def _follow(model: nn.Module, image: torch.Tensor, asked: _Asked, scores: Callab
         ):  # weights may begin at zero
             needed = int(reading.grid(gradient, size).abs().amax(dim=(0, 1)).count_nonzero()) > 1
         asked.needed[place] = needed
-    asked.through = dict(zip(places, _shares_of_paths(found, leaf, outputs), strict=True))
+    asked.through = dict(zip(places, _shares_of_paths(found, leaf, outputs), strict=False))
 
 
 def _shares_of_paths(scores: torch.Tensor, image: torch.Tensor, outputs: Sequence[torch.Tensor]) -> list[Fraction]:

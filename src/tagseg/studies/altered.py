@@ -17,9 +17,9 @@ from torch import nn
 
 from tagseg.attribution import GuidedBackprop
 from tagseg.attribution.ablation import rerun, rerun_all
-from tagseg.attribution.capture import undisturbed
 from tagseg.attribution.gap import Decision, Recording
 from tagseg.attribution.hierarchy import Hierarchy
+from tagseg.attribution.holding import undisturbed
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
 from tagseg.studies.decomposed import Example
