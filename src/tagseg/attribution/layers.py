@@ -130,7 +130,7 @@ def _called(model: nn.Module, wanted: str, calls: Sequence[Call]) -> Layer:
         raise BadInput(f"layer '{wanted}': the module is called {len(own)} times; name {name}#1 to {name}#{len(own)}.")
     call = chosen[-1]
     if call.images is False or call.matrix:
-        what = "an attention matrix" if call.matrix else "windows, inner tokens, or a table that is the same for all"
+        what = "an attention matrix, or windows" if call.matrix else "windows, inner tokens, or a table for all images"
         raise BadInput(
             f"layer '{wanted}' gives {call.shape} for one image, which is no grid of it ({what}); choose the block "
             "around it."
@@ -152,24 +152,35 @@ def near_names(name: str, known: list[str]) -> str:
 def _stages(model: nn.Module, everything: Sequence[Call]) -> list[Layer]:
     before = _before_class_maps(list(everything))
     calls = [call for call in before if call.needed]
-    levels = _levels(calls)
+    levels = _on_the_way(calls, _levels(calls))
     # one resolution throughout: it may be a transformer
     blocks = _transformer_blocks(model, before) if len(levels) <= 1 else []
     if blocks:
         return blocks
+    norms = [c for c in calls if c.tokens is not None and c.grid_out is not None and isinstance(c.module, nn.LayerNorm)]
+    if len(levels) <= 1 and norms:  # blocks that hand on something else besides
+        last = norms[-1].name.rpartition(".")[2]
+        return [_layer(c) for c in norms if c.name.rpartition(".")[2] == last][-_TRANSFORMER_BLOCKS:]
     stages = []
     for number, level in enumerate(levels):
         # parts of the blocks that lead on to the next resolution are not where this stage ends
         inside = tuple(f"{block}." for block in _downsampling(calls, levels, number))
-        own = [c for c in calls if c.grid_out == level and not c.name.startswith(inside)]
+        own = [c for c in calls if c.grid_out == level and (not c.name.startswith(inside) or _is_block(calls, c))]
         # nor are modules that hold several stages, nor what most of the paths to the scores lead past, such as the
         # inside of attentions; of the others the last to end comes last
         ends = [c for c in own if _reach(c, levels) <= 1]
         widest = max((c.through for c in ends), default=1)
-        ends = [c for c in ends if c.through == widest]
+        on_the_way = [c for c in ends if c.through == widest]
+        # unless that is long before the end of a stage whose ways part at its beginning
+        computing = [n for n, c in enumerate(calls) if c.computes and c.grid_out == level]
+        late = computing[len(computing) // 2] if computing else 0
+        if on_the_way and calls.index(on_the_way[-1]) >= late:
+            ends = on_the_way
+        else:
+            ends = [c for c in ends if isinstance(c.module, nn.LayerNorm)] or ends
         # a stem of one strided convolution is no stage
         stem = number == 0 and len(levels) > 1 and _is_stem([c.module for c in own if c.computes])
-        if ends and not stem:
+        if ends and (not stem or _is_block(calls, ends[-1])):
             end = _activated(calls, ends[-1])
             stages.append(_layer(end))
     if not stages:
@@ -195,6 +206,21 @@ def _levels(calls: list[Call]) -> list[tuple[int, int]]:
     """The resolutions at which something with weights is computed, fine to coarse."""
     levels = {c.grid_out for c in calls if c.grid_out is not None and c.computes}
     return sorted(levels, key=lambda grid: -grid[0] * grid[1])
+
+
+def _is_block(calls: list[Call], call: Call) -> bool:
+    """Whether everything goes through a call that computes several things: a block, and no part of one."""
+    inside = [c for c in calls if c.name.startswith(f"{call.name}.") and c.computes]
+    return call.through == 1 and len(inside) > 2 and all(c.grid_out in (call.grid_out, None) for c in inside)
+
+
+def _on_the_way(calls: list[Call], levels: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The resolutions that the network as a whole has, without those inside an attention or a branch beside it."""
+    widest = {level: max(c.through for c in calls if c.grid_out == level) for level in levels}
+    most = max(widest.values(), default=1)
+    # where the last resolutions are on every way, coarser ones inside a block are not its stages
+    main = [level for level in levels if widest[level] == most]
+    return main if len(main) > 2 else [level for level in levels if 20 * widest[level] >= most]
 
 
 def _activated(calls: list[Call], end: Call) -> Call:

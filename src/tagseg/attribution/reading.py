@@ -18,6 +18,7 @@ from tagseg.errors import BadInput
 
 CORNERS = 4  # upper left, upper right, lower left, lower right
 _SURE, _SURE_OF_TOKENS = 0.53, 0.56  # of a response in its own half of the image; a half of it is chance
+_APART = 0.6  # of the responses to opposite corners in common
 _PREFIX = 17  # class and distillation tokens and 16 registers, less one
 
 
@@ -73,7 +74,7 @@ class Reading:
         return found
 
 
-MATRIX = Reading(-1, -1, -1, (0, 0), (0, 0))  # what moves along two axes of tokens: an attention matrix, no grid
+NO_GRID = Reading(-1, -1, -1, (0, 0), (0, 0))  # what moves along two axes of tokens: attention matrices, windows
 
 
 def probes(image: torch.Tensor) -> torch.Tensor:
@@ -103,9 +104,10 @@ def batch_axis(one: Iterable[int], many: Iterable[int], times: int) -> int | Non
 
 
 def read_response(values: torch.Tensor, batch: int, size: tuple[int, int]) -> Reading | None:
-    """Returns how to read a layer's output for `probes`: `MATRIX` for an attention matrix, None if it cannot be told.
+    """Returns how to read a layer's output for `probes`; None if it cannot be told.
 
-    It cannot where everything has been mixed with everything, or where nothing comes through.
+    `NO_GRID` stands for attention matrices, windows, and tokens in an order of their own. It cannot be told where
+    everything has been mixed with everything, or where nothing comes through.
     """
     if values.ndim < 3 or not values.is_floating_point():
         return None
@@ -127,7 +129,7 @@ def read_response(values: torch.Tensor, batch: int, size: tuple[int, int]) -> Re
     pairs = {}
     for r in axes:
         for c in axes:
-            if r != c and min(response.shape[r], response.shape[c]) > 1:
+            if r != c and _may_be_grid(response.shape[r], response.shape[c], size):
                 joint = _along(response, min(r, c), max(r, c))
                 pairs[r, c] = _share(joint if r < c else joint.transpose(1, 2))
     pair = max(pairs, key=lambda p: pairs[p], default=None)
@@ -137,15 +139,23 @@ def read_response(values: torch.Tensor, batch: int, size: tuple[int, int]) -> Re
     home = [axis for axis in range(values.ndim) if axis != batch]
     if token is not None and alone[token][0] > max(best, _SURE):
         same = [axis for axis in alone if response.shape[axis] == response.shape[token]]
-        if len(same) > 1:
-            return MATRIX
+        windows = response.ndim > 3 and token == 1  # tokens of each, which are other positions, come behind
+        if len(same) > 1 or windows:
+            return NO_GRID
         _, prefix, cells, suffix = alone[token]
         return Reading(batch, home[token - 1], home[token - 1], cells, size, prefix, suffix)
     if pair is None or best <= _SURE:
-        return None
+        # positions in an order of their own: opposite corners are answered at other places
+        apart = any(float(torch.minimum(m[0], m[3]).sum()) < _APART for m in sums.values() if m.shape[1] > 15)
+        return NO_GRID if apart else None
     return Reading(
         batch, home[pair[0] - 1], home[pair[1] - 1], (response.shape[pair[0]], response.shape[pair[1]]), size
     )
+
+
+def _may_be_grid(rows: int, columns: int, size: tuple[int, int]) -> bool:
+    """Whether two axes may be those of a grid: no finer than the image, and in about its proportions."""
+    return 1 < rows <= size[0] and 1 < columns <= size[1] and 0.4 < rows / columns * size[1] / size[0] < 2.5
 
 
 def _along(response: torch.Tensor, *axes: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tagseg.attribution.calling import Caller
-from tagseg.attribution.reading import CORNERS, MATRIX, Reading, batch_axis, guessed, probes, read_response
+from tagseg.attribution.reading import CORNERS, NO_GRID, Reading, batch_axis, guessed, probes, read_response
 from tagseg.errors import BadInput
 
 Place = tuple[str, int]  # the name of a module, and which of its calls, from 1
@@ -37,7 +37,7 @@ class Call:
     through: which part of all paths from the image to the class scores leads through what comes out.
     images: whether one axis is the images'; None where the network could not be asked.
     shape: of what comes out for one image.
-    matrix: whether it is an attention matrix.
+    matrix: whether it is an attention matrix, or of windows.
     """
 
     name: str
@@ -86,8 +86,11 @@ class _Asked:
     through: dict[Place, Fraction] = field(default_factory=dict)
 
     def same(self, shape: tuple[int, ...]) -> Reading | None:
-        """The reading of other outputs of a shape, if all have one: of what cannot be told alone."""
-        found = {out for place, (_, out) in self.readings.items() if out is not None and self.shapes[place][1] == shape}
+        """The reading of the other outputs of a shape, of what cannot be told alone; None if they differ."""
+        others = [out for place, (_, out) in self.readings.items() if self.shapes[place][1] == shape]
+        found = {out for out in others if out is not None and out is not NO_GRID}
+        if not found and others.count(NO_GRID) > others.count(None):
+            return NO_GRID
         return found.pop() if len(found) == 1 else None
 
 
@@ -104,7 +107,7 @@ def watch(caller: Caller, image: torch.Tensor, rows: torch.Tensor | None = None)
     asked = _Asked()
 
     def first(call: Call, inputs: Any, output: Any) -> None:
-        into, out = tensor_of(inputs), tensor_of(output)
+        into, out = tensor_of(inputs), given(output)
         calls.append(call)
         asked.shapes[call.name, call.number] = _shape(into), _shape(out)
         call.positive = out is not None and out.is_floating_point() and bool((out >= 0).all())
@@ -124,10 +127,10 @@ def watch(caller: Caller, image: torch.Tensor, rows: torch.Tensor | None = None)
             call.images = asked.images[place] if call.shape is not None else None
             into, call.reading = asked.readings[place]
             if into is not None:
-                call.grid_in = None if into is MATRIX else into.cells
+                call.grid_in = None if into is NO_GRID else into.cells
             if call.reading is None and call.images and call.shape is not None:
                 call.reading = asked.same(call.shape)
-            call.matrix, call.reading = call.reading is MATRIX, None if call.reading is MATRIX else call.reading
+            call.matrix, call.reading = call.reading is NO_GRID, None if call.reading is NO_GRID else call.reading
             if call.reading is not None or call.matrix or not call.images:
                 call.grid_out = None if call.reading is None else call.reading.cells
                 call.tokens = None
@@ -148,7 +151,7 @@ def _ask(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tensor 
         place = call.name, call.number
         found: list[Reading | None] = []
         for values, shape in zip(
-            (tensor_of(inputs), tensor_of(output)), asked.shapes.get(place, (None, None)), strict=True
+            (tensor_of(inputs), given(output)), asked.shapes.get(place, (None, None)), strict=True
         ):
             axis = None if values is None or shape is None else batch_axis(shape, values.shape, 1 + CORNERS)
             rows = None if axis is None or shape is None else shape[axis]
@@ -178,7 +181,7 @@ def _follow(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tens
     outputs: list[torch.Tensor] = []
 
     def keep(call: Call, _: Any, output: Any) -> None:
-        values = tensor_of(output)
+        values = given(output)
         if values is not None and values.requires_grad and values.is_floating_point():
             places.append((call.name, call.number))
             outputs.append(values)
@@ -197,7 +200,7 @@ def _follow(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tens
         reading = asked.readings.get(place, (None, None))[1]
         needed = gradient is not None
         if (
-            gradient is not None and reading is not None and reading is not MATRIX and bool(gradient.any())
+            gradient is not None and reading is not None and reading is not NO_GRID and bool(gradient.any())
         ):  # weights may begin at zero
             needed = int(reading.grid(gradient, size).abs().amax(dim=(0, 1)).count_nonzero()) > 1
         asked.needed[place] = needed
@@ -252,10 +255,25 @@ def _listening(model: nn.Module, hear: Callable[[Call, Any, Any], None]) -> Iter
 
 
 def tensor_of(values: Any) -> torch.Tensor | None:
-    """Returns the first tensor in what a module takes or gives."""
+    """Returns the first tensor in what a module takes."""
     while not isinstance(values, torch.Tensor) and isinstance(values, tuple | list | dict) and values:
         values = next(iter(values.values())) if isinstance(values, dict) else values[0]
     return values if isinstance(values, torch.Tensor) else None
+
+
+def _may_be_tokens(count: int, size: tuple[int, int]) -> bool:
+    """Whether so many tokens are a grid in the image's very proportions, with at most a class token before it."""
+    for cells in (count, count - 1):
+        rows = round((cells * size[0] / size[1]) ** 0.5)
+        if rows > 1 and cells % rows == 0 and rows * size[1] == cells // rows * size[0]:
+            return True
+    return False
+
+
+def given(output: Any) -> torch.Tensor | None:
+    """Returns what a module gives on, a tensor or the first of a tuple of them; None if it is something else."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, torch.Tensor) else None
 
 
 def _shape(values: torch.Tensor | None) -> tuple[int, ...] | None:
@@ -263,7 +281,9 @@ def _shape(values: torch.Tensor | None) -> tuple[int, ...] | None:
 
 
 def _guess(values: torch.Tensor | None, size: tuple[int, int], images: int) -> tuple[int, int] | None:
-    if values is None or values.ndim != 4 or values.shape[0] != images:
+    if values is None or values.ndim not in (3, 4) or values.shape[0] != images:
+        return None
+    if values.ndim == 3 and not _may_be_tokens(values.shape[1], size):
         return None
     try:
         height, width = guessed(values, size, "").shape[2:]
