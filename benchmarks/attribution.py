@@ -80,7 +80,8 @@ def _table(name: str, classes: int, arguments: argparse.Namespace) -> None:
 def _contenders(name: str, count: int, batch: int) -> dict[str, Work]:
     model, images, classes = _inputs(name, count, batch)
     layers = [layer.module for layer in find_layers(model, "stages", images[:1])]
-    ours, methods = LayerCAM(model, "stages"), GradientMaps(model, "stages", FORMULAS)
+    five = ("gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad")
+    ours, methods = LayerCAM(model, "stages"), GradientMaps(model, "stages", {name: FORMULAS[name] for name in five})
     work: dict[str, Work] = {
         "forward alone": lambda: _forward(model, images),
         "floor: forward + backward": lambda: _floor(model, layers, images, classes),

@@ -291,7 +291,9 @@ def check(
 Photographs = Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")]
 Model = Annotated[str, typer.Option(help="timm:NAME, torchvision:NAME, or the folder of a run.")]
 Weights = Annotated[str, typer.Option(help="'pretrained', 'random' or a file; a run has its own.")]
-LayerNames = Annotated[str, typer.Option(help="'stages', 'last', or names with commas between them.")]
+LayerNames = Annotated[
+    str, typer.Option(help="'stages', 'last', 'sharp' (at least 12 cells), or names with commas between.")
+]
 ClassNames = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Names or numbers with commas between them; without it, the highest scores."),
@@ -359,7 +361,7 @@ def locate(
     out: Annotated[Path, typer.Option(help="Folder for the boxes and the pictures.")] = Path("located"),
     weights: Weights = "pretrained",
     method: Annotated[str, typer.Option(help="As for explain; one.")] = "layercam",
-    layers: LayerNames = "stages",
+    layers: LayerNames = "sharp",
     classes: ClassNames = None,
     top: Annotated[int, typer.Option(help="How many of the highest scores.")] = 1,
     side: Side = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_SECONDS = 30.0  # between two lines in a log
 Advance = Callable[[int, str], None]  # (how many are done, a short remark)
 
 
@@ -32,6 +34,20 @@ class Reporter:
         """Prints a sentence, unless told to be quiet."""
         self.console.print(text, markup=False, soft_wrap=True)
 
+    def _now_and_then(self, name: str, total: int, unit: str) -> Advance:
+        """Says how far the work is, in a log, every half minute at most."""
+        begun = last = time.monotonic()
+
+        def advance(done: int, remark: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _SECONDS and 0 < done < total:
+                last = now
+                left = (now - begun) * (total - done) / done
+                self.say(f"{name}: {done} of {total} {unit}, {left / 60:.0f} minutes left {remark}".rstrip())
+
+        return advance
+
     @contextmanager
     def bar(self, name: str, total: int, unit: str) -> Iterator[Advance]:
         """Shows a bar over `total` pieces of work, and gives what moves it."""
@@ -46,7 +62,7 @@ class Reporter:
         )
         if not self.console.is_terminal:
             self.say(f"{name}: {total} {unit}")
-            yield lambda done, remark: None  # noqa: ARG005
+            yield self._now_and_then(name, total, unit)
             return
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(name, total=total, remark="")

@@ -33,7 +33,7 @@ def logits(output: Any) -> torch.Tensor:
 
 
 def create(name: str) -> tuple[nn.Module, tuple[int, int]]:
-    """A network with random weights, and its images' size: of timm or, as `transformers:KIND`, a small one."""
+    """A network with random weights, of timm, or a small one `transformers:KIND`; and its images' size."""
     torch.manual_seed(0)
     if not name.startswith("transformers:"):
         model = timm.create_model(name, num_classes=10).eval()
@@ -51,7 +51,8 @@ def create(name: str) -> tuple[nn.Module, tuple[int, int]]:
 SMALL: dict[str, dict[str, Any]] = {  # of transformers: settings that make the networks small
     "ViT": {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 96},
     "DeiT": {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 96},
-    "Dinov2": {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "image_size": 112, "patch_size": 14},
+    "Dinov2": {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "image_size": 112,
+               "patch_size": 14},
     "Dinov2WithRegisters": {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "image_size": 112,
                             "patch_size": 14, "num_register_tokens": 4},
     "Beit": {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 96,

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import timm
 import torch
@@ -7,6 +9,7 @@ from tagseg.attribution import LayerCAM
 from tagseg.attribution.layers import find_layers
 from tagseg.attribution.reading import guessed
 from tagseg.errors import BadInput
+from tests.attribution.sweep import TABLE, difference, found
 
 TIMM = {
     "vgg11": ["features.1", "features.4", "features.9", "features.14", "features.19"],
@@ -74,3 +77,21 @@ def test_grids_are_told_from_tokens_and_channels(shape: tuple[int, ...], size: t
 def test_what_is_no_grid_is_refused():
     with pytest.raises(BadInput, match="neither a grid"):
         guessed(torch.zeros(1, 3, 5), (224, 224), "layer")
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "test_convnext", "test_coatnet", "test_nfnet", "test_byobnet", "test_mambaout"]
+)
+def test_the_sweep_in_short(name: str):
+    """`python -m tests.attribution.sweep` goes through all families."""
+    model, image, layers = found(name)
+    assert [layer.name for layer in layers] == json.loads(TABLE.read_text(encoding="utf-8"))[name]
+    assert difference(model, layers[-1], image) < 1e-5
+
+
+def test_a_stage_that_is_not_too_coarse():
+    model = timm.create_model("mobilenetv2_100").eval()
+    stages = find_layers(model, "stages", torch.randn(1, 3, 224, 224))
+    assert find_layers(model, "sharp", torch.randn(1, 3, 224, 224)) == stages[3:4]
+    assert find_layers(model, "sharp", torch.randn(1, 3, 448, 448))[0].name == "bn2"
+    assert find_layers(model, "sharp", torch.randn(1, 3, 32, 32))[0].name == stages[0].name

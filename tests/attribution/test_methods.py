@@ -4,7 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from tagseg.attribution import CAM, GradCAM, GradCAMPlusPlus, GradientMaps, GuidedBackprop, LayerCAM, NormGrad, ScoreCAM
+from tagseg.attribution import (
+    CAM,
+    EigenCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientMaps,
+    GuidedBackprop,
+    HiResCAM,
+    LayerCAM,
+    NormGrad,
+    ScoreCAM,
+    XGradCAM,
+)
 from tagseg.attribution.calling import Caller
 from tagseg.attribution.capture import Tape
 from tagseg.attribution.crops import ten_crops
@@ -23,6 +35,9 @@ ATTRIBUTIONS = {
     "layercam stages": lambda model, **k: LayerCAM(model, "stages", **k),
     "layercam-normal": lambda model, **k: LayerCAM(model, relu_gradients=False, **k),
     "normgrad": NormGrad,
+    "xgradcam": XGradCAM,
+    "hirescam": HiResCAM,
+    "eigencam": EigenCAM,
     "scorecam": ScoreCAM,
     "guided": GuidedBackprop,
 }
@@ -262,6 +277,14 @@ def test_closed_forms_on_a_network_that_is_linear_behind_the_layer(seed: int):
     assert torch.allclose(normal, grad_cam, atol=1e-7)  # the gradient is constant
     (layer,) = LayerCAM(model, "features").layer_maps(batch, [0, 1, 2])
     assert torch.allclose(layer * cells, torch.einsum("kd,bdhw->bkhw", w.relu(), a), atol=1e-5)
+    for kind in (XGradCAM, HiResCAM):  # where the gradient is constant all three are one
+        assert torch.allclose(kind(model, "features").layer_maps(batch, [0, 1, 2])[0], grad_cam, atol=1e-6)
+    (eigen,) = EigenCAM(model, "features").layer_maps(batch, [0, 1])
+    for image in range(2):
+        _, values, vectors = torch.linalg.svd(a[image].flatten(1).T, full_matrices=False)
+        flat = a[image].flatten(1).T @ vectors[0]
+        expected = (flat * flat.sum().sign()).view(9, 11).relu()
+        assert torch.allclose(eigen[image, 0], expected, atol=1e-4 * float(values[0]))
     (norm,) = NormGrad(model, "features").layer_maps(batch, [0])
     assert torch.allclose(norm[:, 0] * cells, a.norm(dim=1) * w[0].norm(), atol=1e-5)
     (plus,) = GradCAMPlusPlus(model, "features").layer_maps(batch, [0])

@@ -9,21 +9,33 @@ unnormalised maps of each layer. `Hierarchy` asks on: which channels, and what a
 
 from tagseg.attribution.cam import CAM
 from tagseg.attribution.fusion import fuse, normalise
-from tagseg.attribution.gradient import GradCAM, GradCAMPlusPlus, GradientMaps, LayerCAM, NormGrad
+from tagseg.attribution.gradient import (
+    EigenCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientMaps,
+    HiResCAM,
+    LayerCAM,
+    NormGrad,
+    XGradCAM,
+)
 from tagseg.attribution.guided_backprop import GuidedBackprop
 from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.attribution.score_cam import ScoreCAM
 
 __all__ = [
     "CAM",
+    "EigenCAM",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradientMaps",
     "GuidedBackprop",
+    "HiResCAM",
     "Hierarchy",
     "LayerCAM",
     "NormGrad",
     "ScoreCAM",
+    "XGradCAM",
     "fuse",
     "normalise",
 ]

@@ -63,6 +63,37 @@ def layer_cam_normal(activation: torch.Tensor, gradient: torch.Tensor) -> torch.
     return _by_image(lambda a, g: (g * a).sum(dim=1), activation, gradient).relu_()
 
 
+def xgrad_cam(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Computes XGrad-CAM (Fu et al., BMVC 2020, equation 7).
+
+    The weight of a channel is the mean of its gradients, each counted by the activation's share of the channel.
+    """
+
+    def weights(a: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        total = a.sum(dim=(2, 3))
+        return torch.where(total == 0, 0, (g * a).sum(dim=(2, 3)) / torch.where(total == 0, 1, total))
+
+    return _weighted(activation, _by_image(weights, activation, gradient)).relu_()
+
+
+def eigen_cam(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Computes Eigen-CAM (Muhammad and Yeasin, IJCNN 2020): the activation along its first right singular vector.
+
+    It is the same for every class and uses no gradient. A singular vector has no sign: it gets that of the mean
+    activation.
+    """
+    del gradient
+    flat = activation.float().flatten(2).transpose(1, 2)  # (B, h w, D)
+    if flat.shape[1] < flat.shape[2]:  # the smaller of the two products has the same singular values
+        values, vectors = torch.linalg.eigh(flat @ flat.transpose(1, 2))  # ascending
+        along = vectors[:, :, -1] * values[:, -1:].clamp_min(0).sqrt()
+    else:
+        _, vectors = torch.linalg.eigh(flat.transpose(1, 2) @ flat)
+        along = (flat @ vectors[:, :, -1:])[..., 0]
+    along = along * torch.where(along.sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
+    return along.unflatten(1, activation.shape[2:]).relu_()
+
+
 def norm_grad(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Computes NormGrad (Rebuffi et al., CVPR 2020, "scaling").
 
@@ -77,6 +108,9 @@ FORMULAS: dict[str, Formula] = {
     "gradcam++": grad_cam_plus_plus,
     "layercam": layer_cam,
     "layercam-normal": layer_cam_normal,
+    "hirescam": layer_cam_normal,  # Draelos and Carin 2020: the same map
+    "xgradcam": xgrad_cam,
+    "eigencam": eigen_cam,
     "normgrad": norm_grad,
 }  # by the names that the command line uses; they share a backward pass
 

@@ -230,6 +230,33 @@ class NormGrad(_Attribution):
     formula = staticmethod(formulas.norm_grad)
 
 
+class XGradCAM(_Attribution):
+    """The method XGrad-CAM (Fu et al., BMVC 2020).
+
+    It takes the arguments of `LayerCAM` without `relu_gradients`.
+    """
+
+    formula = staticmethod(formulas.xgrad_cam)
+
+
+class HiResCAM(_Attribution):
+    """The method HiRes-CAM (Draelos and Carin, 2020), which is LayerCAM's ablation "LayerCAM-normal".
+
+    It takes the arguments of `LayerCAM` without `relu_gradients`.
+    """
+
+    formula = staticmethod(formulas.layer_cam_normal)
+
+
+class EigenCAM(_Attribution):
+    """The method Eigen-CAM (Muhammad and Yeasin, IJCNN 2020), the same for every class.
+
+    It takes the arguments of `LayerCAM` without `relu_gradients`.
+    """
+
+    formula = staticmethod(formulas.eigen_cam)
+
+
 def prepare(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Returns the images on the model's device, in its precision, outside inference mode.
 

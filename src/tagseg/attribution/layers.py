@@ -25,6 +25,8 @@ from tagseg.errors import BadInput, nearest
 
 Layers = str | nn.Module | Sequence[str | nn.Module]
 
+KEYWORDS = ("stages", "last", "sharp")
+_SHARP = 12  # cells along the shorter side: VGG-16, for which the papers' thresholds were chosen, has 14
 _TRANSFORMER_BLOCKS = 4  # how many of a transformer's last blocks count as stages
 
 
@@ -64,7 +66,8 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
 
     Args:
         model: the network, unwrapped and in eval mode.
-        layers: `"stages"`, `"last"`, a name as in `model.named_modules()`, a module, or several of these. Of a module
+        layers: `"stages"`, `"last"`, `"sharp"` (the deepest stage of at least 12 cells along the shorter side, which
+            makes better boxes), a name as in `model.named_modules()`, a module, or several of these. Of a module
             that is called several times `NAME#2` is the second call, and the name alone the last one.
         images: `(B, 3, H, W)`; the first is sent through the network a few times, or all, if it will not have one.
         caller: calls the network; None: it takes images and returns scores.
@@ -75,7 +78,7 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
     wanted = [layers] if isinstance(layers, str | nn.Module) else list(layers)
     if not wanted:
         raise BadInput("layers: name at least one layer, or give 'stages' or 'last'.")
-    names = [name if name in ("stages", "last") else _named(model, name) for name in wanted]
+    names = [name if name in KEYWORDS else _named(model, name) for name in wanted]
     caller = caller or Caller(model)
     try:
         calls = watch(caller, images[:1], torch.zeros(1, dtype=torch.long))
@@ -85,9 +88,9 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
         calls = watch(caller, images)
     found: list[Layer] = []
     for name in names:
-        if name in ("stages", "last"):
+        if name in KEYWORDS:
             stages = _stages(model, calls)
-            found += stages if name == "stages" else stages[-1:]
+            found += {"stages": stages, "last": stages[-1:], "sharp": _sharp(stages, calls)}[str(name)]
         else:
             found.append(_called(model, name, calls))
     named = [layer.name for layer in found]
@@ -95,6 +98,13 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
         if named.count(name) > 1:
             raise BadInput(f"layer '{name}' is given twice; name every layer once.")
     return found
+
+
+def _sharp(stages: list[Layer], calls: Sequence[Call]) -> list[Layer]:
+    """The deepest stage that is not too coarse for boxes; the shallowest if all are."""
+    cells = {call.place: call.grid_out for call in calls}
+    fine = [layer for layer in stages if min(cells[layer.name] or (0, 0)) >= _SHARP]
+    return fine[-1:] or stages[:1]
 
 
 def _layer(call: Call) -> Layer:
@@ -115,7 +125,7 @@ def _named(model: nn.Module, wanted: str | nn.Module) -> str:
         name = name.removeprefix(wrapper) if name not in modules else name
     if not name or name not in modules or (mark and not number.isdigit()):
         near = near_names(wanted, [n for n in modules if n])
-        raise BadInput(f"layer '{wanted}' is not in the model{near} ('stages' and 'last' find layers by themselves).")
+        raise BadInput(f"layer '{wanted}' is not in the model{near} ({', '.join(KEYWORDS)} find layers by themselves).")
     return f"{name}{mark}{number}"
 
 

@@ -18,7 +18,7 @@ from tagseg.errors import BadInput
 
 CORNERS = 4  # upper left, upper right, lower left, lower right
 _SURE, _SURE_OF_TOKENS = 0.53, 0.56  # of a response in its own half of the image; a half of it is chance
-_APART = 0.6  # of the responses to opposite corners in common
+_APART, _ALIKE = 0.6, 0.9  # of the responses to opposite corners in common
 _PREFIX = 17  # class and distillation tokens and 16 registers, less one
 
 
@@ -124,7 +124,8 @@ def read_response(values: torch.Tensor, batch: int, size: tuple[int, int]) -> Re
     alone = {
         axis: found
         for axis in axes
-        if wide and (found := _as_tokens(sums[axis], size)) is not None and found[0] > _SURE_OF_TOKENS
+        if wide and _common(sums[axis]) < _ALIKE
+        if (found := _as_tokens(sums[axis], size)) is not None and found[0] > _asked_of(found, size)
     }
     pairs = {}
     for r in axes:
@@ -146,7 +147,7 @@ def read_response(values: torch.Tensor, batch: int, size: tuple[int, int]) -> Re
         return Reading(batch, home[token - 1], home[token - 1], cells, size, prefix, suffix)
     if pair is None or best <= _SURE:
         # positions in an order of their own: opposite corners are answered at other places
-        apart = any(float(torch.minimum(m[0], m[3]).sum()) < _APART for m in sums.values() if m.shape[1] > 15)
+        apart = any(_common(mass) < _APART for mass in sums.values() if mass.shape[1] > 15)
         return NO_GRID if apart else None
     return Reading(
         batch, home[pair[0] - 1], home[pair[1] - 1], (response.shape[pair[0]], response.shape[pair[1]]), size
@@ -162,6 +163,17 @@ def _along(response: torch.Tensor, *axes: int) -> torch.Tensor:
     """Responses `(CORNERS, ...)` added up over all other axes."""
     others = [axis for axis in range(1, response.ndim) if axis not in axes]
     return response.sum(dim=others) if others else response
+
+
+def _asked_of(found: tuple[float, int, tuple[int, int], int], size: tuple[int, int]) -> float:
+    """The share above which tokens are believed: more for odd proportions and many tokens that are no cells."""
+    _, prefix, (h, w), suffix = found
+    return _SURE_OF_TOKENS + 0.4 * abs(math.log(h / w * size[1] / size[0])) + 0.005 * (prefix + suffix)
+
+
+def _common(mass: torch.Tensor) -> float:
+    """How much the responses `(CORNERS, n)` to opposite corners have in common: all of it along channels."""
+    return float(torch.minimum(mass[0], mass[3]).sum())
 
 
 def _share(response: torch.Tensor) -> float:

@@ -26,6 +26,9 @@ from tagseg.report.sheets import write_picture
 if TYPE_CHECKING:
     from tagseg.attribution.hierarchy import Node, Tree
 
+_LEGEND = (
+    "below: #channel and its share of the decision above; the others speak against it, so that shares may exceed 100 %"
+)
 _DRAWN = 3  # rows of a pyramid that show every node; below, each goes on with its strongest channel
 _FRAME = (250, 204, 21)
 
@@ -205,7 +208,7 @@ def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
     Under every channel there are the part of the photograph that its peak uses, and guided gradients.
     """
     tall = float(np.clip(photo.shape[0] / photo.shape[1], 0.6, 1.4))
-    root = Tile((framed(photo, 200, tall),), f"{label}\nscore {tree.score:.2f}")
+    root = Tile((framed(photo, 200, tall),), f"{label}, score {tree.score:.2f}\n{_LEGEND}")
     rows, names = [[root]], ["photograph"]
     parents: list[tuple[int, list[Node]]] = [(0, tree.children)]
     while any(children for _, children in parents):
@@ -215,16 +218,22 @@ def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
         strongest = max(node.share for _, node in drawn)
         weights = [node.share / max(strongest, 1e-30) for _, node in drawn]
         rows.append([_tile(n, photo, tree.size, tall, a, w) for (a, n), w in zip(drawn, weights, strict=True)])
-        names.append("\n".join(drawn[0][1].layer.split(".")))
+        names.append(_short(drawn[0][1].layer))
         parents = [(number, node.children) for number, (_, node) in enumerate(drawn)]
     return pyramid(rows, names)
+
+
+def _short(name: str) -> str:
+    """A layer's name in at most two lines: its beginning and its end."""
+    parts = name.split(".")
+    return name if len(parts) < 3 and len(name) < 14 else f"{parts[0]} ...\n{'.'.join(parts[-2:])[-14:]}"
 
 
 def _tile(node: Node, photo: np.ndarray, size: tuple[int, int], tall: float, above: int, weight: float) -> Tile:
     assert node.box is not None
     patch = cut(photo, node.box, size)
     pictures = (framed(patch, 120, tall), framed(guided_patch(node, patch), 120, tall))
-    return Tile(pictures, f"{node.channel}\n{100 * node.share:.0f} %", above, weight)
+    return Tile(pictures, f"#{node.channel}\n{100 * node.share:.0f} %", above, weight)
 
 
 def framed(picture: np.ndarray, side: int, tall: float = 1.0) -> np.ndarray:

@@ -67,8 +67,7 @@ def explain(
 
     reporter, out = Reporter(quiet), Path(out)
     classifier = load_classifier(model, weights, side)
-    shown_always = [m for m, a in ATTRIBUTIONS.items() if a.cheap or m in methods]
-    rows = list(methods) if layers == "last" else shown_always
+    rows = list(dict.fromkeys(methods))
     explainer = Explainer(classifier, rows, layers)
     written: list[Path] = []
     with reporter.bar("explain", len(found), "photographs") as advance, explain_full_disk(out):

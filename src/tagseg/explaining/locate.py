@@ -37,7 +37,7 @@ def locate(
     *,
     weights: str = "pretrained",
     method: str = "layercam",
-    layers: str | Sequence[str] = "stages",
+    layers: str | Sequence[str] = "sharp",
     classes: Sequence[str] | None = None,
     top: int = 1,
     side: int | None = None,

@@ -69,7 +69,7 @@ def pyramid(rows: Sequence[Sequence[Tile]], names: Sequence[str], *, width: floa
                 extent = (x - half, x + half, top, top + 2 * half * tall)
                 behind.imshow(picture, extent=extent, aspect="auto", zorder=2)
             below = y - side * tall * count - 0.03
-            size = 9.0 if side > 1.2 else 7.0 if side > 0.7 else 5.5
+            size = 10.0 if side > 1.2 else 8.5 if side > 0.7 else 7.0
             behind.text(x, below, tile.caption, ha="center", va="top", fontsize=size, color=INK, linespacing=1.1)
             ends.append((x, below - 0.3))
         bottoms, y = ends, y - height
