@@ -18,6 +18,7 @@ from tagseg.errors import BadInput
 
 CORNERS = 4  # upper left, upper right, lower left, lower right
 _SURE, _SURE_OF_TOKENS = 0.53, 0.56  # of a response in its own half of the image; a half of it is chance
+_PLAIN = 0.7  # the same, of rows and columns beyond doubt
 _APART, _ALIKE = 0.6, 0.9  # of the responses to opposite corners in common
 _PREFIX = 17  # class and distillation tokens and 16 registers, less one
 
@@ -119,6 +120,20 @@ def read_response(values: torch.Tensor, batch: int, size: tuple[int, int]) -> Re
     response /= total.reshape(-1, *[1] * (response.ndim - 1))
     axes = range(1, response.ndim)
     sums = {axis: _along(response, axis) for axis in axes}
+    pairs = {}
+    for r in axes:
+        for c in axes:
+            if r != c and _may_be_grid(response.shape[r], response.shape[c], size):
+                joint = _along(response, min(r, c), max(r, c))
+                pairs[r, c] = _share(joint if r < c else joint.transpose(1, 2))
+    pair = max(pairs, key=lambda p: pairs[p], default=None)
+    best = pairs[pair] if pair is not None else 0.0
+    # axes before the images' keep their numbers, for they were moved behind
+    home = [axis for axis in range(values.ndim) if axis != batch]
+    if pair is not None and best > _PLAIN:  # tokens need not be looked for
+        return Reading(
+            batch, home[pair[0] - 1], home[pair[1] - 1], (response.shape[pair[0]], response.shape[pair[1]]), size
+        )
     # one axis of tokens can be cut into rows in many ways, of which one may fit by chance: more is asked of it
     wide = sum(length > 1 for length in response.shape[1:]) > 1
     alone = {
@@ -127,17 +142,7 @@ def read_response(values: torch.Tensor, batch: int, size: tuple[int, int]) -> Re
         if wide and _common(sums[axis]) < _ALIKE
         if (found := _as_tokens(sums[axis], size)) is not None and found[0] > _asked_of(found, size)
     }
-    pairs = {}
-    for r in axes:
-        for c in axes:
-            if r != c and _may_be_grid(response.shape[r], response.shape[c], size):
-                joint = _along(response, min(r, c), max(r, c))
-                pairs[r, c] = _share(joint if r < c else joint.transpose(1, 2))
-    pair = max(pairs, key=lambda p: pairs[p], default=None)
     token = max(alone, key=lambda axis: alone[axis][0], default=None)
-    best = pairs[pair] if pair is not None else 0.0
-    # axes before the images' keep their numbers, for they were moved behind
-    home = [axis for axis in range(values.ndim) if axis != batch]
     if token is not None and alone[token][0] > max(best, _SURE):
         same = [axis for axis in alone if response.shape[axis] == response.shape[token]]
         windows = response.ndim > 3 and token == 1  # tokens of each, which are other positions, come behind
