@@ -343,3 +343,22 @@ def test_memory_stays_flat():
         attribution(batch, [0, 1])
         CAM(model)(batch)
     assert alive() <= before + 2
+
+
+def test_networks_that_cannot_be_looked_into():
+    model, _ = twins()
+    batch = images()
+    int8 = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    (maps,) = ScoreCAM(int8).layer_maps(batch, [1])
+    (expected,) = ScoreCAM(model).layer_maps(batch, [1])
+    assert (maps - expected).abs().max() < 0.05 * expected.max()
+    with pytest.raises(BadInput, match="use scorecam"):
+        GradCAM(int8)(batch, [1])
+    for program in (
+        torch.jit.script(model),
+        torch.jit.trace(model, batch),
+        torch.export.export(model, (batch,)).module(),
+    ):
+        for kind in (GradCAM, ScoreCAM):
+            with pytest.raises(BadInput, match="layers cannot be watched"):
+                kind(program)(batch, [1])

@@ -155,6 +155,7 @@ class Tape:
         same and is faster there, and each gradient becomes a map as soon as it is there, so none is ever kept.
         """
         picked = recorded.scores.gather(1, classes)
+
         if not picked.requires_grad:
             raise self._independent(0)
         go = self._all_at_once if classes.device.type == "cuda" else self._one_by_one
@@ -257,7 +258,7 @@ class Tape:
     def _independent(self, number: int) -> BadInput:
         return BadInput(
             f"layer '{self.layers[number].name}': the class score does not depend on it (it lies beside the path to "
-            "the score, or the model detaches); choose another layer."
+            "the score, or the model detaches or is quantised); choose another layer, or use scorecam."
         )
 
 

@@ -68,6 +68,8 @@ class GuidedBackprop:
             if not guide.met:
                 has = f"none, but {', '.join(self.left_alone)}" if self.left_alone else "none"
                 raise BadInput(f"guided backpropagation needs a network with ReLUs; this one has {has}.")
+            if not scores.requires_grad:
+                raise BadInput("the class scores have no gradient (a quantised network?); use scorecam.")
             chosen = check_classes(classes, scores)
             picked = scores.gather(1, chosen)
             last = chosen.shape[1] - 1

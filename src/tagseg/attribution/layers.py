@@ -25,6 +25,7 @@ from tagseg.errors import BadInput, nearest
 
 Layers = str | nn.Module | Sequence[str | nn.Module]
 
+_CLOSED = "the layers cannot be watched"
 KEYWORDS = ("stages", "last", "sharp")
 _SHARP = 12  # cells along the shorter side: VGG-16, for which the papers' thresholds were chosen, has 14
 _TRANSFORMER_BLOCKS = 4  # how many of a transformer's last blocks count as stages
@@ -80,12 +81,16 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
         raise BadInput("layers: name at least one layer, or give 'stages' or 'last'.")
     names = [name if name in KEYWORDS else _named(model, name) for name in wanted]
     caller = caller or Caller(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise BadInput(f"{_CLOSED} of a TorchScript program; give the network that it was made of.")
     try:
         calls = watch(caller, images[:1], torch.zeros(1, dtype=torch.long))
     except Exception:
         if len(images) == 1:
             raise
         calls = watch(caller, images)
+    if not calls:
+        raise BadInput(f"{_CLOSED} of a network that calls no modules, such as an exported program; give the original.")
     found: list[Layer] = []
     for name in names:
         if name in KEYWORDS:
