@@ -182,7 +182,9 @@ class Tape:
     ) -> list[list[list[torch.Tensor]]]:
         maps: list[list[list[torch.Tensor]]] = [[[] for _ in formulas] for _ in self.layers]
 
-        def consume(number: int, gradient: torch.Tensor) -> None:
+        def consume(number: int, gradient: torch.Tensor | None) -> None:
+            if gradient is None:  # what comes behind has none, as in a quantised layer
+                raise self._independent(number)
             self._apply(number, recorded.activations[number], gradient, formulas, size, factor, maps[number])
 
         handles = [

@@ -73,9 +73,13 @@ class GuidedBackprop:
             chosen = check_classes(classes, scores)
             picked = scores.gather(1, chosen)
             last = chosen.shape[1] - 1
-            gradients = [
-                torch.autograd.grad(picked[:, k].sum(), leaf, retain_graph=k < last)[0].float() for k in range(last + 1)
+            found = [
+                torch.autograd.grad(picked[:, k].sum(), leaf, retain_graph=k < last, allow_unused=True)[0]
+                for k in range(last + 1)
             ]
+            if any(gradient is None for gradient in found):
+                raise BadInput("the class scores have no gradient at the pixels (a quantised network?); use scorecam.")
+            gradients = [gradient.float() for gradient in found]
         return torch.stack(gradients, dim=1)
 
 
@@ -98,7 +102,7 @@ class Guide(TorchFunctionMode):
             self.others.add(_OTHERS[func])
         if isinstance(result, torch.Tensor) and result.requires_grad and _rectifies(func, args, kwargs or {}):
             self.met += 1
-            result.register_hook(lambda gradient: gradient.clamp_min(0))
+            result.register_hook(lambda gradient: None if gradient is None else gradient.clamp_min(0))
         return result
 
 

@@ -89,7 +89,7 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
         if len(images) == 1:
             raise
         calls = watch(caller, images)
-    if not calls:
+    if not any(call.computes for call in calls) and any(p.ndim > 2 for p in model.parameters()):
         raise BadInput(f"{_CLOSED} of a network that calls no modules, such as an exported program; give the original.")
     found: list[Layer] = []
     for name in names:
@@ -213,6 +213,8 @@ def _before_class_maps(calls: list[Call]) -> list[Call]:
         return calls
     last = calls[computing[-1]]
     if not isinstance(last.module, nn.Conv2d) or last.grid_out is None or len(computing) < 2:
+        return calls
+    if last.classes not in (None, last.module.out_channels):
         return calls
     return calls[: computing[-1]]
 

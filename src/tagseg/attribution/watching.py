@@ -38,6 +38,7 @@ class Call:
     images: whether one axis is the images'; None where the network could not be asked.
     shape: of what comes out for one image.
     matrix: whether it is an attention matrix, or of windows.
+    classes: how many the network tells apart; None if that is not known.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Call:
     images: bool | None = None
     shape: tuple[int, ...] | None = None
     matrix: bool = False
+    classes: int | None = None
 
     @property
     def place(self) -> str:
@@ -115,12 +117,16 @@ def watch(caller: Caller, image: torch.Tensor, rows: torch.Tensor | None = None)
         call.tokens = out.shape[1] if out is not None and out.ndim == 3 else None
 
     with torch.no_grad(), _listening(caller.model, first):
-        caller(image, rows)
+        output = caller(image, rows)
+    try:
+        classes = caller.scores(output, len(image), rows).shape[1]
+    except BadInput:
+        classes = None  # what is wrong with the scores is told when they are asked for
     times = Counter(call.name for call in calls)
     _ask(caller, image, asked, rows)
     _follow(caller, image, asked, rows)
     for call in calls:
-        call.of = times[call.name]
+        call.of, call.classes = times[call.name], classes
         place = call.name, call.number
         call.shape = asked.shapes[place][1]
         if place in asked.readings:
