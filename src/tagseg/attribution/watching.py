@@ -197,11 +197,19 @@ def _follow(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tens
     places: list[Place] = []
     outputs: list[torch.Tensor] = []
 
-    def keep(call: Call, _: Any, output: Any) -> None:
+    def keep(call: Call, _: Any, output: Any) -> Any:
         values = given(output)
-        if values is not None and values.requires_grad and values.is_floating_point():
-            places.append((call.name, call.number))
-            outputs.append(values)
+        if values is None or not values.requires_grad or not values.is_floating_point():
+            return None
+        if type(output) in (
+            torch.Tensor,
+            tuple,
+        ):  # what is handed on may be what was taken: only its use from here counts
+            values = values.view_as(values)
+            output = values if isinstance(output, torch.Tensor) else (values, *output[1:])
+        places.append((call.name, call.number))
+        outputs.append(values)
+        return output
 
     try:
         with torch.enable_grad(), _listening(caller.model, keep), warnings.catch_warnings():
@@ -252,14 +260,17 @@ def _shares_of_paths(scores: torch.Tensor, image: torch.Tensor, outputs: Sequenc
 
 
 @contextmanager
-def _listening(model: nn.Module, hear: Callable[[Call, Any, Any], None]) -> Iterator[None]:
-    """Calls `hear` with every call of every module but the root, its inputs and its output."""
+def _listening(model: nn.Module, hear: Callable[[Call, Any, Any], Any]) -> Iterator[None]:
+    """Calls `hear` with every call of every module but the root, its inputs and its output.
+
+    What it returns, if anything, goes on instead of the output.
+    """
     counts: Counter[str] = Counter()
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple, options: dict, output: Any) -> None:
+    def note(name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: tuple, options: dict, output: Any) -> Any:
             counts[name] += 1
-            hear(Call(name, module, counts[name]), inputs or tuple(options.values()), output)
+            return hear(Call(name, module, counts[name]), inputs or tuple(options.values()), output)
 
         return hook
 
