@@ -226,7 +226,7 @@ def draw_tree(tree: Tree, photo: np.ndarray, label: str) -> np.ndarray:
 def _short(name: str) -> str:
     """A layer's name in at most two lines: its beginning and its end."""
     parts = name.split(".")
-    return name if len(parts) < 3 and len(name) < 14 else f"{parts[0]} ...\n{'.'.join(parts[-2:])[-14:]}"
+    return name if len(parts) < 3 and len(name) < 14 else f"{'.'.join(parts[:2])} ...\n{'.'.join(parts[2:][-2:])[-14:]}"
 
 
 def _tile(node: Node, photo: np.ndarray, size: tuple[int, int], tall: float, above: int, weight: float) -> Tile:
