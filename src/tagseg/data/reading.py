@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
@@ -21,6 +22,7 @@ from tagseg.files import read_json, write_json
 from tagseg.labels import IGNORE
 
 DEEP_MARKS = (b"\x89PNG", b"II*\x00", b"MM\x00*")  # how files begin that may have 16 bits
+_LOOKED_AT = 20  # palettes, which a tool writes all alike
 LONGEST_NAME = 240  # bytes of a part of a photograph's name; files of results add an ending of up to 12
 
 
@@ -113,7 +115,6 @@ class FileFact:
     values: the numbers in the mask, ascending.
     turned: whether the camera was turned, so that the pixels are turned too when they are read.
     bits: that the photograph's values fill, if it has 16; else 8.
-    bright: whether the mask's palette shows the background brighter than the object.
     """
 
     stamp: str
@@ -122,7 +123,6 @@ class FileFact:
     problems: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
     turned: bool = False
-    bright: bool = False
     bits: int = 8
 
 
@@ -160,7 +160,6 @@ class FileFacts(dict[str, FileFact]):
                         tuple(f["problems"]),
                         tuple(f["values"]),
                         f["turned"],
-                        f["bright"],
                         f["bits"],
                     )
                     for n, f in found.items()
@@ -230,8 +229,7 @@ def _inspect(sample: Sample, stamp: str, num_classes: int) -> FileFact:
     if sample.mask is not None and not problems:
         found, values = _inspect_mask(sample, sample.mask, size, num_classes)
         problems += found
-    bright = values == (0, 1) and isinstance(sample.mask, Path) and is_bright(sample.mask)
-    return FileFact(stamp, size, digest, tuple(problems), values, turned, bright, bits)
+    return FileFact(stamp, size, digest, tuple(problems), values, turned, bits)
 
 
 def _inspect_mask(
@@ -248,7 +246,10 @@ def _inspect_mask(
     if mask.shape != size:
         height, width = mask.shape
         return [f"{where}: the mask has {width} x {height} pixels, its photograph {size[1]} x {size[0]}; {mend}."], ()
-    values = np.unique(mask)
+    # counting is several times faster than sorting
+    values = (
+        np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256])) if mask.dtype == np.uint8 else np.unique(mask)
+    )
     wrong = values[(values > num_classes) & (values != IGNORE)]
     if wrong.size:
         return [
@@ -309,11 +310,12 @@ def _mask_notes(data: Dataset, facts: FileFacts) -> list[str]:
             f"{turned[0].image}: the camera was turned, and so is the photograph when it is read, but not its mask; "
             f"see that they fit. The same in all: {len(turned)}."
         )
-    bright = [s for s in masked if facts[s.name].bright]
-    if bright:
+    two = [s.mask for s in masked if facts[s.name].values == (0, 1) and isinstance(s.mask, Path)]
+    bright = next((path for path in two[:_LOOKED_AT] if is_bright(path)), None)
+    if bright is not None:
         found.append(
-            f"{bright[0].mask}: the palette shows 0, the background, bright and the object dark; see that 1 is the "
-            f"object. The same in all: {len(bright)}."
+            f"{bright}: the palette shows 0, the background, bright and the object dark; see that 1 is the object, in "
+            "all masks."
         )
     others = {s.name: {v - 1 for v in facts[s.name].values if 0 < v <= len(data.classes)} for s in masked}
     denied = [s for s in masked if not others[s.name] <= set(s.tags)]

@@ -124,10 +124,10 @@ def read_folder(root: Path) -> Dataset:
 
     boxes, box_problems = _read_boxes(root / "boxes.csv", by_name, classes)
     problems += box_problems
-    masks, mask_problems = _find_masks(root / "masks", by_name)
+    there, saliency = _files(root / "masks"), _files(root / "saliency")
+    masks, mask_problems = _find_masks(there, by_name)
     problems += mask_problems
-    saliency = _files(root / "saliency")
-    notes += _unread(root, by_name, masks)
+    notes += _unread(root, by_name, masks, there, saliency)
 
     def sample(name: str) -> Sample:
         return Sample(
@@ -155,20 +155,27 @@ def _list_of(root: Path, split: str) -> Path:
     return next((path for name in names if (path := root / f"{name}.txt").exists()), root / f"{split}.txt")
 
 
-def _unread(root: Path, by_name: dict[str, Path], masks: dict[str, Path]) -> list[str]:
+def _unread(
+    root: Path,
+    by_name: dict[str, Path],
+    masks: dict[str, Path],
+    in_masks: dict[str, Path],
+    in_saliency: dict[str, Path],
+) -> list[str]:
     """What to know of masks and maps that belong to no photograph, or lie where nobody looks for them."""
     notes = []
-    for name, used, mend in (
-        ("masks", set(masks.values()), "masks are PNG files with the photographs' names"),
-        ("saliency", {p for n, p in _files(root / "saliency").items() if n.removesuffix(".png") in by_name},
+    for name, files, used, mend in (
+        ("masks", in_masks, set(masks.values()), "masks are PNG files with the photographs' names"),
+        ("saliency", in_saliency, {p for n, p in in_saliency.items() if n.removesuffix(".png") in by_name},
          "saliency maps are PNG files with the photographs' names"),
     ):  # fmt: skip
-        there = [p for n, p in _files(root / name).items() if not p.name.startswith((".", "classes."))]
+        there = [p for p in files.values() if not p.name.startswith((".", "classes."))]
         odd = [path for path in there if path not in used]
         if odd and by_name:
             notes.append(f"{odd[0]}: {mend}; of the {len(there)} files of this folder {len(odd)} are not read.")
-        dead = [p for p in sorted((root / name).rglob("*")) if p.is_symlink() and not p.exists()]
-        notes += [f"{path}: this link leads nowhere." for path in dead[:1]]
+        dead = next((p for p in (root / name).rglob("*") if p.is_symlink() and not p.exists()), None)
+        if dead is not None:
+            notes.append(f"{dead}: this link leads nowhere.")
     others = {
         "mask",
         "segmentationclass",
@@ -331,9 +338,8 @@ def _read_boxes(path: Path, by_name: dict[str, Path], classes: list[str]) -> tup
     return boxes, problems
 
 
-def _find_masks(folder: Path, by_name: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
+def _find_masks(there: dict[str, Path], by_name: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
     """The mask of every photograph that has one, under any of the usual names; JPEG cannot hold numbers."""
-    there = _files(folder)
     found: dict[str, Path] = {}
     problems: list[Problem] = []
     for name in by_name:
