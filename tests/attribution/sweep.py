@@ -109,13 +109,16 @@ def main() -> None:
         try:
             model, image, layers = found(name)
             names, far = [layer.name for layer in layers], difference(model, layers[-1], image)
+            if far > 1e-5:  # networks that magnify the rounding of float32
+                far = difference(model.double(), layers[-1], image.double())
+                model, image = model.float(), image.float()
             LayerCAM(model, "stages", score=logits)(image, [3])
         except ImportError:
             print(f"{name}: left out, for transformers is not installed", flush=True)
             continue
         except Exception as error:
             names, far = [f"{type(error).__name__}: {error}"], float("nan")
-        good = far < 1e-4 and (a.write or names == table.get(name))
+        good = far < 1e-5 and (a.write or names == table.get(name))
         wrong += not good
         print(f"{name}: {', '.join(names)}; {far:.1e} from plain autograd{'' if good else '  WRONG'}", flush=True)
         if a.write and far == far:
