@@ -77,6 +77,8 @@ def explain(
                 stem = out / f"{shown.name}.{slug(label)}"
                 for method in dict.fromkeys(methods):
                     heat = shown.maps[method].fused(shown.photo.shape[:2])[k]
+                    if not heat.any():
+                        reporter.say(f"{shown.name}: no evidence for '{label}' by {method}, an empty map")
                     written.append(write_picture(with_ending(stem, f".{method}.jpg"), overlay_map(shown.photo, heat)))
                 sheet = _sheet(shown, k, f"{label}  {shown.probabilities[k]:.2f}", rows)
                 written.append(write_picture(with_ending(stem, ".sheet.png"), sheet))
