@@ -44,7 +44,8 @@ class Reporter:
             if now - last >= _SECONDS and 0 < done < total:
                 last = now
                 left = (now - begun) * (total - done) / done
-                self.say(f"{name}: {done} of {total} {unit}, {left / 60:.0f} minutes left {remark}".rstrip())
+                words = [f"{name}: {done} of {total} {unit}", f"about {left:.0f} s left", remark]
+                self.say(", ".join(word for word in words if word))
 
         return advance
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from tagseg.attribution import (
     CAM,
+    AblationCAM,
     EigenCAM,
     GradCAM,
     GradCAMPlusPlus,
@@ -39,6 +40,7 @@ ATTRIBUTIONS = {
     "hirescam": HiResCAM,
     "eigencam": EigenCAM,
     "scorecam": ScoreCAM,
+    "ablationcam": AblationCAM,
     "guided": GuidedBackprop,
 }
 every = pytest.mark.parametrize("name", list(ATTRIBUTIONS))
@@ -285,6 +287,9 @@ def test_closed_forms_on_a_network_that_is_linear_behind_the_layer(seed: int):
         flat = a[image].flatten(1).T @ vectors[0]
         expected = (flat * flat.sum().sign()).view(9, 11).relu()
         assert torch.allclose(eigen[image, 0], expected, atol=1e-4 * float(values[0]))
+    (ablation,) = AblationCAM(model, "features").layer_maps(batch, [0, 1])
+    lost = w[None, :2] * a.mean(dim=(2, 3))[:, None] / model(batch)[:, :2, None].detach().abs()
+    assert torch.allclose(ablation, torch.einsum("bkd,bdhw->bkhw", lost, a).relu(), atol=1e-4)
     (norm,) = NormGrad(model, "features").layer_maps(batch, [0])
     assert torch.allclose(norm[:, 0] * cells, a.norm(dim=1) * w[0].norm(), atol=1e-5)
     (plus,) = GradCAMPlusPlus(model, "features").layer_maps(batch, [0])

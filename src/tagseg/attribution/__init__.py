@@ -7,6 +7,7 @@ Every method here is called as `(images (B, 3, H, W), classes (B, K)) -> (B, K, 
 unnormalised maps of each layer. `Hierarchy` asks on: which channels, and what are they made of?
 """
 
+from tagseg.attribution.ablation_cam import AblationCAM
 from tagseg.attribution.cam import CAM
 from tagseg.attribution.fusion import fuse, normalise
 from tagseg.attribution.gradient import (
@@ -25,6 +26,7 @@ from tagseg.attribution.score_cam import ScoreCAM
 
 __all__ = [
     "CAM",
+    "AblationCAM",
     "EigenCAM",
     "GradCAM",
     "GradCAMPlusPlus",

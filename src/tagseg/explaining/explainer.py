@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.attribution import CAM, GradientMaps, GuidedBackprop, ScoreCAM, fuse
+from tagseg.attribution import CAM, AblationCAM, GradientMaps, GuidedBackprop, ScoreCAM, fuse
 from tagseg.attribution.formulas import FORMULAS
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image
@@ -64,6 +64,8 @@ class Explainer:
             self.others["own"] = OwnMaps(model)
         if "scorecam" in self.methods:
             self.others["scorecam"] = ScoreCAM(model, layers)
+        if "ablationcam" in self.methods:
+            self.others["ablationcam"] = AblationCAM(model, layers)
         if "guided-backprop" in self.methods:
             self.others["guided-backprop"] = GuidedBackprop(model)
 

@@ -34,6 +34,7 @@ ATTRIBUTIONS = {
     "eigencam": Attribution("Muhammad and Yeasin, IJCNN 2020"),
     "normgrad": Attribution("Rebuffi et al., CVPR 2020", cheap=True),
     "scorecam": Attribution("Wang et al., CVPR-W 2020"),
+    "ablationcam": Attribution("Desai and Ramaswamy, WACV 2020"),
     "guided-backprop": Attribution("Springenberg et al., ICLR-W 2015", layered=False),
 }
 
