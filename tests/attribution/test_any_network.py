@@ -10,8 +10,20 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tagseg.attribution import CAM, GradCAM, GradientMaps, GuidedBackprop, Hierarchy, LayerCAM, NormGrad, ScoreCAM
+from tagseg.attribution import (
+    CAM,
+    AblationCAM,
+    GradCAM,
+    GradientMaps,
+    GuidedBackprop,
+    Hierarchy,
+    LayerCAM,
+    NormGrad,
+    ScoreCAM,
+)
+from tagseg.attribution.ablation import drops
 from tagseg.attribution.formulas import FORMULAS
+from tagseg.attribution.gap import Decision, Recorder
 from tagseg.attribution.holding import undisturbed
 from tagseg.attribution.layers import find_layers
 from tagseg.errors import BadInput
@@ -69,6 +81,39 @@ def test_a_hierarchy_through_one_rectifier():
     nodes = [[n.decision for _, n in Hierarchy(m, "stages")(batch, [2])[0][0].nodes()] for m in (one, other)]
     assert nodes[0] == nodes[1]
     assert trees[0].layers == ("relu#1", "relu#2", "relu#3")
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
+def test_channels_are_taken_from_the_call_that_is_meant(kind: type[nn.Module]):
+    one, other = twins(shared=True)
+    one.relu = kind()
+    one.r1 = one.r2 = one.r3 = one.relu
+    other.r1, other.r2, other.r3 = kind(), kind(), kind()
+    with torch.no_grad():
+        for model in (one, other):
+            model.c3.weight.mul_(30)  # a part is clipped
+    batch = images(1)
+    found, expected = (AblationCAM(m, w).layer_maps(batch, [1, 4]) for m, w in ((one, "relu#2"), (other, "r2")))
+    assert torch.allclose(found[0], expected[0], atol=1e-5)
+    names = (["relu#2", "relu#3"], ["r2", "r3"])
+    decision = Decision(1, 3, 5, 6)
+    sources = [Recorder(m, layers)(batch) for m, layers in zip((one, other), names, strict=True)]
+    parts = [source.parts([decision])[0] for source in sources]
+    assert parts[0].value == pytest.approx(parts[1].value)
+    assert torch.allclose(parts[0].maps, parts[1].maps, atol=1e-5)
+    falls = [drops(m, source, batch, [decision], 0) for m, source in zip((one, other), sources, strict=True)]
+    assert torch.allclose(*falls, atol=1e-4)
+
+
+def test_decisions_of_steep_scores_in_half_precision():
+    model, batch = Cosine().eval(), images(1)
+    recordings = [Recorder(model, "tower")(batch)]
+    expected = recordings[0].parts([recordings[0].score(0, 1)])[0]
+    model.tower.half()
+    model.classes.half()
+    recording = Recorder(model, "tower")(batch)
+    found = recording.parts([recording.score(0, 1)])[0]
+    assert torch.allclose(found.maps, expected.maps, atol=0.02 * float(expected.maps.abs().max()))
 
 
 def test_a_rectifier_of_a_residual_block():

@@ -235,7 +235,7 @@ def test_one_batched_backward_pass_gives_the_same():
     recording = Recorder(Plain().eval())(images(2))
     decisions = [Decision(2, 3, 4, 5), Decision(2, 9, 1, 1, image=1), Decision(2, 0, 7, 7), Decision(2, 3, 2, 5)]
     picked = recording._picked(decisions)
-    together = recording._batched(picked, recording.activations[1], 1.0)
+    together = recording._of_sums(picked, recording.activations[1], "")
     for value, gradient in zip(picked, together, strict=True):
         alone = torch.autograd.grad(value, recording.activations[1], retain_graph=True)[0]
         torch.testing.assert_close(gradient, alone)

@@ -7,15 +7,14 @@ together. Nothing before the layer is computed again, nothing behind the place t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from tagseg.attribution.calling import Caller, Score
-from tagseg.attribution.gap import Decision, Recording
+from tagseg.attribution.capture import hooked
+from tagseg.attribution.gap import Decision, Recording, clip_call
 from tagseg.attribution.holding import undisturbed
-from tagseg.attribution.layers import Layer
 from tagseg.errors import BadInput
 
 _TOGETHER = 64  # changed copies in one batch
@@ -107,31 +106,30 @@ def rerun_all(
     """
     found: list[torch.Tensor] = []
     first = min(changes)
+    clip = None if read is None else recording.clips.get(read)
+    watched = [*changes, *([] if read is None or clip is not None else [read])]
+    seen = [0]  # calls of the clip so far
 
-    def changed(level: int) -> Callable[..., Any]:
-        def hook(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
-            output = output.expand(copies, *output.shape[1:]).clone() if level == first else output.clone()
-            changes[level](recording.layers[level].grid(output, recording.size))
-            return output
+    def at(place: int, output: torch.Tensor) -> torch.Tensor:
+        level = watched[place]
+        if level not in changes:
+            enough(level, output)
+        output = output.expand(copies, *output.shape[1:]).clone() if level == first else output.clone()
+        changes[level](recording.layers[level].grid(output, recording.size))
+        return output
 
-        return hook
+    def enough(level: int, values: torch.Tensor) -> None:
+        found.append(recording.layers[level].grid(values.clone(), recording.size))
+        raise _Enough
 
-    def kept(layer: Layer) -> Callable[..., Any]:
-        def hook(_: nn.Module, inputs: tuple, output: torch.Tensor | None = None) -> None:
-            found.append(layer.grid((inputs[0] if output is None else output).clone(), recording.size))
-            raise _Enough
+    def before(module: nn.Module, inputs: tuple) -> None:
+        assert read is not None
+        seen[0] += 1
+        if seen[0] == clip_call(recording.layers[read], module):
+            enough(read, inputs[0])
 
-        return hook
-
-    with undisturbed(model), torch.no_grad():
-        handles = [recording.layers[n].module.register_forward_hook(changed(n)) for n in changes]
-        if read is not None:
-            clip, layer = recording.clips.get(read), recording.layers[read]
-            handles.append(
-                layer.module.register_forward_hook(kept(layer))
-                if clip is None
-                else clip.register_forward_pre_hook(kept(layer))
-            )
+    with undisturbed(model), torch.no_grad(), hooked([recording.layers[level] for level in watched], at):
+        handle = None if clip is None else clip.register_forward_pre_hook(before)
         try:
             output = model(image)
         except _Enough:
@@ -142,7 +140,7 @@ def rerun_all(
                 f"({str(error).splitlines()[0]}); choose layers between blocks."
             ) from error
         finally:
-            for handle in handles:
+            if handle is not None:
                 handle.remove()
     return Caller(model, score).scores(output, copies)
 

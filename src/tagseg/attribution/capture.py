@@ -155,22 +155,17 @@ class Tape:
         same and is faster there, and each gradient becomes a map as soon as it is there, so none is ever kept.
         """
         picked = recorded.scores.gather(1, classes)
-
         if not picked.requires_grad:
             raise self._independent(0)
         go = self._all_at_once if classes.device.type == "cuda" else self._one_by_one
-        factors = HALF_FACTORS if _has_half(recorded) else (1.0,)
-        for factor in factors:
+        name = ""
+        for factor in factors_of(recorded.scores, *recorded.activations):
             try:
                 maps = go(recorded, picked, formulas, size, factor)
-                break
+                return [[torch.stack(of_classes, dim=1) for of_classes in of_layer] for of_layer in maps]
             except _Overflow as error:
-                if factor == factors[-1]:
-                    raise BadInput(
-                        f"layer '{error}': the gradients there are not numbers (NaN or infinity); look at the "
-                        "network's weights, or run it in float32."
-                    ) from error
-        return [[torch.stack(of_classes, dim=1) for of_classes in of_layer] for of_layer in maps]
+                name = str(error)
+        raise overflowed(name)
 
     def _one_by_one(
         self,
@@ -195,7 +190,7 @@ class Tape:
         last = picked.shape[1] - 1
         try:
             for k in range(last + 1):
-                keep = k < last or (factor != HALF_FACTORS[-1] and _has_half(recorded))
+                keep = k < last or factor != 1  # for another factor
                 torch.autograd.grad(picked[:, k].sum() * factor, roots, retain_graph=keep, allow_unused=True)
                 for number, of_layer in enumerate(maps):
                     if any(len(of_classes) != k + 1 for of_classes in of_layer):
@@ -264,11 +259,20 @@ class Tape:
         )
 
 
-HALF_FACTORS = (1024.0, 32.0, 1.0, 1 / 32)  # gradients of deep networks vanish in 16 bits, those of steep ones overflow
+_HALF_FACTORS = (1024.0, 32.0, 1 / 32)  # gradients of deep networks vanish in 16 bits, those of steep ones overflow
 
 
-def _has_half(recorded: Pass) -> bool:
-    return any(t.dtype == torch.float16 for t in (recorded.scores, *recorded.activations))
+def factors_of(*tensors: torch.Tensor) -> tuple[float, ...]:
+    """Returns what scores are multiplied by before they go back, one after the other until gradients are numbers."""
+    return _HALF_FACTORS if any(t.dtype == torch.float16 for t in tensors) else (1.0,)
+
+
+def overflowed(name: str) -> BadInput:
+    """Returns the sentence for a layer whose gradients are not numbers."""
+    return BadInput(
+        f"layer '{name}': the gradients there are not numbers (NaN or infinity); look at the network's weights, or run "
+        "it in float32."
+    )
 
 
 class _Overflow(Exception):

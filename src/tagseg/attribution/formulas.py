@@ -64,7 +64,7 @@ def layer_cam_normal(activation: torch.Tensor, gradient: torch.Tensor) -> torch.
 
 
 def xgrad_cam(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Computes XGrad-CAM (Fu et al., BMVC 2020, equation 7).
+    """Computes XGrad-CAM (Fu et al., BMVC 2020).
 
     The weight of a channel is the mean of its gradients, each counted by the activation's share of the channel.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
@@ -12,6 +12,27 @@ from tagseg.errors import BadInput
 
 Scaling = Literal["tanh", "none", "sqrt", "tan"]
 SCALINGS: tuple[Scaling, ...] = ("tanh", "none", "sqrt", "tan")
+
+
+class Fused:
+    """What methods with maps of several layers share: the call that scales, resizes and joins them.
+
+    Args:
+        scaling, gamma: of all layers but the deepest, see `scale`.
+    """
+
+    layer_maps: Callable[..., list[torch.Tensor]]
+
+    def __init__(self, scaling: Scaling, gamma: float) -> None:
+        self.scaling, self.gamma = scaling, gamma
+
+    def __call__(self, images: torch.Tensor, classes: Any = None, **options: Any) -> torch.Tensor:
+        """Returns class maps `(B, K, H, W)` in [0, 1], those of several layers fused (see `fuse`).
+
+        Takes what `layer_maps` takes.
+        """
+        maps = self.layer_maps(images, classes, **options)
+        return fuse(maps, (images.shape[2], images.shape[3]), scaling=self.scaling, gamma=self.gamma)
 
 
 def normalise(maps: torch.Tensor) -> torch.Tensor:

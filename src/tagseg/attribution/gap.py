@@ -17,6 +17,7 @@ Two things the thesis leaves open, for networks other than its own:
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,11 +27,11 @@ import torch
 from torch import nn
 
 from tagseg.attribution.calling import Caller, Score
-from tagseg.attribution.capture import Tape, check_classes
+from tagseg.attribution.capture import Tape, check_classes, factors_of, overflowed
 from tagseg.attribution.gradient import prepare
 from tagseg.attribution.guided_backprop import Guide
 from tagseg.attribution.holding import undisturbed
-from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
+from tagseg.attribution.layers import Layer, Layers, find_layers, known, unwrap
 from tagseg.errors import BadInput
 
 
@@ -117,12 +118,17 @@ class Recorder:
         with undisturbed(self.model):
             tape = self._open(images)
             leaf = images.clone().requires_grad_() if pixels or guided else None
-            with _before_clips(tape.layers) as before, Guide() if guided else nullcontext():
+            with _before_clips(self.model, tape.layers) as before, Guide() if guided else nullcontext():
                 recorded = tape.forward(images if leaf is None else leaf)
         ends = [before(number, activation) for number, activation in enumerate(recorded.activations)]
         clips = {number: clip for number, (_, clip) in enumerate(ends) if clip is not None}
         sources = [source for source, _ in ends]
         return Recording(list(tape.layers), size, recorded.scores, recorded.activations, sources, clips, leaf)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Returns the layers that are recorded; they are known after the first call."""
+        return known(None if self._tape is None else self._tape.layers)
 
     def _open(self, images: torch.Tensor) -> Tape:
         if self._tape is None:
@@ -238,31 +244,34 @@ class Recording:
             turns[place].append(number)
         # images do not touch one another: the gradient of a turn's sum holds each decision's in its image's row
         sums = [torch.stack([picked[n] for n in turn]).sum() for turn in turns]
-        factor = 1024.0 if root.dtype == torch.float16 else 1.0  # gradients of deep networks vanish in 16 bits
         if not sums[0].requires_grad:
             raise _independent(name)
-        if root.device.type == "cuda":
-            gradients: Any = self._batched(sums, root, factor)
-        else:
-            gradients = (
-                torch.autograd.grad(total * factor, root, retain_graph=True, allow_unused=True)[0] for total in sums
-            )
-        for turn, gradient in zip(turns, gradients, strict=True):
-            if gradient is None:
-                raise _independent(name)
-            yield turn, gradient / factor if factor != 1 else gradient
+        together = _TOGETHER if root.device.type == "cuda" else 1
+        for start in range(0, len(sums), together):
+            gradients = self._of_sums(sums[start : start + together], root, name)
+            yield from zip(turns[start : start + together], gradients, strict=True)
 
     @staticmethod
-    def _batched(sums: Sequence[torch.Tensor], root: torch.Tensor, factor: float) -> Iterator[torch.Tensor | None]:
-        for start in range(0, len(sums), _TOGETHER):
-            some = torch.stack(list(sums[start : start + _TOGETHER]))
+    def _of_sums(sums: Sequence[torch.Tensor], root: torch.Tensor, name: str) -> torch.Tensor:
+        """The gradients `(len(sums), *root)` at a root, several of them in one batched pass."""
+        some = torch.stack(list(sums))
+        each = torch.eye(len(some), dtype=some.dtype, device=some.device)
+        for factor in factors_of(root):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # operations without a batched backward are looped over, with a warning
-                each = torch.eye(len(some), dtype=some.dtype, device=some.device) * factor
-                gradient = torch.autograd.grad(
-                    some, root, each, retain_graph=True, is_grads_batched=True, allow_unused=True
-                )[0]
-            yield from [None] * len(some) if gradient is None else gradient
+                if len(some) > 1:
+                    (gradient,) = torch.autograd.grad(
+                        some, root, each * factor, retain_graph=True, is_grads_batched=True, allow_unused=True
+                    )
+                else:
+                    (gradient,) = torch.autograd.grad(some[0] * factor, root, retain_graph=True, allow_unused=True)
+            if gradient is None:
+                raise _independent(name)
+            if factor == 1 and root.dtype != torch.float16:
+                return gradient if len(some) > 1 else gradient[None]
+            if bool(gradient.isfinite().all()):
+                return (gradient if len(some) > 1 else gradient[None]).float() / factor
+        raise overflowed(name)
 
 
 Ended = tuple[torch.Tensor, nn.Hardtanh | None]
@@ -271,7 +280,7 @@ _TOGETHER = 32  # decisions of one batched backward pass; bounds its memory
 
 
 @contextmanager
-def _before_clips(layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tensor], Ended]]:
+def _before_clips(model: nn.Module, layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tensor], Ended]]:
     """A function from a layer's number and output to what went into the clip that ends it, and the clip if one does."""
     clips: dict[int, tuple[torch.Tensor, nn.Hardtanh]] = {}
 
@@ -283,15 +292,27 @@ def _before_clips(layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tens
             ends = inputs.shape == output.shape and torch.equal(inputs.clamp(clip.min_val, clip.max_val), output)
         return (inputs, clip) if ends else (output, None)
 
+    calls: Counter[int] = Counter()  # of each clip in this pass; finding out a memory layout takes passes of its own
     with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(lambda *_: calls.clear()).remove)
         for number, layer in enumerate(layers):
             # the last module need not be the last one called: `before` asks whether it ends the layer
             clip = list(layer.module.modules())[-1]
             if not isinstance(clip, nn.Hardtanh):  # ReLU6 is one
                 continue
 
-            def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...], number: int = number) -> tuple[torch.Tensor]:
+            def keep(
+                module: nn.Module,
+                inputs: tuple[torch.Tensor, ...],
+                number: int = number,
+                layer: Layer = layer,
+            ) -> tuple[torch.Tensor] | None:
                 assert isinstance(module, nn.Hardtanh)
+                calls[number] += 1
+                if calls[number] != clip_call(layer, module):
+                    if module is not layer.module:  # one clip for several blocks: which of them it ends is not known
+                        clips.pop(number, None)
+                    return None
                 # where nothing before it is recorded, what goes into the clip is where the recording begins
                 entering = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
                 clips[number] = entering, module
@@ -299,6 +320,11 @@ def _before_clips(layers: Sequence[Layer]) -> Iterator[Callable[[int, torch.Tens
 
             stack.callback(clip.register_forward_pre_hook(keep).remove)
         yield before
+
+
+def clip_call(layer: Layer, clip: nn.Module) -> int:
+    """Returns which call of a clip ends a layer: the layer's own, if it is the clip, else its only one."""
+    return layer.number if clip is layer.module else 1
 
 
 def _independent(name: str) -> BadInput:

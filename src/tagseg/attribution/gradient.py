@@ -12,9 +12,9 @@ from tagseg.attribution import formulas
 from tagseg.attribution.calling import Caller, Inputs, Score
 from tagseg.attribution.capture import Tape, check_classes, count_saved
 from tagseg.attribution.formulas import Formula
-from tagseg.attribution.fusion import Scaling, fuse
+from tagseg.attribution.fusion import Fused, Scaling
 from tagseg.attribution.holding import undisturbed
-from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
+from tagseg.attribution.layers import Layer, Layers, find_layers, known, unwrap
 from tagseg.errors import BadInput
 
 GIB = 1 << 30
@@ -87,7 +87,7 @@ class GradientMaps:
             for done in range(0, len(images), fitting):
                 chunk = images[done : done + fitting]
                 recorded = tape.forward(chunk, torch.arange(done, done + len(chunk)))
-                chosen = check_classes(_part(classes, done, len(chunk), len(images)), recorded.scores)
+                chosen = check_classes(part_of(classes, done, len(chunk), len(images)), recorded.scores)
                 maps = tape.backward(recorded, chosen, list(self.formulas.values()), size)
                 parts.append((recorded.scores.detach(), maps))
         scores = torch.cat([scores for scores, _ in parts])
@@ -99,9 +99,7 @@ class GradientMaps:
     @property
     def layers(self) -> list[Layer]:
         """Returns the layers whose maps are made; they are known after the first call."""
-        if self._tape is None:
-            raise BadInput("the layers are known once the maps of a first image have been asked for.")
-        return list(self._tape.layers)
+        return known(None if self._tape is None else self._tape.layers)
 
     def _open(self, caller: Caller, images: torch.Tensor) -> Tape:
         if self._tape is None:
@@ -127,8 +125,8 @@ class GradientMaps:
         return max(1, self.memory // (2 * self._bytes[shape]))
 
 
-class _Attribution:
-    """What the methods share: `layer_maps` as computed, and the call that normalises, fuses and resizes."""
+class _Attribution(Fused):
+    """What the methods share that are a formula of activations and gradients."""
 
     formula: Formula
 
@@ -142,23 +140,14 @@ class _Attribution:
         gamma: float = 2.0,
         memory: int = 4 * GIB,
     ) -> None:
+        super().__init__(scaling, gamma)
         self.maps = GradientMaps(model, layers, {"map": self.formula}, score=score, memory=memory)
-        self.scaling, self.gamma = scaling, gamma
 
     def layer_maps(
         self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None
     ) -> list[torch.Tensor]:
         """Returns one `(B, K, h, w)` per layer, unnormalised; see `GradientMaps.__call__`."""
         return self.maps(images, classes, inputs=inputs)["map"]
-
-    def __call__(self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None) -> torch.Tensor:
-        """Returns class maps `(B, K, H, W)` in [0, 1], those of several layers fused.
-
-        See `tagseg.attribution.fusion.fuse` for how they are fused.
-        """
-        maps = self.layer_maps(images, classes, inputs=inputs)
-        size = (images.shape[2], images.shape[3])
-        return fuse(maps, size, scaling=self.scaling, gamma=self.gamma)
 
     @property
     def layers(self) -> list[Layer]:
@@ -278,8 +267,8 @@ def prepare(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return images if first is None else images.to(device=first.device, dtype=first.dtype)
 
 
-def _part(classes: Any, start: int, count: int, images: int) -> Any:
-    """The rows of `classes (B, K)` that belong to a chunk; anything else is for all images alike."""
+def part_of(classes: Any, start: int, count: int, images: int) -> Any:
+    """Returns the rows of `classes (B, K)` that belong to a chunk of images; anything else is for all alike."""
     if classes is None or callable(classes):
         return classes
     chosen = torch.as_tensor(classes)

@@ -79,7 +79,7 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
     wanted = [layers] if isinstance(layers, str | nn.Module) else list(layers)
     if not wanted:
         raise BadInput("layers: name at least one layer, or give 'stages' or 'last'.")
-    names = [name if name in KEYWORDS else _named(model, name) for name in wanted]
+    named = [name if name in KEYWORDS else _named(model, name) for name in wanted]
     caller = caller or Caller(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise BadInput(f"{_CLOSED} of a TorchScript program; give the network that it was made of.")
@@ -92,16 +92,16 @@ def find_layers(model: nn.Module, layers: Layers, images: torch.Tensor, caller: 
     if not any(call.computes for call in calls) and any(p.ndim > 2 for p in model.parameters()):
         raise BadInput(f"{_CLOSED} of a network that calls no modules, such as an exported program; give the original.")
     found: list[Layer] = []
-    for name in names:
-        if name in KEYWORDS:
+    for name in named:
+        if isinstance(name, tuple):
+            found.append(_called(*name, calls))
+        else:
             stages = _stages(model, calls)
             found += {"stages": stages, "last": stages[-1:], "sharp": _sharp(stages, calls)}[str(name)]
-        else:
-            found.append(_called(model, name, calls))
-    named = [layer.name for layer in found]
-    for name in named:
-        if named.count(name) > 1:
-            raise BadInput(f"layer '{name}' is given twice; name every layer once.")
+    names = [layer.name for layer in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise BadInput(f"layer '{twice}' is given twice; name every layer once.")
     return found
 
 
@@ -116,41 +116,52 @@ def _layer(call: Call) -> Layer:
     return Layer(call.place, call.module, call.number, call.reading)
 
 
-def _named(model: nn.Module, wanted: str | nn.Module) -> str:
-    """The name of a module that is given or named, with the number of the call where one is named."""
+def _named(model: nn.Module, wanted: str | nn.Module) -> tuple[str, int | None]:
+    """The name of a module that is given or named, and the number of the call where one is named."""
     modules = dict(model.named_modules())
     if isinstance(wanted, nn.Module):
         inner = unwrap(wanted)
         name = next((name for name, module in modules.items() if module is inner and name), None)
         if name is None:
             raise BadInput(f"layer {type(wanted).__name__}: this module is not part of the model; take one of its own.")
-        return name
+        return name, None
     name, mark, number = wanted.rpartition("#") if wanted not in modules and "#" in wanted else (wanted, "", "")
     for wrapper in ("module.", "_orig_mod."):
         name = name.removeprefix(wrapper) if name not in modules else name
     if not name or name not in modules or (mark and not number.isdigit()):
         near = near_names(wanted, [n for n in modules if n])
         raise BadInput(f"layer '{wanted}' is not in the model{near} ({', '.join(KEYWORDS)} find layers by themselves).")
-    return f"{name}{mark}{number}"
+    return name, int(number) if mark else None
 
 
-def _called(model: nn.Module, wanted: str, calls: Sequence[Call]) -> Layer:
+def _called(name: str, number: int | None, calls: Sequence[Call]) -> Layer:
     """The call that a name means: the last one, if it does not say which."""
-    name, _, number = wanted.rpartition("#") if wanted not in dict(model.named_modules()) else (wanted, "", "")
     own = [call for call in calls if call.name == name]
     if not own:
         raise BadInput(f"layer '{name}' is not used when the model is called; choose another layer.")
-    chosen = [call for call in own if not number or call.number == int(number)]
-    if not chosen:
-        raise BadInput(f"layer '{wanted}': the module is called {len(own)} times; name {name}#1 to {name}#{len(own)}.")
-    call = chosen[-1]
+    if number is not None and not 0 < number <= len(own):
+        raise BadInput(
+            f"layer '{name}#{number}': the module is called {len(own)} times; name {name}#1 to {name}#{len(own)}."
+        )
+    call = own[-1 if number is None else number - 1]
     if call.images is False or call.matrix:
         what = "an attention matrix, or windows" if call.matrix else "windows, inner tokens, or a table for all images"
         raise BadInput(
-            f"layer '{wanted}' gives {call.shape} for one image, which is no grid of it ({what}); choose the block "
+            f"layer '{call.place}' gives {call.shape} for one image, which is no grid of it ({what}); choose the block "
             "around it."
         )
     return _layer(call)
+
+
+def known(layers: Sequence[Layer] | None) -> list[Layer]:
+    """Returns layers that have been found.
+
+    Raises:
+        BadInput: no image has been seen yet.
+    """
+    if layers is None:
+        raise BadInput("the layers are known once the maps of a first image have been asked for.")
+    return list(layers)
 
 
 def near_names(name: str, known: list[str]) -> str:
@@ -176,34 +187,36 @@ def _stages(model: nn.Module, everything: Sequence[Call]) -> list[Layer]:
     if len(levels) <= 1 and norms:  # blocks that hand on something else besides
         last = norms[-1].name.rpartition(".")[2]
         return [_layer(c) for c in norms if c.name.rpartition(".")[2] == last][-_TRANSFORMER_BLOCKS:]
-    stages = []
-    for number, level in enumerate(levels):
-        # parts of the blocks that lead on to the next resolution are not where this stage ends
-        inside = tuple(f"{block}." for block in _downsampling(calls, levels, number))
-        own = [c for c in calls if c.grid_out == level and (not c.name.startswith(inside) or _is_block(calls, c))]
-        # nor are modules that hold several stages, nor what most of the paths to the scores lead past, such as the
-        # inside of attentions; of the others the last to end comes last
-        ends = [c for c in own if _reach(c, levels) <= 1]
-        widest = max((c.through for c in ends), default=1)
-        on_the_way = [c for c in ends if c.through == widest]
-        # unless that is long before the end of a stage whose ways part at its beginning
-        computing = [n for n, c in enumerate(calls) if c.computes and c.grid_out == level]
-        late = computing[len(computing) // 2] if computing else 0
-        if on_the_way and calls.index(on_the_way[-1]) >= late:
-            ends = on_the_way
-        else:
-            ends = [c for c in ends if isinstance(c.module, nn.LayerNorm)] or ends
-        # a stem of one strided convolution is no stage
-        stem = number == 0 and len(levels) > 1 and _is_stem([c.module for c in own if c.computes])
-        if ends and (not stem or _is_block(calls, ends[-1])):
-            end = _activated(calls, ends[-1])
-            stages.append(_layer(end))
+    ends = [_end_of(calls, levels, number) for number in range(len(levels))]
+    stages = [_layer(_activated(calls, end)) for end in ends if end is not None]
     if not stages:
         raise BadInput(
             "the model has no convolution and no tokens whose grid could be mapped; "
             "these methods need a layer that keeps positions."
         )
     return stages
+
+
+def _end_of(calls: list[Call], levels: list[tuple[int, int]], number: int) -> Call | None:
+    """The call that ends what is computed at one resolution; None if that is no stage."""
+    level = levels[number]
+    # parts of the blocks that lead on to the next resolution are not where this stage ends
+    inside = tuple(f"{block}." for block in _downsampling(calls, levels, number))
+    own = [c for c in calls if c.grid_out == level and (not c.name.startswith(inside) or _is_block(calls, c))]
+    # nor are modules that hold several stages
+    ends = [c for c in own if _reach(c, levels) <= 1]
+    if not ends:
+        return None
+    # nor what most of the paths to the scores lead past, such as the inside of attentions
+    widest = max(c.through for c in ends)
+    end = [c for c in ends if c.through == widest][-1]
+    computing = [n for n, c in enumerate(calls) if c.computes and c.grid_out == level]
+    if computing and calls.index(end) < computing[len(computing) // 2]:
+        # the ways part at the beginning of the stage: its last normalisation, or the last call of all
+        end = ([c for c in ends if isinstance(c.module, nn.LayerNorm)] or ends)[-1]
+    # a stem of one strided convolution is no stage
+    stem = number == 0 and len(levels) > 1 and _is_stem([c.module for c in own if c.computes])
+    return None if stem and not _is_block(calls, end) else end
 
 
 def _before_class_maps(calls: list[Call]) -> list[Call]:

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from tagseg.attribution.calling import Caller, Inputs, Score
 from tagseg.attribution.capture import check_classes, hooked
-from tagseg.attribution.fusion import Scaling, fuse
+from tagseg.attribution.fusion import Fused, Scaling
 from tagseg.attribution.gradient import prepare
 from tagseg.attribution.holding import undisturbed
-from tagseg.attribution.layers import Layer, Layers, find_layers, unwrap
+from tagseg.attribution.layers import Layer, Layers, find_layers, known, unwrap
 from tagseg.errors import BadInput
 
 
-class ScoreCAM:
+class ScoreCAM(Fused):
     """The method Score-CAM (Wang et al., CVPR Workshops 2020).
 
     A channel's weight is the score of the class when the image shows through that channel alone (section 3). The method
@@ -42,22 +42,15 @@ class ScoreCAM:
         gamma: float = 2.0,
         batch: int = 32,
     ) -> None:
+        super().__init__(scaling, gamma)
         self.model, self.wanted, self.score = unwrap(model), layers, score
-        self.scaling, self.gamma = scaling, gamma
         self.batch, self.align_corners = batch, compat == "official"
         self._layers: list[Layer] | None = None
 
     @property
     def layers(self) -> list[Layer]:
         """Returns the layers whose maps are made; they are known after the first call."""
-        if self._layers is None:
-            raise BadInput("the layers are known once the maps of a first image have been asked for.")
-        return list(self._layers)
-
-    def __call__(self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None) -> torch.Tensor:
-        """Returns class maps `(B, K, H, W)` in [0, 1]."""
-        size = (images.shape[2], images.shape[3])
-        return fuse(self.layer_maps(images, classes, inputs=inputs), size, scaling=self.scaling, gamma=self.gamma)
+        return known(self._layers)
 
     def layer_maps(
         self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None

@@ -83,7 +83,6 @@ class _Asked:
     shapes: dict[Place, tuple[tuple[int, ...] | None, tuple[int, ...] | None]] = field(default_factory=dict)
     readings: dict[Place, tuple[Reading | None, Reading | None]] = field(default_factory=dict)
     images: dict[Place, bool] = field(default_factory=dict)
-
     needed: dict[Place, bool] | None = None
     through: dict[Place, Fraction] = field(default_factory=dict)
 
@@ -123,7 +122,7 @@ def watch(caller: Caller, image: torch.Tensor, rows: torch.Tensor | None = None)
     except BadInput:
         classes = None  # what is wrong with the scores is told when they are asked for
     times = Counter(call.name for call in calls)
-    _ask(caller, image, asked, rows)
+    _ask(caller, image, asked)
     _follow(caller, image, asked, rows)
     for call in calls:
         call.of, call.classes = times[call.name], classes
@@ -150,7 +149,7 @@ def watch(caller: Caller, image: torch.Tensor, rows: torch.Tensor | None = None)
     return calls
 
 
-def _ask(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tensor | None) -> None:
+def _ask(caller: Caller, image: torch.Tensor, asked: _Asked) -> None:
     """Sends the probes through; a network that will not have several images is not asked."""
     size = (image.shape[2], image.shape[3])
     if len(image) != 1:
@@ -164,29 +163,22 @@ def _ask(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tensor 
             values._tagseg = known  # type: ignore[attr-defined]
         return known[1]
 
+    def read(values: torch.Tensor | None, shape: tuple[int, ...] | None) -> tuple[bool, Reading | None]:
+        """Whether one axis is the images', and how to read the others."""
+        axis = None if values is None or shape is None else batch_axis(shape, values.shape, 1 + CORNERS)
+        if values is None or shape is None or axis is None or shape[axis] != 1:
+            return False, None
+        return True, remembered(values, axis)
+
     def respond(call: Call, inputs: Any, output: Any) -> None:
         place = call.name, call.number
-        found: list[Reading | None] = []
-        for values, shape in zip(
-            (tensor_of(inputs), given(output)), asked.shapes.get(place, (None, None)), strict=True
-        ):
-            axis = None if values is None or shape is None else batch_axis(shape, values.shape, 1 + CORNERS)
-            rows = None if axis is None or shape is None else shape[axis]
-            read = values is not None and axis is not None and rows == 1
-            reading = None
-            if read:
-                assert values is not None
-                assert axis is not None
-                reading = remembered(values, axis)
-            found.append(reading)
-            asked.images[place] = read  # of the output, which comes last
-        asked.readings[place] = found[0], found[1]
+        into, out = asked.shapes.get(place, (None, None))
+        asked.images[place], reading = read(given(output), out)
+        asked.readings[place] = read(tensor_of(inputs), into)[1], reading
 
     try:
         with torch.no_grad(), _listening(caller.model, respond):
-            caller(
-                probes(image), torch.zeros(1 + CORNERS, dtype=torch.long) if rows is None else rows.repeat(1 + CORNERS)
-            )
+            caller(probes(image), torch.zeros(1 + CORNERS, dtype=torch.long))
     except Exception:
         asked.readings.clear()  # a network of a fixed number of images, or one that needs what the probes lack
 
@@ -201,10 +193,8 @@ def _follow(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tens
         values = given(output)
         if values is None or not values.requires_grad or not values.is_floating_point():
             return None
-        if type(output) in (
-            torch.Tensor,
-            tuple,
-        ):  # what is handed on may be what was taken: only its use from here counts
+        # what is handed on may be what was taken: only its use from here counts
+        if type(output) in (torch.Tensor, tuple):
             values = values.view_as(values)
             output = values if isinstance(output, torch.Tensor) else (values, *output[1:])
         places.append((call.name, call.number))
@@ -224,9 +214,9 @@ def _follow(caller: Caller, image: torch.Tensor, asked: _Asked, rows: torch.Tens
     for place, gradient in zip(places, gradients, strict=False):  # what is computed again comes after
         reading = asked.readings.get(place, (None, None))[1]
         needed = gradient is not None
-        if (
-            gradient is not None and reading is not None and reading is not NO_GRID and bool(gradient.any())
-        ):  # weights may begin at zero
+        told = reading is not None and reading is not NO_GRID
+        if told and gradient is not None and bool(gradient.any()):  # weights may begin at zero
+            assert reading is not None
             needed = int(reading.grid(gradient, size).abs().amax(dim=(0, 1)).count_nonzero()) > 1
         asked.needed[place] = needed
     asked.through = dict(zip(places, _shares_of_paths(found, leaf, outputs), strict=False))

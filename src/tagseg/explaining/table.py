@@ -14,25 +14,23 @@ class Attribution:
 
     source: the paper.
     layered: whether it makes a map of every layer.
-    cheap: whether it shares a backward pass with others, so that pictures show it always.
     """
 
     source: str
     layered: bool = True
-    cheap: bool = False
 
 
 ATTRIBUTIONS = {
     "cam": Attribution("Zhou et al., CVPR 2016", layered=False),
     "own": Attribution("", layered=False),
-    "gradcam": Attribution("Selvaraju et al., ICCV 2017", cheap=True),
-    "gradcam++": Attribution("Chattopadhay et al., WACV 2018", cheap=True),
-    "layercam": Attribution("Jiang et al., TIP 2021", cheap=True),
+    "gradcam": Attribution("Selvaraju et al., ICCV 2017"),
+    "gradcam++": Attribution("Chattopadhay et al., WACV 2018"),
+    "layercam": Attribution("Jiang et al., TIP 2021"),
     "layercam-normal": Attribution("Jiang et al., TIP 2021"),
     "hirescam": Attribution("Draelos and Carin, 2020"),
     "xgradcam": Attribution("Fu et al., BMVC 2020"),
     "eigencam": Attribution("Muhammad and Yeasin, IJCNN 2020"),
-    "normgrad": Attribution("Rebuffi et al., CVPR 2020", cheap=True),
+    "normgrad": Attribution("Rebuffi et al., CVPR 2020"),
     "scorecam": Attribution("Wang et al., CVPR-W 2020"),
     "ablationcam": Attribution("Desai and Ramaswamy, WACV 2020"),
     "guided-backprop": Attribution("Springenberg et al., ICLR-W 2015", layered=False),
