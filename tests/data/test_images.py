@@ -221,3 +221,12 @@ def test_colours_of_sixteen_bits_that_use_fewer(tmp_path: Path, suffix: str, cha
     assert (to_photograph((tmp_path / f"a{suffix}").read_bytes()) == expected).all()
     assert (to_photograph(Image.open(tmp_path / f"a{suffix}")) == expected).all()
     assert (to_photograph(np.ascontiguousarray(values[..., 2::-1])) == expected).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_damaged_colours_of_sixteen_bits_are_told(suffix: str):
+    values = np.random.default_rng(0).integers(0, 4096, (40, 50, 3), dtype=np.uint16)
+    content = cv2.imencode(suffix, values)[1].tobytes()
+    for cut in (len(content) // 3, len(content) // 2, len(content) - 400):
+        with pytest.raises(BadInput):
+            decode_image(content[:cut], "image")

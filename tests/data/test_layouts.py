@@ -295,3 +295,11 @@ def test_long_names_and_control_characters(tmp_path: Path):
     assert len(texts) == 2
     assert any("longer than 240 bytes" in t for t in texts)
     assert any("signs that are no letters" in t for t in texts)
+
+
+def test_masks_beside_photographs_are_left_out(tmp_path: Path):
+    for name in ("cat/1.jpg", "cat/1_mask.png", "dog/2.jpg", "dog/2_mask_1.png", "dog/own_mask.jpg"):
+        photo(tmp_path / name)
+    data = read_dataset(tmp_path)
+    assert [s.name for s in data.train] == ["cat/1", "dog/2", "dog/own_mask"]
+    assert any("left out" in note and note.endswith(": 2.") for note in data.notes)

@@ -24,6 +24,7 @@ from tagseg.data.synthetic import make_synthetic
 from tagseg.errors import BadInput
 from tagseg.pipeline import run_folder
 from tests.conftest import TINY
+from tests.robustness import tell
 from tests.robustness.kill import differing
 
 Command = Callable[[Path], object]  # writes into a folder
@@ -146,10 +147,7 @@ def main() -> None:
         data = make_synthetic(folder / "data", train=6, val=2, sides=(40, 61))
         tagseg.fit(data, folder / "whole", recipe="cam", settings=TINY, quiet=True)
         tried, wrong = try_all(data, folder / "whole", folder, sizes)
-    print(f"full and read-only disks: {tried} tried, {tried - len(wrong)} clean, {len(wrong)} wrong")
-    for words in wrong:
-        print(f"  {words}")
-    sys.exit(bool(wrong))
+    tell("full and read-only disks", tried, wrong)
 
 
 if __name__ == "__main__":

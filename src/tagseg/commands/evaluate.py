@@ -6,10 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tagseg.data.dataset import check_classes
-from tagseg.data.images import read_index_png
+from tagseg.data.images import numbers_in, read_index_png
 from tagseg.data.objects import class_names
 from tagseg.data.readers.coco import coco_class_names
 from tagseg.data.readers.folder import read_class_names
@@ -86,7 +84,7 @@ def evaluate(
                 f"the truth {right.shape[1]} x {right.shape[0]}; predict at the photograph's size."
             )
         for which, values, numbers in zip((prediction, truth_of), (mask, right), held, strict=True):
-            numbers.update(np.unique(values).tolist())
+            numbers.update(numbers_in(values))
             wrong = next((value for value in sorted(numbers) if value > size and value != IGNORE), None)
             if wrong is not None:
                 raise BadInput(f"{which}: the mask holds the value {wrong}, but there are {size} classes.")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.cores import prefetch
-from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
+from tagseg.data.images import numbers_in, read_image, read_index_png, voc_palette, write_mask
 from tagseg.data.photographs import OVERLAY, find_photographs
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief, explain_full_disk
@@ -111,8 +111,10 @@ def _refuse_binary(masks: list[Path]) -> None:
     """Masks of 0 and 255 alone name no class: 255 is meant for the object, and would be read as what is not known."""
     ignored = False
     for path in masks:
-        values = {0} if path.suffix == ".npy" else set(np.unique(read_index_png(path)).tolist())
-        if path.suffix == ".npy" or values - {0, IGNORE}:
+        if path.suffix == ".npy":
+            return
+        values = set(numbers_in(read_index_png(path)))
+        if values - {0, IGNORE}:
             return
         ignored = ignored or IGNORE in values
     if ignored:

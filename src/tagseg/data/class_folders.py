@@ -25,7 +25,8 @@ _NEVER_CLASS = re.compile(
     rf"|(.*[_ -])?({_WHOLE})[_ -]?(set|images?|imgs?|data|masks?|labels?)",
     re.IGNORECASE,
 )
-_OF_MASKS = ("_mask", "-mask", ".mask", "_label", "_gt", "_seg")
+MASK_ENDINGS = ("_mask", "-mask", ".mask", "_label", "_gt")  # of masks' names, which begin as the photographs'
+_OF_MASK = re.compile(rf"({'|'.join(map(re.escape, (*MASK_ENDINGS, '_seg')))})(_\d+)?$")
 # files of other tools whose layouts are not read: what they mean, and what would mend it
 FOREIGN = {
     "data.yml": "YOLO's layout, which has no list of tags; export it as COCO",
@@ -170,13 +171,11 @@ def _split_below(base: Path, photos: dict[str, Path]) -> bool:
 
 def _leave_out_masks(base: Path, photos: dict[str, Path]) -> list[str]:
     """Takes `NAME_mask.png` beside `NAME.png` out of the photographs."""
-    stems = {without_suffix(name) for name in photos}
+    stem_of = {name: without_suffix(name) for name in photos}
+    stems = set(stem_of.values())
     masks = [
-        name
-        for name in photos
-        if any(re.sub(rf"{re.escape(e)}(_\d+)?$", "", without_suffix(name)) in stems - {without_suffix(name)}
-               for e in _OF_MASKS)
-    ]  # fmt: skip
+        name for name, stem in stem_of.items() if (base_stem := _OF_MASK.sub("", stem)) != stem and base_stem in stems
+    ]
     for name in masks:
         del photos[name]
     if not masks:

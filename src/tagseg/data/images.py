@@ -78,18 +78,34 @@ def decode_image(data: bytes, path: Path | str) -> np.ndarray:
 
 def _deep_colours(image: Image.Image, data: bytes, path: Path | str) -> np.ndarray | None:
     """A photograph whose colours have 16 bits, of which Pillow would keep the upper 8, be they dark; None of others."""
-    raw = _raw_mode(image)
-    if image.mode not in ("RGB", "RGBA") or ";16" not in raw:
+    values = _sixteen(image, data)
+    if values is None:
         return None
     turn = _UPRIGHT.get(_orientation(image))
-    values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.shape != (*image.size[::-1], len(image.mode)):
-        return None
     eight = _shallow(values[..., :3], path)[..., ::-1]
     if image.mode == "RGBA":
         eight = np.dstack([eight, (values[..., 3] // 256).astype(np.uint8)])
     upright = Image.fromarray(np.ascontiguousarray(eight))
     return _decoded(upright if turn is None else upright.transpose(turn), path)
+
+
+def _sixteen(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """The values of colours of 16 bits, `(H, W, 3)` BGR or `(H, W, 4)`; None of other or damaged files."""
+    if image.mode not in ("RGB", "RGBA") or ";16" not in _raw_mode(image):
+        return None
+    try:
+        image.load()  # tells whether the file is whole; OpenCV would not
+        values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except Exception:  # whatever a damaged file makes them stumble over; Pillow tells of it when it decodes
+        return None
+    if values is None or values.dtype != np.uint16 or values.shape != (*image.size[::-1], len(image.mode)):
+        return None
+    return values
+
+
+def _bits_of(most: int) -> int:
+    """The least number of bits, of those that cameras use, that hold a value."""
+    return next(bits for bits in DEPTHS if most < 2**bits)
 
 
 def to_photograph(image: ImageLike) -> np.ndarray:
@@ -158,13 +174,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def filled_bits(data: bytes) -> int:
     """Returns how many bits a photograph's values fill: 8 of most, and of one with 16 bits those that are used."""
     image = _open(data, "the image")
-    if image.mode in ("RGB", "RGBA") and ";16" in _raw_mode(image):
-        values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    elif image.mode.startswith("I"):
-        values = np.asarray(image)
-    else:
-        return 8
-    return 16 if values is None else next(bits for bits in DEPTHS if values.max(initial=0) < 2**bits)
+    values = np.asarray(image) if image.mode.startswith("I") else _sixteen(image, data)
+    return 8 if values is None else _bits_of(values.max(initial=0))
 
 
 def is_turned(data: bytes) -> bool:
@@ -248,7 +259,7 @@ def _shallow(values: np.ndarray, path: Path | str) -> np.ndarray:
     least, most = values.min(initial=0), values.max(initial=0)
     if least < 0 or most > 65535:
         raise BadInput(f"{path}: grey values beyond 16 bits have no known range; save it with 8 or 16 bits.")
-    white = next(2**bits - 1 for bits in DEPTHS if most < 2**bits)
+    white = 2 ** _bits_of(most) - 1
     grey = np.empty(values.shape, dtype=np.uint8)
     for row in range(0, len(values), _ROWS):
         grey[row : row + _ROWS] = np.rint(values[row : row + _ROWS].astype(np.float32) * (255 / white))
@@ -317,6 +328,13 @@ def _raw_mode(image: Image.Image) -> str:
     tiles = getattr(image, "tile", None)
     found = tiles[0][3] if tiles else ""
     return str(found[0] if isinstance(found, tuple) and found else found)
+
+
+def numbers_in(mask: np.ndarray) -> list[int]:
+    """Returns the numbers in a mask, ascending. Counting bytes is several times faster than sorting them."""
+    if mask.dtype == np.uint8:
+        return np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256])).tolist()
+    return np.unique(mask).tolist()
 
 
 def is_bright(path: Path) -> bool:

@@ -11,11 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
-from tagseg.data.images import decode_image, filled_bits, is_bright, is_turned
+from tagseg.data.images import decode_image, filled_bits, is_bright, is_turned, numbers_in
 from tagseg.data.readers import Tags, readers
 from tagseg.errors import BadInput, brief, visible
 from tagseg.files import read_json, write_json
@@ -236,9 +233,9 @@ def _inspect_mask(
     sample: Sample, source: MaskSource, size: tuple[int, int], num_classes: int
 ) -> tuple[list[str], tuple[int, ...]]:
     """What is wrong with a mask, and the numbers in it."""
-    where, mend = source, "save it at the photograph's size"
-    if not isinstance(source, Path):
-        where, mend = f"{sample.image}, its annotation", "correct the height and width that its entry says"  # type: ignore[assignment]
+    drawn = not isinstance(source, Path)
+    where = f"{sample.image}, its annotation" if drawn else str(source)
+    mend = "correct the height and width that its entry says" if drawn else "save it at the photograph's size"
     try:
         mask = read_mask(source)
     except BadInput as error:
@@ -246,17 +243,14 @@ def _inspect_mask(
     if mask.shape != size:
         height, width = mask.shape
         return [f"{where}: the mask has {width} x {height} pixels, its photograph {size[1]} x {size[0]}; {mend}."], ()
-    # counting is several times faster than sorting
-    values = (
-        np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256])) if mask.dtype == np.uint8 else np.unique(mask)
-    )
-    wrong = values[(values > num_classes) & (values != IGNORE)]
-    if wrong.size:
+    values = numbers_in(mask)
+    wrong = [value for value in values if value > num_classes and value != IGNORE]
+    if wrong:
         return [
             f"{where}: the mask holds the value {wrong[0]}, but there are {num_classes} classes; "
             f"use 0 for background, 1 to {num_classes} for classes and {IGNORE} for ignore."
         ], ()
-    return [], tuple(values.tolist())
+    return [], tuple(values)
 
 
 def _mask_problems(data: Dataset, facts: FileFacts) -> list[Problem]:
@@ -325,18 +319,23 @@ def _mask_notes(data: Dataset, facts: FileFacts) -> list[str]:
         classes = ", ".join(data.classes[c] for c in sorted(others[sample.name] - set(sample.tags)))
         tagged = ", ".join(data.tag_names(sample)) or "nothing"
         found.append(
-            f"{sample.mask if isinstance(sample.mask, Path) else sample.image}: the mask holds '{classes}', and the "
+            f"{_where(sample)}: the mask holds '{classes}', and the "
             f"photograph is tagged '{tagged}'; see that the numbers are in the order of the classes. The same in "
             f"{len(denied)} of {len(masked)} masks."
         )
     if empty:
         sample = empty[0]
         found.append(
-            f"{sample.mask if isinstance(sample.mask, Path) else sample.image}: the photograph is tagged, and its mask "
+            f"{_where(sample)}: the photograph is tagged, and its mask "
             f"holds no class ({', '.join(map(str, facts[sample.name].values))}). The same in {len(empty)} of "
             f"{len(masked)} masks."
         )
     return found
+
+
+def _where(sample: Sample) -> Path:
+    """The file of a photograph's mask; the photograph where the mask is drawn."""
+    return sample.mask if isinstance(sample.mask, Path) else sample.image
 
 
 def _copies(data: Dataset, facts: FileFacts) -> list[str]:

@@ -137,7 +137,6 @@ def _with_header(
     others = [i for i in others if i not in splits]
     flags = [i for i in others if all(_cell(row, i).lower() in YES | NO for _, row in body)]
     named = [i for i in others if _LABELS.fullmatch(head[i].casefold().replace(" ", "_"))]
-
     words = [i for i in named if head[i].casefold().endswith("name")]  # of a number and a name of a class the name
     named = words or named
     if named and set(named) <= set(flags) and len(flags) > len(named) + 1 and set(others) == set(flags):

@@ -17,7 +17,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from tagseg.data.class_folders import by_class_folder, refuse_foreign, split_folders
+from tagseg.data.class_folders import MASK_ENDINGS, by_class_folder, refuse_foreign, split_folders
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes, missing_labels
 from tagseg.data.images import IMAGE_SUFFIXES, MAX_PIXELS
 from tagseg.data.readers import Reader
@@ -26,10 +26,12 @@ from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput, brief, nearest
 
 _RESERVED = frozenset({"images", "masks", "saliency", "boxes", "annotations"})
-
 _DEEPEST = 20  # folders below each other
-MASK_ENDINGS = ("", "_mask", "-mask", ".mask", "_label", "_gt")
+
 MASK_SUFFIXES = (".png", ".PNG", ".tif", ".tiff", ".bmp")
+_OTHERS = {  # where masks lie that nobody looks for
+    "mask", "segmentationclass", "segmentation", "groundtruth", "ground_truth", "gt", "saliencies", "annotations",
+}  # fmt: skip
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".JPG", ".gif", ".GIF")  # JPEG changes numbers, GIF puts them into another order
 
 
@@ -57,7 +59,6 @@ def read_folder(root: Path) -> Dataset:
             notes.append(f"{labels}: photographs of a test split, which nothing here uses, left out: {len(tests)}.")
     else:
         refuse_foreign(root)
-
         base = images if images.is_dir() else root
         found = find_images(base, skip=_RESERVED if base == root else frozenset())
         photos = {name: path for name, path in found.photographs.items() if "/" in name}
@@ -67,8 +68,8 @@ def read_folder(root: Path) -> Dataset:
         if base == root:
             notes += [
                 f"{root / name}: this name is no class's; its photographs were left out."
-                for name in sorted(_RESERVED - {"masks", "saliency", "images"})
-                if any(find_images(root / name).photographs for _ in (0,) if (root / name).is_dir())
+                for name in ("annotations", "boxes")
+                if (root / name).is_dir() and find_images(root / name).photographs
             ]
             if (root / "masks").is_dir() and not any((root / "masks").rglob("*.png")):
                 notes.append(f"{root / 'masks'}: no class; the truth for measuring, of which there is none.")
@@ -176,21 +177,11 @@ def _unread(
         dead = next((p for p in (root / name).rglob("*") if p.is_symlink() and not p.exists()), None)
         if dead is not None:
             notes.append(f"{dead}: this link leads nowhere.")
-    others = {
-        "mask",
-        "segmentationclass",
-        "segmentation",
-        "groundtruth",
-        "ground_truth",
-        "gt",
-        "saliencies",
-        "annotations",
-    }
     if not masks:
         notes += [
             f"{folder}: not read; the truth for measuring is read from {root / 'masks'}."
             for folder in sorted(root.iterdir())
-            if folder.is_dir() and (folder.name.lower() in others or folder.name != "masks" == folder.name.lower())
+            if folder.is_dir() and (folder.name.lower() in _OTHERS or folder.name != "masks" == folder.name.lower())
             if any(p.suffix.lower() in MASK_SUFFIXES for p in folder.iterdir())
         ]
     return notes
@@ -343,8 +334,8 @@ def _find_masks(there: dict[str, Path], by_name: dict[str, Path]) -> tuple[dict[
     found: dict[str, Path] = {}
     problems: list[Problem] = []
     for name in by_name:
-        candidates = [there[c] for e in MASK_ENDINGS for s in MASK_SUFFIXES if (c := f"{name}{e}{s}") in there]
-        lossy = [there[c] for e in MASK_ENDINGS for s in LOSSY_SUFFIXES if (c := f"{name}{e}{s}") in there]
+        candidates = [there[c] for e in ("", *MASK_ENDINGS) for s in MASK_SUFFIXES if (c := f"{name}{e}{s}") in there]
+        lossy = [there[c] for e in ("", *MASK_ENDINGS) for s in LOSSY_SUFFIXES if (c := f"{name}{e}{s}") in there]
         if candidates:
             found[name] = candidates[0]
         elif lossy:
