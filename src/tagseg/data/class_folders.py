@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from tagseg.data.images import IMAGE_SUFFIXES
-from tagseg.data.tables import SPLITS, Row, label_text, without_suffix
+from tagseg.data.tables import SPLITS, Row, is_background, label_text, without_suffix
 from tagseg.errors import BadInput
 
 _WHOLE = "train(ing)?|val(id(ation|ate)?)?|test(ing)?|eval(uation)?|predict(ions?)?"
@@ -224,7 +224,7 @@ def _of_splits(names: list[str]) -> list[str]:
 
 
 def _of_folder(name: str) -> list[str]:
-    return [] if name.strip("_").lower() == "background" else [label_text(name)]
+    return [] if is_background(name) else [label_text(name)]
 
 
 def split_folders(photos: dict[str, Path]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from tagseg.data.tables import (
     SPLIT_COLUMNS,
     SPLITS,
     YES,
+    is_background,
     label_text,
     split_labels,
     without_suffix,
@@ -121,10 +122,17 @@ def _words(labels: Any, where: str) -> list[str]:
     if isinstance(labels, dict):
         raise BadInput(f"{where}: its labels are a table {labels!r:.60}; give a list of those that are there.")
     if isinstance(labels, str):
-        return [word for word in split_labels(labels) if word.strip("_").casefold() != "background"]
-    found = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, bytes) else [labels]
+        words = split_labels(labels)
+    else:
+        listed = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, bytes) else [labels]
+        words = _each(listed, where)
+    return [word for word in words if word and not is_background(word)]
+
+
+def _each(labels: list[Any], where: str) -> list[str]:
+    """The labels of a list as words, each whole."""
     words = []
-    for label in map(_plain, found):
+    for label in map(_plain, labels):
         if isinstance(label, bytes):
             raise BadInput(f"{where}: the label {label!r:.60} is bytes; decode it.")
         if _missing(label):
@@ -134,7 +142,7 @@ def _words(labels: Any, where: str) -> list[str]:
         if isinstance(label, bool) or not isinstance(label, str | int):
             raise BadInput(f"{where}: {label!r:.60} is no label; give words, or whole numbers of classes.")
         words.append(label_text(str(label)))
-    return [word for word in words if word and word.strip("_").casefold() != "background"]
+    return words
 
 
 def _of_table(table: Any) -> Iterator[Pair]:
@@ -195,8 +203,7 @@ def _of_hugging_face(source: Any, folder: str | os.PathLike[str] | None, split: 
     named = getattr(feature, "feature", feature)  # of a list of labels
     undecoded = source.cast_column(image, type(source.features[image])(decode=False))
     for number, row in enumerate(undecoded):
-        value = row[label]
-        value = _plain(value)
+        value = _plain(row[label])
         numbers = value if isinstance(value, list | tuple) else [value]
         try:
             words = [named.int2str(n) if hasattr(named, "int2str") and isinstance(n, int) else n for n in numbers]

@@ -222,7 +222,12 @@ def without_suffix(name: str) -> str:
 
 def _labels(cell: str) -> list[str]:
     """The labels in a cell; what is called background is none."""
-    return [label for label in split_labels(cell) if label.strip("_").casefold() != "background"]
+    return [label for label in split_labels(cell) if not is_background(label)]
+
+
+def is_background(label: str) -> bool:
+    """Returns whether a label is what tools call that which has no class."""
+    return label.strip("_").casefold() == "background"
 
 
 def split_labels(cell: str) -> list[str]:

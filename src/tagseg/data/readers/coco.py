@@ -23,7 +23,7 @@ import numpy as np
 from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
 from tagseg.data.images import MAX_PIXELS, image_size
 from tagseg.data.readers import Reader
-from tagseg.data.tables import SPLITS
+from tagseg.data.tables import SPLITS, is_background
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief
 
@@ -179,13 +179,13 @@ class _Reading:
             whole = category.get("supercategory") == "none" and name in above and _id(category.get("id")) not in used
             if not name:
                 self.problems.append(Problem(f"{source.path}: category {category.get('id')} has no name; add it."))
-            if name and not whole and not _is_background(name) and name not in self.classes:
+            if name and not whole and not is_background(name) and name not in self.classes:
                 self.classes.append(name)
 
     def samples(self, source: _Source) -> Iterable[Sample]:
         said = _load(source.path)
         categories = _entries(said, "categories", source.path)
-        background = {_id(c.get("id")) for c in categories if _is_background(_name(c))}
+        background = {_id(c.get("id")) for c in categories if is_background(_name(c))}
         tag_of = {_id(c.get("id")): self._tag(c) for c in categories}
         of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for annotation in _entries(said, "annotations", source.path):
@@ -276,10 +276,6 @@ def coco_class_names(path: Path) -> list[str]:
 def _id(value: Any) -> Any:
     """What entries refer to each other by, as a word: some tools write numbers here and words there."""
     return str(value) if isinstance(value, int | str) else repr(value)
-
-
-def _is_background(name: str) -> bool:
-    return name.strip("_").casefold() == "background"
 
 
 def _name(category: dict[str, Any]) -> str:
