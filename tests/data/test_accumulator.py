@@ -39,6 +39,27 @@ def test_maximum_never_decreases(tmp_path: Path):
     assert accumulated.rounds() == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("fusion", ["max", "average"])
+def test_the_maps_of_a_round_alone(tmp_path: Path, fusion: str):
+    """They are those of the last two rounds, so that a round that is interrupted can be begun again."""
+    accumulated = Accumulator(tmp_path, CLASSES, GRIDS, Grid(16, corners=False), fusion, own=True)  # type: ignore[arg-type]
+    assert not accumulated.own_maps(2, 0).any()
+    rng = np.random.default_rng(0)
+    maps = rng.random((4, 3, 6)) + 0.01
+    maps /= maps.max(axis=(1, 2), keepdims=True)
+    for number, raw in enumerate(maps, 1):
+        accumulated.begin(rounds=number - 1)
+        if number != 3:  # a round in which the tag is not found
+            accumulated.add(2, 0, raw, whole((3, 6)))
+        accumulated.finish(number)
+        expected = np.zeros_like(raw) if number == 3 else raw
+        np.testing.assert_allclose(accumulated.own_maps(2, number)[0], expected, atol=4e-3)
+    assert sorted(p.name for p in tmp_path.glob("own-*.npy")) == ["own-003.npy", "own-004.npy"]
+    accumulated.begin(rounds=3)
+    assert [p.name for p in tmp_path.glob("own-*.npy")] == ["own-003.npy"]
+    assert not list(opened(tmp_path / "other", fusion).folder.glob("own-*"))
+
+
 def test_average_of_what_was_seen(tmp_path: Path):
     accumulated = opened(tmp_path, "average")
     rng = np.random.default_rng(0)

@@ -67,6 +67,6 @@ def test_batches_are_the_same_whoever_makes_them(tiny_set: Path):
     slow, fast = (list(TrainingLoader(views, 4, seed=5, threads=t)) for t in (1, 4))
     assert [tuple(b["image"].shape) for b in slow] == [(4, 3, 33, 33)] * 3
     for one, other in zip(slow, fast, strict=True):
-        assert one.keys() == {"image", "tags", "mask"}
+        assert one.keys() == {"image", "tags", "inside", "mask"}
         for key in one:
             torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)

@@ -12,6 +12,8 @@ from tagseg.methods.base import Method
 from tagseg.methods.frozen import Frozen
 from tagseg.methods.single_stage import SingleStage
 from tagseg.methods.table import load_method
+from tagseg.networks.backbone import Backbone
+from tagseg.pipeline import training
 from tagseg.pipeline.training import Schedule, train
 from tagseg.progress import Reporter
 
@@ -44,6 +46,14 @@ def built(name: str, classes: tuple[str, ...], steps: int = 4, **changes: Any) -
     settings = kind.Settings(**{k: v for k, v in small.items() if k in kind.Settings.model_fields})
     torch.manual_seed(0)
     return kind("test_vit" if transformer else "test_resnet", "random", classes, settings, steps)
+
+
+def exact() -> None:
+    """Makes what is learnt comparable: in float32, and with batch normalisations as they are, as pretrained ones stay,
+    for those of a CPU see their own process's part of a batch."""
+    freeze = Backbone.freeze
+    Backbone.freeze = lambda self, early, norms: freeze(self, early, norms=True)  # type: ignore[method-assign]
+    training.trainer_precision = lambda _: "32-true"  # type: ignore[attr-defined]
 
 
 def taught(

@@ -14,8 +14,10 @@ from tagseg.errors import BadInput
 from tagseg.methods.base import Method
 from tagseg.methods.saved import load_saved, save_classifier
 from tagseg.methods.table import load_method, method_names, method_settings
+from tagseg.networks.backbone import Backbone
+from tagseg.pipeline import training
 from tests.conftest import interrupted_in, names
-from tests.methods.any_method import built, some, taught
+from tests.methods.any_method import built, exact, some, taught
 
 each = pytest.mark.parametrize("name", method_names())
 
@@ -106,7 +108,26 @@ def test_it_saves_and_loads(name: str, tmp_path: Path):
         torch.testing.assert_close(again.class_maps(images), network.class_maps(images), rtol=0, atol=0)
 
 
-def test_two_processes_learn_one_and_the_same(tiny_set: Path, tmp_path: Path):
+@each
+def test_norms_that_are_frozen_stay_as_they_are(
+    name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They normalise by what they knew before, and learn nothing of it."""
+    freeze = Backbone.freeze
+    monkeypatch.setattr(Backbone, "freeze", lambda self, early, norms: freeze(self, early, norms=True))
+    samples, classes = some(tiny_set)
+    network = taught(name, samples, classes, tmp_path)
+    norms = [m for m in network.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms or "vit" in network.backbone.name
+    for norm in norms:
+        assert not norm.training
+        assert norm.num_batches_tracked == 0
+        assert not norm.running_mean.any()
+        assert (norm.weight == norm.weight.round()).all()
+
+
+def test_two_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """But for rounding."""
     script = Path(__file__).parent / "in_two_processes.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     root = str(Path(__file__).parents[2])
@@ -118,4 +139,20 @@ def test_two_processes_learn_one_and_the_same(tiny_set: Path, tmp_path: Path):
     for name in method_names():
         first, second = (torch.load(tmp_path / name / f"process-{n}.pt", weights_only=True) for n in range(2))
         assert all(torch.equal(first[key], second[key]) for key in first), name
+    monkeypatch.setattr(Backbone, "freeze", Backbone.freeze)
+    monkeypatch.setattr(training, "trainer_precision", training.trainer_precision)
+    exact()
+    samples, classes = some(tiny_set)
+    for name in method_names():
+        if name == "frozen":  # its decoder drops features at random, in every process others
+            continue
+        network, before = taught(name, samples, classes, tmp_path / "one" / name), built(name, classes)
+        shared = torch.load(tmp_path / name / "process-0.pt", weights_only=True)
+        start = dict(before.named_parameters())
+        for key, value in network.named_parameters():
+            # Adam's first steps are of one size wherever a gradient is not exactly zero, whatever its rounding
+            moved = (value - start[key]).abs().max()
+            apart = (value.cpu() - shared[key]).abs()
+            assert apart.max() <= 1e-6 + 2.1 * moved, (name, key)
+            assert (apart > 1e-6 + 0.02 * moved).float().mean() < 0.02, (name, key)
         assert all(torch.isfinite(value).all() for value in first.values()), name

@@ -296,12 +296,52 @@ def test_padding_has_no_label():
     for compat, expected in (("paper", True), ("official", False)):
         network = built(compat=compat)
         batch = batch_of(network, TAGS[0])
-        labels = network.labels(batch["image"], network.all_maps(batch["image"]), batch["tags"], batch["inside"])
+        labels = network.own_labels(batch, network.all_maps(batch["image"]))
         assert labels.shape == (3, 49, 49)
         assert bool((labels[:, -3:] == 255).all()) == expected
         present = set(labels[1].unique().tolist())
         assert present <= {0, 2, 255}  # its tag is class 1
         assert set(labels[2].unique().tolist()) <= {0, 255}
+
+
+def test_thresholds_follow_the_maps():
+    """Small maps are cut low and wide ones high; what is set stays."""
+    found = []
+    for background in (0.05, 0.5):
+        network = built()
+        maps = torch.full((2, 3, 4, 4), background)
+        maps[:, :, 0] = 1.0
+        network.remember(maps, torch.tensor([[1.0, 0, 0], [0, 0, 0]]), torch.ones(2, 4, 4))
+        assert network.values.sum() == 16  # of the photograph that has a tag
+        found.append(network.thresholds())
+    assert [high - low for high, low in found] == pytest.approx([0.25, 0.25])
+    assert found[1][0] - found[0][0] == pytest.approx(0.225, abs=0.01)
+    assert built(high=0.3, low=0.15).thresholds() == (0.3, 0.15)
+    assert resolve("voc/ktse").train.high == 0.3
+
+
+def test_weights_of_the_label_loss():
+    scores, labels = torch.rand(2, 4, 1, 2), torch.tensor([[[1, 0]], [[2, 0]]])
+    tags = torch.tensor([[1.0, 1, 0], [0, 1, 0]])
+    entropy = F.cross_entropy(scores, labels, reduction="none")[:, 0]
+    empty, classes = entropy[:, 1].mean(), entropy[:, 0]
+    published = built().label_loss(scores, labels, tags)
+    torch.testing.assert_close(published, empty + 0.0125 * classes[1])
+    torch.testing.assert_close(built().label_loss(scores, labels, None), empty + 0.0125 * classes.mean())
+    paper = built(class_weight=None)
+    torch.testing.assert_close(paper.label_loss(scores, labels, None), entropy.mean())
+    torch.testing.assert_close(paper.label_loss(scores, labels, tags), (entropy.sum() - classes[0]) / 3)
+
+
+def test_the_teacher_makes_the_labels():
+    network = built(teacher_decay=0.9)
+    network.setup("fit")
+    batch = batch_of(network, TAGS[0])
+    before = network.own_labels(batch, network.all_maps(batch["image"]))
+    with torch.no_grad():
+        network.classifier.weight.neg_()
+    assert torch.equal(network.own_labels(batch, network.all_maps(batch["image"])), before)
+    assert built().begin_average() is None
 
 
 def test_maps_and_logits_of_acol():

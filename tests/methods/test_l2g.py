@@ -6,6 +6,7 @@ import torch
 
 import tagseg
 from tagseg.errors import BadInput
+from tagseg.grid import Grid
 from tagseg.methods.l2g import (
     L2G,
     L2GSettings,
@@ -23,11 +24,14 @@ from tagseg.methods.l2g import (
 )
 from tagseg.methods.settings.l2g import METHODS
 from tagseg.pipeline.settings import resolve
+from tagseg.pipeline.training import Schedule, train
+from tagseg.progress import Reporter
 from tests.conftest import TINY, names
 
 
 def built(kind: Any = L2G, backbone: str = "test_resnet", **settings: Any) -> Any:
-    return kind(backbone, "random", names(3), kind.Settings(**{"side": 49, **settings}), 10)
+    given = {"side": 49, **({"warmup": 0.0} if kind is L2G else {}), **settings}
+    return kind(backbone, "random", names(3), kind.Settings(**given), 10)
 
 
 def batch_of(network: Any, saliency: bool = False) -> dict[str, torch.Tensor]:
@@ -68,11 +72,11 @@ def test_targets_without_saliency():
 
 
 def test_shape_transfer():
-    """Classes learn saliency where they are strong enough, both of them; the background learns the rest."""
+    """A class learns saliency where it wins and is strong enough; the background learns the rest."""
     maps = torch.tensor([[[[1.0, 0.2, 0.05]], [[0.5, 1, 0.02]]]])
     saliency = torch.tensor([[[1.0, 0.6, 0.8]]])
     found = local_targets(maps, torch.ones(1, 2), saliency, 0.1)
-    torch.testing.assert_close(found, torch.tensor([[[[1.0, 0.6, 0]], [[1.0, 0.6, 0]], [[0, 0.4, 0.2]]]]))
+    torch.testing.assert_close(found, torch.tensor([[[[1.0, 0, 0]], [[0, 0.6, 0]], [[0, 0.4, 0.2]]]]))
 
 
 def test_views_without_anything_salient_fall_back_one_by_one():
@@ -115,17 +119,18 @@ def test_only_classes_are_classified():
 def test_regions_on_whole_cells_are_cut_out():
     maps = torch.randn(2, 3, 6, 7)
     boxes = torch.tensor([[1, 16, 32, 16 + 49, 32 + 49], [0, 48, 0, 48 + 49, 49]])
-    found = regions(maps, boxes, (4, 4), stride=16)
+    found = regions(maps, boxes, (4, 4), Grid(16, corners=True))
     torch.testing.assert_close(found[0], maps[1, :, 2:6, 1:5])
     torch.testing.assert_close(found[1], maps[0, :, 0:4, 3:7])
 
 
+@pytest.mark.parametrize("enlarge", [1.0, 2.0])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_a_network_agrees_with_its_regions(name: str):
+def test_a_network_agrees_with_its_regions(name: str, enlarge: float):
     """Cells of a view and of the whole lie where `regions` says: a map of positions, seen through both."""
-    network = built(backbone=name, side=160, output_stride=None)
-    side, view, stride = network.side, network.view_side, network.backbone.stride
-    corners = network.backbone.grid.corners
+    network = built(backbone=name, side=160, output_stride=None, enlarge=enlarge)
+    side, view, grid = network.side, network.view_side, network.backbone.grid
+    stride, corners = grid.stride, grid.corners
     positions = torch.arange(side, dtype=torch.float32).expand(1, 1, side, side)
 
     def cells(image: torch.Tensor) -> torch.Tensor:
@@ -134,16 +139,18 @@ def test_a_network_agrees_with_its_regions(name: str):
             return image[:, :, ::stride, ::stride]
         return torch.nn.functional.avg_pool2d(image, stride)
 
-    boxes = torch.tensor([[0, 5, 11, 5 + view, 11 + view], [0, side - view, 0, side, view]])
-    found = regions(cells(positions), boxes, network.view_cells, stride)
-    torch.testing.assert_close(found, cells(crops(positions, boxes)), atol=1e-3, rtol=0)
+    boxes = torch.tensor([[0, 9, 11, 9 + view, 11 + view], [0, side - view - 9, 0, side - 9, view]])
+    found = regions(cells(positions), boxes, network.view_cells, grid, network.enlarged)
+    assert found.shape[-1] == round(grid.cells(view, view)[0] * enlarge - corners * (enlarge - 1))
+    expected = cells(network.shown(crops(positions, boxes)))
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # pixels; an enlarged border is repeated
 
 
 def test_regions_reach_the_border_and_have_gradients():
     network = built()
     maps = torch.randn(1, 4, *network.backbone.grid.cells(49, 49), requires_grad=True)
     end = network.side - network.view_side
-    regions(maps, torch.tensor([[0, end, end, 49, 49]]), network.view_cells, 16).sum().backward()
+    regions(maps, torch.tensor([[0, end, end, 49, 49]]), network.view_cells, network.backbone.grid).sum().backward()
     assert maps.grad[0, 0, -1, -1] == 1
 
 
@@ -151,7 +158,8 @@ def test_the_published_alignment_lies_half_a_cell_aside():
     """A map of positions shows it."""
     positions = torch.arange(56.0).expand(1, 1, 56, 56)
     box = torch.tensor([[0, 64, 64, 64 + 320, 64 + 320]])
-    ours, theirs = (match(positions, box, (40, 40), 8)[0, 0, 0] for match in (regions, official_regions))
+    ours = regions(positions, box, (40, 40), Grid(8, corners=True))[0, 0, 0]
+    theirs = official_regions(positions, box, (40, 40), 8)[0, 0, 0]
     torch.testing.assert_close(ours, torch.arange(8.0, 48))
     torch.testing.assert_close(theirs, ours + 0.5)
 
@@ -242,10 +250,54 @@ def test_what_the_softmax_does_not_see_is_not_in_the_maps():
 
 
 def test_one_class_learns_against_the_background():
-    network = L2G("test_resnet", "random", names(1), L2GSettings(side=49, background=True), 10)
+    network = L2G("test_resnet", "random", names(1), L2GSettings(side=49, background=True, warmup=0.0), 10)
     batch = batch_of(network)
     step(network, {**batch, "tags": torch.tensor([[1.0], [0.0]])}).backward()
     assert network.head.classifier.weight.grad.abs().sum() > 0
+
+
+def test_a_view_teaches_the_tags_that_are_found_in_it():
+    """Of four views of a photograph with two tags one shows both, one shows one, and two show neither."""
+    for background in (False, True):
+        network = built(background=background)
+        maps = torch.full((5, 3, 2, 2), -1.0)
+        maps[0, :2, 0], maps[1, 1, 1] = 3.0, 3.0
+        tags = torch.tensor([[1.0, 1, 0]] * 4 + [[0, 0, 0]])
+        boxes = torch.zeros(5, 5, dtype=torch.long)
+        targets, counted = network.targets(maps, tags, None, boxes)
+        assert counted.tolist() == [True, True, False, False, background]
+        assert targets.shape[1] == 3 + background
+        assert targets[0, :2, 0].min() == 1
+        assert not targets[1, 0].any()
+        assert targets[1, 1, 1].min() == 1
+        assert not targets[2:, :3].any()
+        scores = torch.randn(5, 3 + background, 2, 2, requires_grad=True)
+        transfer_loss(scores, targets, counted).backward()
+        assert scores.grad.flatten(1).any(dim=1).tolist() == counted.tolist()
+    targets, counted = built(compat="official").targets(maps, tags, None, boxes)
+    assert counted.all()
+    assert targets[2, :2].amax(dim=(1, 2)).tolist() == [0, 0]  # nothing positive
+    assert official_targets(maps + 2, tags, None, 0.1)[2, :2].amax() == 1  # its strongest bit of nothing
+
+
+def test_the_global_network_begins_as_the_local_one(tiny_set: Path, tmp_path: Path):
+    """Until the warm-up is over it stays as it was."""
+    from tests.methods.any_method import some
+
+    samples, classes = some(tiny_set)
+    seen = []
+
+    class Watched(L2G):
+        def on_train_batch_start(self, *_: Any) -> None:
+            both = zip(self.backbone.parameters(), self.local_backbone.parameters(), strict=True)
+            own, others = self.head.classifier.weight[: self.num_classes], self.local_head.classifier.weight
+            seen.append((all(torch.equal(a, b) for a, b in both), torch.equal(own, others)))
+
+    settings = L2GSettings(side=49, warmup=0.5, views=2, batch_size=4, saliency=True)
+    schedule = Schedule(2, 4, seed=0)
+    network = Watched("test_resnet", "random", classes, settings.model_copy(update={"epochs": 2}), 2)
+    train(network, network.training_views(samples, 0), schedule, tmp_path, "train", Reporter(quiet=True), rests=True)
+    assert seen == [(False, False), (True, True)]
 
 
 def test_the_global_network_may_learn_faster():
@@ -255,7 +307,7 @@ def test_the_global_network_may_learn_faster():
         for group in network.configure_optimizers()["optimizer"].param_groups
         for p in group["params"]
     }
-    for part, rate in (("local_backbone", 1e-4), ("local_head", 1e-3), ("backbone", 3e-4), ("head", 3e-3)):
+    for part, rate in (("local_backbone", 1e-4), ("local_head", 1e-3), ("backbone", 1e-4), ("head", 3e-3)):
         rates = [rate_of[id(p)] for p in getattr(network, part).parameters() if p.requires_grad]
         assert rates == pytest.approx([rate] * len(rates))
     shared = built(shared_backbone=True)

@@ -1,5 +1,6 @@
 """ToCo, SS-EPA and AFA."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.afa import AFA, affinity_loss, near_pairs, transition_matrix
 from tagseg.methods.single_stage import balanced_cross_entropy
-from tagseg.methods.ss_epa import SSEPA, BlockWeights
+from tagseg.methods.ss_epa import SSEPA, BlockWeights, affinity_share_loss
 from tagseg.methods.toco import (
     ToCo,
     affinity_labels,
@@ -51,6 +52,7 @@ def batch_of(network: Any, tags: list[list[float]]) -> dict[str, torch.Tensor]:
     return {
         "tags": torch.tensor(tags),
         "inside": inside,
+        "draw": torch.arange(len(tags)),
         **{k: torch.randn(shape) for k in ("image", "again", "other")},
     }
 
@@ -160,12 +162,16 @@ def test_maps_go_along_the_affinity():
 def test_crops_are_centred_where_nothing_is_sure():
     found = torch.full((1, 40, 40), 2)
     found[:, 10:20, 12:30] = 1
-    corners = draw_crops(found, 8, 30)[0]
+    corners = draw_crops(found, 8, 30, torch.tensor([1]))[0]
     assert len(corners.unique(dim=0)) == 30
     assert all(found[0, y + 4, x + 4] <= 1 for y, x in corners.tolist())
     assert all(0 <= v <= 32 for v in corners.flatten().tolist())
-    assert draw_crops(torch.full((2, 40, 40), 2), 8, 5).shape == (2, 5, 2)  # anywhere
-    assert draw_crops(torch.zeros(1, 8, 8, dtype=torch.long), 8, 5).tolist() == [[[0, 0]] * 5]  # one place
+    anywhere = draw_crops(torch.full((3, 40, 40), 2), 8, 5, torch.tensor([1, 2, 1]))
+    assert anywhere.shape == (3, 5, 2)
+    assert torch.equal(anywhere[0], anywhere[2])  # by its seed alone
+    assert not torch.equal(anywhere[0], anywhere[1])
+    one = draw_crops(torch.zeros(1, 8, 8, dtype=torch.long), 8, 5, torch.tensor([1]))
+    assert one.tolist() == [[[0, 0]] * 5]  # one place
 
 
 def test_crops_and_what_they_are():
@@ -194,7 +200,7 @@ def test_one_window_in_two_colourings(tmp_path: Path):
     views = network.training_views(samples, 0)
     assert isinstance(views, ContrastViews)
     item = views[0, 0]
-    assert set(item) == {"image", "tags", "inside", "again", "other"}
+    assert set(item) == {"image", "tags", "inside", "again", "other", "draw"}
     assert all(item[name].shape == (3, 64, 64) for name in ("image", "again", "other"))
     assert torch.equal(item["image"], views[0, 0]["image"])
 
@@ -284,7 +290,7 @@ def test_the_auxiliary_classifier_teaches_until_patches_are_contrasted(monkeypat
     taught = []
     monkeypatch.setattr(ToCo, "teaching_maps", lambda *_: ("main", "early"))
     monkeypatch.setattr(ToCo, "segmentation", lambda _self, _images, _features, maps, *_: taught.append(maps) or 0)
-    monkeypatch.setattr(ToCo, "patch_contrast", lambda *_: taught.append("patches") or 0)
+    monkeypatch.setattr(ToCo, "patch_labels", lambda *_: taught.append("patches") or torch.zeros(3, 4, 4).long())
     monkeypatch.setattr(ToCo, "class_contrast", lambda *_: taught.append("crops") or 0)
     for share in (0.0, 1.0):
         network = built(classes_first=0.0, contrast_from=share)
@@ -331,10 +337,12 @@ def test_haaf_begins_as_the_plain_mean_and_learns():
     assert all(p.grad is None for p in literal.fusion.parameters())
 
 
-def test_the_fusion_teaches_nothing_but_itself():
-    network = built(SSEPA)
+@pytest.mark.parametrize("signal", ["affinity", "tags"])
+def test_the_fusion_teaches_nothing_but_itself(signal: str):
+    network = built(SSEPA, fusion_signal=signal)
     tokens = network.tokens(torch.randn(2, 3, 64, 64))
-    network.refinement_loss(tokens, torch.eye(2, 3)).backward()
+    labels = torch.randint(0, 2, (2, 4, 4))
+    network.refinement_loss(tokens, torch.eye(2, 3), labels).backward()
     learnt = [name for name, p in network.named_parameters() if p.grad is not None]
     assert learnt
     assert all(name.startswith("fusion") for name in learnt)
@@ -391,3 +399,36 @@ def test_or_on_its_masks(tiny_set: Path, tmp_path: Path):
     more = {"segment.source": "masks", "segment.output_stride": None, "segment.side": 64}
     tagseg.fit(tiny_set, tmp_path / "run", recipe="toco", settings=SMALL | more, quiet=True)
     assert tagseg.load(tmp_path / "run").network.head_name == "aspp"
+
+
+def test_the_share_of_attention_by_hand():
+    """Against the affinity held whole; and it sees which patches attend to which, as the mean over patches does not."""
+    torch.manual_seed(0)
+    network = built(SSEPA)
+    with torch.no_grad():
+        attention = network.tokens(
+            torch.randn(2, 3, 64, 64),
+        ).attention
+    assert attention is not None
+    labels = torch.tensor([0, 2, 255, 1]).repeat(2, 4).view(2, 4, 4)
+    labels[1] = labels[1].T
+    weights = torch.rand(2, network.backbone.blocks, requires_grad=True)
+    affinity, flat = attention.affinity(weights), labels.flatten(1)
+    known = flat != 255
+    alike = (flat[:, :, None] == flat[:, None]) & known[:, :, None] & known[:, None]
+    share = (affinity * alike).sum(2) / (affinity * known[:, None]).sum(2)
+    expected = 1 - (share[flat == 0].mean() + share[(flat > 0) & known].mean()) / 2
+    found = affinity_share_loss(attention, labels, weights)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        *(torch.autograd.grad(loss, weights, retain_graph=True) for loss in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    shuffled = replace(
+        attention,
+        queries=[q[:, :, torch.cat([torch.zeros(1).long(), 1 + torch.randperm(16)])] for q in attention.queries],
+    )
+    maps = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(shuffled.spread(maps).mean((2, 3)), attention.spread(maps).mean((2, 3)))
+    assert (affinity_share_loss(shuffled, labels, None) - affinity_share_loss(attention, labels, None)).abs() > 1e-5
+    assert affinity_share_loss(attention, torch.full_like(labels, 255), None).item() == 0

@@ -1,4 +1,4 @@
-"""Views that know where they lie, and see the cumulative maps of the rounds before: to learn them, or to hide them."""
+"""Views that know where they lie, and see what was found in the rounds before: to learn it, or to hide it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from tagseg.data.views import View, ViewSpec
 
 @dataclass(frozen=True)
 class Drop:
-    """The attention drop layer (OAA++, algorithm 1).
+    """The attention drop layer (OAA++, algorithm 1): it hides what the classifier found in the round before.
+
+    That is not what it ever found: cumulative maps only grow, and late views would lose all of the object.
 
     what: pixels, which become the mean colour, or features.
     rate: beta, how often a view loses what was found before.
-    threshold: delta, the cumulative value that counts as found.
+    threshold: delta, the value of the map of the round before that counts as found.
     """
 
     what: Literal["image", "features"]
@@ -30,7 +32,7 @@ class Drop:
 
 
 class AccumulatedViews(TrainingViews):
-    """Training views that know where they lie, and see the cumulative maps of the rounds before.
+    """Training views that know where they lie, and see the maps of the rounds before.
 
     Beside `image` and `tags` they hold `index` of the photograph and `window (7,)`; if `targets` is given,
     `accumulated (C, h, w)` after that many rounds, or after those before the epoch ("growing"), -1 for a tag that has
@@ -85,9 +87,11 @@ class AccumulatedViews(TrainingViews):
     def _found(
         self, drop: Drop, view: View, key: tuple[int, int], cells: tuple[int, int], *, pixels: bool
     ) -> np.ndarray:
-        """Returns `cells` bool: where a map of the rounds before exceeds delta; nothing where beta spares the view."""
+        """Returns `cells` bool: where a map of the round before exceeds delta; nothing where beta spares the view."""
         epoch, index = key
         if epoch == 0 or np.random.default_rng((self.spec.seed, epoch, index, 1)).random() >= drop.rate:
             return np.zeros(cells, dtype=bool)
-        maps = view_of(self.accumulated.maps(index, epoch), view.window, cells, self.accumulated.grid, pixels=pixels)
+        maps = view_of(
+            self.accumulated.own_maps(index, epoch), view.window, cells, self.accumulated.grid, pixels=pixels
+        )
         return np.any(maps > drop.threshold, axis=0)

@@ -3,7 +3,8 @@
 A *round* is one pass over the photographs. What is added in a round goes into a file of its own; at its end the round's
 file is joined with everything before, and the whole is put beside the file of the round before. So a round that was
 interrupted leaves no trace, whoever reads sees the maps as they were at the end of a round, and processes that see
-different photographs only have to be joined.
+different photographs only have to be joined. Where somebody asks for them, the maps of the last rounds alone are kept
+beside the cumulative ones.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Accumulator:
         cells: of every photograph the `(h, w)` of its maps.
         grid: the geometry of the network and of the maps alike.
         fusion: the largest value that a cell ever had, or the mean of all (thesis chapter 4).
+        own: whether the maps of the last two rounds alone are kept too (see `own_maps`).
     """
 
     def __init__(
@@ -45,13 +47,15 @@ class Accumulator:
         cells: Sequence[tuple[int, int]],
         grid: Grid,
         fusion: Fusion = "max",
+        *,
+        own: bool = False,
     ) -> None:
         self.folder, self.classes, self.cells = folder, tuple(classes), tuple(cells)
-        self.grid, self.fusion = grid, fusion
+        self.grid, self.fusion, self.own = grid, fusion, own
         lengths = [len(c) * h * w for c, (h, w) in zip(self.classes, self.cells, strict=True)]
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self._kind = np.dtype(np.uint8) if fusion == "max" else _MEAN
-        self._opened: dict[int, np.ndarray] = {}
+        self._opened: dict[Path, np.ndarray] = {}
         self._working: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -65,6 +69,10 @@ class Accumulator:
     def path(self, rounds: int) -> Path:
         """Returns the file of the maps after that many rounds."""
         return self.folder / f"round-{rounds:03d}.npy"
+
+    def own_path(self, rounds: int) -> Path:
+        """Returns the file of the maps that the last of that many rounds alone made."""
+        return self.folder / f"own-{rounds:03d}.npy"
 
     def rounds(self) -> list[int]:
         """Returns the numbers of rounds after which the maps are there."""
@@ -97,8 +105,7 @@ class Accumulator:
         make_folder(self.folder)
         if rank == 0:
             for later in [r for r in self.rounds() if rounds is not None and r > rounds]:
-                self._opened.pop(later, None)
-                self.path(later).unlink()
+                self._forget(later)
             told = {"stride": self.grid.stride, "corners": self.grid.corners, "fusion": self.fusion}
             write_json(self.folder / GEOMETRY, {**told, "cells": self.cells})
         path = self._working_path(rank)
@@ -140,20 +147,16 @@ class Accumulator:
         """
         self.flush()
         parts = [np.load(self._working_path(rank), mmap_mode="r") for rank in range(ranks)]
+        if self.own:  # before the cumulative maps, whose file says that the round is done
+            self._write(self.own_path(rounds), parts)
+            self.own_path(rounds - 2).unlink(missing_ok=True)
         if rounds > 1:
-            parts.append(self._open(rounds - 1))
-        with write_aside(self.path(rounds)) as aside:
-            whole = np.lib.format.open_memmap(aside, mode="w+", dtype=self._kind, shape=(int(self._starts[-1]),))
-            # block by block: the maps of all photographs need not fit into memory
-            for start in range(0, len(whole), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                whole[block] = self._joined([part[block] for part in parts])
-            whole.flush()
+            parts.append(self._open(self.path(rounds - 1)))
+        self._write(self.path(rounds), parts)
         kept = self.rounds()
         # oldest first, as many as are too many for `ROOM`, but never the last two
         for old in kept[: min(len(kept) - 2, max(0, len(kept) - ROOM // max(1, self.bytes)))]:
-            self._opened.pop(old, None)
-            self.path(old).unlink()
+            self._forget(old)
 
     def flush(self) -> None:
         """Writes what this process added to its file."""
@@ -174,14 +177,21 @@ class Accumulator:
         Raises:
             BadInput: the file is not there, or is that of other photographs.
         """
-        if rounds == 0:
-            return np.zeros((len(self.classes[index]), *self.cells[index]), dtype=np.float32)
-        found = self._of(self._open(rounds), index)
-        return found.astype(np.float32) / 255 if self.fusion == "max" else found["mean"].astype(np.float32)
+        return self._read(self.path(rounds), index) if rounds else self._nothing(index)
+
+    def own_maps(self, index: int, rounds: int) -> np.ndarray:
+        """Returns the maps that the last of that many rounds alone made: `(K, h, w)` float32 in [0, 1].
+
+        They are 0 for a tag that the classifier did not find in that round.
+
+        Raises:
+            BadInput: the file is not there, or is that of other photographs.
+        """
+        return self._read(self.own_path(rounds), index) if rounds else self._nothing(index)
 
     def has_map(self, index: int, position: int, rounds: int) -> bool:
         """Tells whether a tag has a map after that many rounds, or got one in the round that is going on."""
-        if rounds and self._any(self._of(self._open(rounds), index)[position]):
+        if rounds and self._any(self._of(self._open(self.path(rounds)), index)[position]):
             return True
         return self._working is not None and self._any(self._of(self._working, index)[position])
 
@@ -202,16 +212,36 @@ class Accumulator:
         own = cells[self._starts[index] : self._starts[index + 1]]
         return own.reshape(len(self.classes[index]), *self.cells[index])
 
-    def _open(self, rounds: int) -> np.ndarray:
-        if rounds not in self._opened:
-            path = self.path(rounds)
+    def _nothing(self, index: int) -> np.ndarray:
+        return np.zeros((len(self.classes[index]), *self.cells[index]), dtype=np.float32)
+
+    def _read(self, path: Path, index: int) -> np.ndarray:
+        found = self._of(self._open(path), index)
+        return found.astype(np.float32) / 255 if self.fusion == "max" else found["mean"].astype(np.float32)
+
+    def _write(self, path: Path, parts: list[np.ndarray]) -> None:
+        with write_aside(path) as aside:
+            whole = np.lib.format.open_memmap(aside, mode="w+", dtype=self._kind, shape=(int(self._starts[-1]),))
+            # block by block: the maps of all photographs need not fit into memory
+            for start in range(0, len(whole), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                whole[block] = self._joined([part[block] for part in parts])
+            whole.flush()
+
+    def _forget(self, rounds: int) -> None:
+        for path in (self.path(rounds), self.own_path(rounds)):
+            self._opened.pop(path, None)
+            path.unlink(missing_ok=True)
+
+    def _open(self, path: Path) -> np.ndarray:
+        if path not in self._opened:
             if not path.exists():
                 raise BadInput(f"{path}: the cumulative maps of this round are missing; train again.")
             found = np.load(path, mmap_mode="r")
             if found.shape != (int(self._starts[-1]),) or found.dtype != self._kind:
                 raise BadInput(f"{path}: these cumulative maps are of other photographs; train again.")
-            self._opened[rounds] = found
-        return self._opened[rounds]
+            self._opened[path] = found
+        return self._opened[path]
 
     def _working_path(self, rank: int) -> Path:
         return self.folder / f"working-{rank}.npy"

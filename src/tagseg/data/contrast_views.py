@@ -22,14 +22,14 @@ RATIOS = (3 / 4, 4 / 3)  # its width over its height
 class ContrastViews(TrainingViews):
     """Training views in two colourings, and beside them another window of the same photograph.
 
-    Beside what `TrainingViews` gives, whose image is jittered and blurred, they hold `inside (4,)`, y0, y1, x0, x1 of
-    the photograph within the view; `again (3, S, S)`, the same window in other colours, from which small crops are cut;
-    and `other (3, S, S)`, another window.
+    Beside what `TrainingViews` gives, whose image is jittered and blurred, they hold `again (3, S, S)`, the same window
+    in other colours, from which small crops are cut; `draw`, a seed by which they are drawn; and `other (3, S, S)`,
+    another window.
 
     Args:
         samples, num_classes, statistics, spec: see `TrainingViews`.
-        mirror_apart: whether image and `again` are mirrored once more, each by its own chance, and `inside` is not
-            (ToCo's published code).
+        mirror_apart: whether image and `again` are mirrored once more, each by its own chance, and `inside` is not, and
+            padding is black instead of the mean colour (ToCo's published code).
     """
 
     def __init__(
@@ -42,6 +42,8 @@ class ContrastViews(TrainingViews):
         mirror_apart: bool = False,
     ) -> None:
         super().__init__(samples, num_classes, statistics, spec)
+        if mirror_apart:
+            self.fill = np.zeros(3, dtype=np.uint8)
         self.mirror_apart = mirror_apart
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
@@ -51,10 +53,11 @@ class ContrastViews(TrainingViews):
         window = self.cut(photo, rng)
         first, again = (flip(window) if self.mirror_apart and rng.random() < 0.5 else window for _ in range(2))
         item = self.item(index, distort(first, rng, blur=1.0))
-        item["inside"] = torch.tensor(window.inside)
+        item["inside"] = torch.tensor(window.inside)  # not that of the image, where it was mirrored once more
         item["again"] = normalise(distort(again, rng, blur=0.5).image, self.statistics)
         other = distort(resized_window(photo, self.spec.side, rng), rng, blur=0.1, solarise=0.2)
         item["other"] = normalise(other.image, self.statistics)
+        item["draw"] = int(rng.integers(1 << 62))
         return item
 
 

@@ -30,7 +30,8 @@ class Features(Protocol):
 class FeatureViews(Dataset[dict[str, Any]]):
     """Whole photographs as features in a square of cells, of which the rest is 0.
 
-    They hold `image (D, S, S)` float32, `tags (C,)`, and with masks `mask (S k, S k)`, 255 off the photograph. Where
+    They hold `image (D, S, S)` float32, `tags (C,)`, `inside (4,)`, y0, y1, x0, x1 of the photograph's cells within
+    the square, and with masks `mask (S k, S k)`, 255 off the photograph. Where
     other views are stored too (see `tagseg.data.stored_views`), an epoch shows one of them; which one, and where it
     lies in the square, depends on seed and epoch. The samples' true masks are never opened here.
 
@@ -76,7 +77,11 @@ class FeatureViews(Dataset[dict[str, Any]]):
         inside, taken = _overlap(y, x, side, (height, width))
         square = np.zeros((len(features), side, side), dtype=np.float32)
         square[:, inside[0], inside[1]] = features[:, taken[0], taken[1]]
-        item = {"image": torch.from_numpy(square), "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes))}
+        item = {
+            "image": torch.from_numpy(square),
+            "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes)),
+            "inside": torch.tensor([inside[0].start, inside[0].stop, inside[1].start, inside[1].stop]),
+        }
         k = self.fine
         inside, taken = _overlap(y * k, x * k, side * k, (height * k, width * k))
         if self.pixels:

@@ -62,8 +62,9 @@ def normalise(image: np.ndarray, statistics: PixelStatistics) -> torch.Tensor:
 class TrainingViews(Dataset[dict[str, Any]]):
     """Random views of tagged photographs.
 
-    They hold `image (3, S, S)`, `tags (C,)`, and as the specification says `mask (S, S)` and `saliency (S, S)` in
-    [0, 1], which is 0 on padding. The samples' true masks are never opened here.
+    They hold `image (3, S, S)`, `tags (C,)`, `inside (4,)`, y0, y1, x0, x1 of the photograph within the view, the rest
+    being padding, and as the specification says `mask (S, S)` and `saliency (S, S)` in [0, 1], which is 0 on padding.
+    The samples' true masks are never opened here.
 
     Args:
         samples: the photographs.
@@ -111,6 +112,7 @@ class TrainingViews(Dataset[dict[str, Any]]):
         item: dict[str, Any] = {
             "image": normalise(view.image, self.statistics),
             "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes)),
+            "inside": torch.tensor(view.inside),
         }
         if view.mask is not None:
             item["mask"] = torch.from_numpy(view.mask.astype(np.int64))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from tagseg.data.dataset import Sample
 from tagseg.data.loading import PixelStatistics, TrainingViews
@@ -16,14 +15,14 @@ from tagseg.data.views import ViewSpec
 class PairedViews(TrainingViews):
     """Training views, each beside a view of another photograph that shares a class.
 
-    Beside what `TrainingViews` gives they hold `inside (4,)`, y0, y1, x0, x1 of the photograph within the view, the
-    rest being padding; and from the epoch `pairs_from` on `partner (3, S, S)` and `partner_tags (C,)`, a view like any
-    other of a photograph that shares a class.
+    Beside what `TrainingViews` gives they hold from the epoch `pairs_from` on `partner (3, S, S)` and
+    `partner_tags (C,)`, a view like any other of a photograph that shares a class.
 
     Args:
         samples, num_classes, statistics, spec: see `TrainingViews`.
         pairs_from: the first epoch, counted from 0, that has partners; None: no epoch has.
         itself: whether a photograph may be its own partner (KTSE's published code), or only if it has no other.
+        control: whether it always is, in another view.
     """
 
     def __init__(
@@ -35,18 +34,20 @@ class PairedViews(TrainingViews):
         *,
         pairs_from: int | None,
         itself: bool = False,
+        control: bool = False,
     ) -> None:
         super().__init__(samples, num_classes, statistics, spec)
-        self.pairs_from, self.itself = pairs_from, itself
+        self.pairs_from, self.itself, self.control = pairs_from, itself, control
         self.photographs = photographs_of([s.tags for s in samples], num_classes)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         view = self.view(epoch, index)
-        item = {**self.item(index, view), "inside": torch.tensor(view.inside)}
+        item = self.item(index, view)
         if self.pairs_from is not None and epoch >= self.pairs_from:
             rng = np.random.default_rng((self.spec.seed, epoch, index, 1))
-            other = partner(index, self.samples[index].tags, self.photographs, rng, itself=self.itself)
+            tags = self.samples[index].tags
+            other = index if self.control else partner(index, tags, self.photographs, rng, itself=self.itself)
             shown = self.item(other, self.drawn(other, rng))
             item |= {"partner": shown["image"], "partner_tags": shown["tags"]}
         return item

@@ -62,8 +62,9 @@ class ACoL(CAM):
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the sum of both classifiers' classification losses."""
+        inside = self.inside(batch)
         losses = [
-            F.multilabel_soft_margin_loss(self.tag_logits(maps), batch["tags"])
+            F.multilabel_soft_margin_loss(self.tag_logits(maps, inside), batch["tags"])
             for maps in self.branches(batch["image"], batch["tags"])
         ]
         loss = losses[0] + losses[1]

@@ -18,6 +18,7 @@ from tagseg.masks.rescaling import foreground
 from tagseg.methods.pyramid import PyramidClassifier
 from tagseg.methods.settings.aeft import AEFTSettings
 from tagseg.networks.gpp import agreement
+from tagseg.networks.ranks import gathered, own_share, shared_mean, shared_sum
 
 
 class AEFT(PyramidClassifier):
@@ -34,8 +35,9 @@ class AEFT(PyramidClassifier):
         official = s.compat == "official"
         maps = self.class_maps(images)
         pyramid = self.pyramid(maps)
-        learnt = (s.warmup_batch_size or s.batch_size) if official else len(tags)
-        loss = F.multilabel_soft_margin_loss(agreement(maps, pyramid)[:learnt], tags[:learnt])
+        each = F.multilabel_soft_margin_loss(agreement(maps, pyramid), tags, reduction="none")
+        learnt = own_share(s.warmup_batch_size or s.batch_size) if official else len(tags)
+        loss = shared_mean(each, torch.arange(len(each), device=each.device) < learnt)
         if self.warm:
             seen = foreground(maps, tags, "official", images.shape[2:], self.backbone.grid)
             dimmed = self.class_maps(images * seen * (seen < s.erase_threshold))
@@ -70,8 +72,8 @@ def repulse_loss(
     """
     scaled = pyramid / pyramid.abs().amax(dim=(2, 3), keepdim=True).clamp(min=1e-5)
     anchors = (scaled * background).sum(dim=(2, 3)) / background.sum(dim=(2, 3)).clamp(min=1)
-    distances = (anchors[:, None] - scaled.mean(dim=(2, 3))[None]).square().sum(dim=2)
-    hard = (tags @ tags.T == 0) & (distances < margin) & background.any(dim=(2, 3))
-    number = hard.sum()
-    near = ((margin - distances) * hard).sum() / number.clamp(min=1)
-    return near * (number >= fewest)
+    # an anchor of this process meets the images of all
+    wholes, others = gathered(scaled.mean(dim=(2, 3))), gathered(tags)
+    distances = (anchors[:, None] - wholes[None]).square().sum(dim=2)
+    hard = (tags @ others.T == 0) & (distances < margin) & background.any(dim=(2, 3))
+    return shared_mean(margin - distances, hard) * (shared_sum(hard.sum()) >= fewest)

@@ -8,10 +8,15 @@ pseudo-labels that teach the decoder.
 The paper has a SegFormer encoder, whose attention at the last stage is over the whole image; here it is any plain
 transformer (see `tagseg.networks.vit`). As in the published code there is no regulariser (it is commented out there),
 class token and head normalisations stay as they are, and the diagonal counts as a positive pair.
+
+The published affinity sees products of queries and keys that are not scaled. Those of a plain transformer are so large
+that nearly all affinities would begin at 0 or 1, where nothing is learnt; here they are scaled, as attention scales
+them, and with `compat="official"` they are not.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +31,7 @@ from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.settings.afa import AFASettings
 from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, pooled_logits
+from tagseg.networks.ranks import shared_mean
 from tagseg.networks.vit import Attention, Tokens
 
 BLOCKS = 2  # the last ones, whose attention is learnt from
@@ -44,7 +50,7 @@ class AFA(SingleStage):
                 module.requires_grad_(False)
         heads = self.backbone.network.blocks[-1].attn.num_heads
         self.affinity = nn.Conv2d(BLOCKS * heads, 1, kernel_size=1)
-        nn.init.kaiming_normal_(self.affinity.weight, mode="fan_out")
+        nn.init.kaiming_normal_(self.affinity.weight, a=math.sqrt(5), mode="fan_out")
         nn.init.zeros_(self.affinity.bias)  # type: ignore[arg-type]
 
     def tokens(self, images: torch.Tensor) -> Tokens:
@@ -54,10 +60,11 @@ class AFA(SingleStage):
     def affinities(self, attention: Attention) -> torch.Tensor:
         """Returns the affinities of patches: `(B, n, n)` in (0, 1), symmetric.
 
-        They come from the products of queries and keys, not scaled, and their transposes.
+        They come from the products of queries and keys and their transposes.
         """
-        scale = self.backbone.network.blocks[-1].attn.scale
-        logits = attention.logits(BLOCKS).float() / scale
+        logits = attention.logits(BLOCKS).float()
+        if self.settings.compat == "official":
+            logits = logits / self.backbone.network.blocks[-1].attn.scale
         return self.affinity(logits + logits.transpose(2, 3)).float().sigmoid()[:, 0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -144,9 +151,7 @@ def affinity_loss(affinity: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
 
     It takes affinities `(B, n, n)` in [0, 1], and the pairs that `near_pairs` gives.
     """
-    alike, other = pairs == 1, pairs == 0
-    positive = ((1 - affinity) * alike).sum() / (alike.sum() + 1)
-    return (positive + (affinity * other).sum() / (other.sum() + 1)) / 2
+    return (shared_mean(1 - affinity, pairs == 1, more=1) + shared_mean(affinity, pairs == 0, more=1)) / 2
 
 
 def transition_matrix(affinity: torch.Tensor, grid: tuple[int, int], radius: int, power: float) -> torch.Tensor:

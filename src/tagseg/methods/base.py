@@ -20,9 +20,11 @@ from tagseg.data.dataset import Sample
 from tagseg.data.feature_views import Features, FeatureViews
 from tagseg.data.loading import TrainingViews
 from tagseg.data.views import ViewSpec
+from tagseg.grid import PIXELS
 from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser
+from tagseg.networks.pooling import inside_cells, pooled
 from tagseg.segmentation.encoder import Encoder, LiveFeatures
 from tagseg.segmentation.settings import HeadName
 from tagseg.settings import TrainSettings
@@ -78,9 +80,18 @@ class Method(lightning.LightningModule):
         """Returns signed class maps. `(B, 3, H, W) -> (B, C, h, w)`."""
         raise NotImplementedError(f"{type(self).__name__} has no class_maps")
 
-    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
-        """Returns class scores by global average pooling. `(B, C, h, w) -> (B, C)`."""
-        return class_maps.mean(dim=(2, 3))
+    def tag_logits(self, class_maps: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns class scores by global average pooling. `(B, C, h, w) -> (B, C)`.
+
+        `inside` `(B, h, w)` in [0, 1] says how much of each cell is photograph and not padding; None: all of it is.
+        """
+        return pooled(class_maps, "mean", inside)
+
+    def inside(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Returns how much of each cell of a batch of training views is photograph: `(B, h, w)` in [0, 1]."""
+        grid = PIXELS if self.settings.frozen else self.backbone.grid
+        height, width = batch["image"].shape[-2:]
+        return inside_cells(batch["inside"], grid, (height, width))
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns what the network says at every place, for `maps_and_logits`: by default the class maps.

@@ -48,13 +48,16 @@ class CAM(Method):
         """Returns class activation maps (section 2, equation 2). `(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return self.classifier(self.backbone(images))
 
-    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
-        """Returns class scores by the pooling of the settings. `(B, C, h, w) -> (B, C)`."""
-        return pooled(class_maps, self.settings.pooling)
+    def tag_logits(self, class_maps: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns class scores by the pooling of the settings. `(B, C, h, w) -> (B, C)`.
+
+        `inside` `(B, h, w)` in [0, 1] says how much of each cell is photograph and not padding; None: all of it is.
+        """
+        return pooled(class_maps, self.settings.pooling, inside)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the multi-label soft margin of the pooled maps."""
-        logits = self.tag_logits(self.class_maps(batch["image"]))
+        logits = self.tag_logits(self.class_maps(batch["image"]), self.inside(batch))
         loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
         self.log("loss", loss)
         return loss

@@ -38,7 +38,7 @@ class EPS(CAM):
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss and the saliency loss."""
         maps = self.classifier(self.backbone(batch["image"])).float()
-        classification = F.multilabel_soft_margin_loss(self.tag_logits(maps[:, 1:]), batch["tags"])
+        classification = F.multilabel_soft_margin_loss(self.tag_logits(maps[:, 1:], self.inside(batch)), batch["tags"])
         loss = classification + saliency_loss(
             maps, batch["saliency"], batch["tags"], self.settings.overlap, self.settings.foreground_share
         )

@@ -104,9 +104,12 @@ class Frozen(Method):
         maps = score_maps if self.matcher is None else score_maps.sigmoid()
         return maps, self.tag_logits(score_maps)
 
-    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
-        """Returns class scores by the pooling of the settings. `(B, C, h, w) -> (B, C)`."""
-        return pooled(class_maps, self.settings.pooling)
+    def tag_logits(self, class_maps: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns class scores by the pooling of the settings. `(B, C, h, w) -> (B, C)`.
+
+        `inside` `(B, h, w)` in [0, 1] says how much of each cell is photograph and not padding; None: all of it is.
+        """
+        return pooled(class_maps, self.settings.pooling, inside)
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the decoder's logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
@@ -119,12 +122,7 @@ class Frozen(Method):
         features, _values = self.backbone.parts(batch["image"])
         loss = maps.new_zeros(())
         if self.matcher is None:
-            fine = batch["pixels"].shape[-1] // features.shape[-1]  # pixels to a cell
-            cells = (boxes // fine).tolist()
-            inside = [
-                self.tag_logits(m[None, :, y0:y1, x0:x1]) for m, (y0, y1, x0, x1) in zip(maps, cells, strict=True)
-            ]
-            loss = F.multilabel_soft_margin_loss(torch.cat(inside), tags)
+            loss = F.multilabel_soft_margin_loss(self.tag_logits(maps, self.inside(batch)), tags)
         share = self.global_step / max(1, self.steps)
         if share >= s.classes_first or self.matcher is not None:
             inner = self.decoder.inner(features)

@@ -13,11 +13,16 @@ Where paper and published code differ, the paper is followed, and the code with 
   partner, compares both halves, and counts the union of both images' tags on both.
 - The code grants transfer and local alignment a margin of 0.05.
 - The code takes the cross entropy of background and of class pixels apart, the mean of each, weighs the latter by
-  0.0125 and learns them from images with a single tag only; and it learns joined images from joined pseudo-labels too.
+  0.0125 and learns them from images with a single tag only, which are settings here (`class_weight`, `single_tag`);
+  and it learns joined images from joined pseudo-labels too.
 - Class maps are rectified and divided by their maximum in the paper; the code has three ways (`rescaling.normalised`,
   `label_maps`).
 - The code labels padding like image content; here it is ignored. An image may be its own partner there.
 - In the code the rate falls as if batches never grew (`pyramid.schedule_end`).
+
+The published thresholds of pseudo-labels, 0.3 and 0.15, are for maps of which that is the edge. Where maps are wider,
+half of what exceeds 0.3 is no object; so they follow the value that cuts the maps in two (Otsu's, of the strongest map
+of every cell), unless they are set.
 
 Scores are rectified before the cross entropy in both, and the second strongest class that `inter` pushes down is sought
 among all classes: so says the code, and the paper as we know it says nothing else.
@@ -25,7 +30,8 @@ among all classes: so says the code, and the paper as we know it says nothing el
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
@@ -33,14 +39,19 @@ from torch.nn import functional as F
 from tagseg.data.dataset import Sample
 from tagseg.data.paired_views import PairedViews
 from tagseg.labels import IGNORE
+from tagseg.masks.background import BINS, otsu_score
 from tagseg.masks.rescaling import foreground, normalised
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.pyramid import PyramidClassifier
 from tagseg.methods.settings.ktse import KTSESettings
+from tagseg.networks.averaging import MovingAverage
+from tagseg.networks.ranks import own_share, shared_mean, shared_sum, step_generator
 from tagseg.segmentation.losses import halves_of_loss, segmentation_loss
 
 OFFICIAL_MARGIN = 0.05
 OFFICIAL_CLASS_WEIGHT = 0.0125
+ABOVE, BELOW = 0.15, 0.10  # of the thresholds, from the value that cuts the maps
+MEMORY = 0.98  # how much of the distribution of map values stays in a step
 Side = Literal["above", "below", "left", "right"]
 SIDES: tuple[Side, ...] = ("above", "below", "left", "right")
 
@@ -54,13 +65,24 @@ class KTSE(PyramidClassifier):
     Settings = KTSESettings
     others = 1
 
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
+        # of the strongest map of every cell, over the last steps
+        self.values: torch.Tensor
+        self.register_buffer("values", torch.zeros(BINS, dtype=torch.float64))
+
+    def begin_average(self) -> MovingAverage | None:
+        """Returns the average of the whole network, where it is to make the pseudo-labels."""
+        decay = self.settings.teacher_decay
+        return MovingAverage([self], decay) if decay else None
+
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss, and after the warm-up those of erasing, regularisation and alignment."""
         scores = self.all_maps(batch["image"])
         loss = F.multilabel_soft_margin_loss(self.tag_logits(scores[:, 1:]), batch["tags"])
         if self.warm:
             s = self.settings
-            labels = self.labels(batch["image"], scores, batch["tags"], batch["inside"]) if s.regularisation else None
+            labels = self.own_labels(batch, scores) if s.regularisation else None
             if s.erasing != "none":
                 erased = self.official_erasing if s.compat == "official" else self.erasing
                 loss = loss + erased(batch, scores, labels)
@@ -76,17 +98,17 @@ class KTSE(PyramidClassifier):
     ) -> torch.Tensor:
         """Returns L_kt of the first images of the batch, each joined with its partner."""
         del labels
-        chosen = slice(0, self.settings.synthesised)
+        chosen, random = slice(0, own_share(self.settings.synthesised)), step_generator(self.global_step)
         images, partners, maps = batch["image"][chosen], batch["partner"][chosen], scores[chosen, 1:]
         if not self.settings.bidirectional:
             maps = maps.detach()
         if self.settings.erasing == "cutmix":
-            box = random_box(maps.shape[-2:])
+            box = random_box(maps.shape[-2:], random)
             seen = self.class_maps(with_box(images, partners, box, self.backbone.stride))
             kept = torch.ones_like(maps[:, :1])
             kept[:, :, box[0] : box[1], box[2] : box[3]] = 0
             return rise_loss(maps * kept, seen * kept, batch["tags"][chosen])
-        side = SIDES[int(torch.randint(len(SIDES), ()))]
+        side = SIDES[int(torch.randint(len(SIDES), (), generator=random))]
         both = self.class_maps(joined(images, partners, side, self.backbone.stride))
         return rise_loss(maps, own_part(both, side, maps.shape[-2:]), batch["tags"][chosen])
 
@@ -94,7 +116,7 @@ class KTSE(PyramidClassifier):
         self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
         """Returns L_kt as in the published code, plus the cross entropy of joined images with joined `labels`."""
-        s, chosen, stride = self.settings, slice(0, self.settings.synthesised), self.backbone.stride
+        s, chosen, stride = self.settings, slice(0, own_share(self.settings.synthesised)), self.backbone.stride
         if s.erasing == "cutmix":
             return self.erasing(batch, scores, labels)
         images, partners = batch["image"][chosen], batch["partner"][chosen]
@@ -110,26 +132,55 @@ class KTSE(PyramidClassifier):
         loss = rise_loss(target, both[:, 1:], union, OFFICIAL_MARGIN)
         if labels is not None:
             # the truth of the joined image is that of its halves; on the stripe nothing is known
-            found = self.labels(partners, seen, others, None)
+            found = self.labels(partners, seen, others, None, self.thresholds())
             truth = joined(labels[chosen, None], found[:, None], "below", stride, fill=IGNORE)[:, 0]
-            background, classes = official_label_loss(self.grown(both, both_images).relu(), truth)
-            loss = loss + background + OFFICIAL_CLASS_WEIGHT * classes
+            loss = loss + self.label_loss(self.grown(both, both_images).relu(), truth, None)
         return loss
 
+    def own_labels(self, batch: dict[str, torch.Tensor], scores: torch.Tensor) -> torch.Tensor:
+        """Returns the pseudo-labels of a batch, by its scores or by what the average says (see `labels`)."""
+        images, tags = batch["image"], batch["tags"]
+        if self.average is not None:
+            with self.average.standing_in(), torch.no_grad():
+                scores = self.all_maps(images)
+        self.remember(scores[:, 1:], tags, self.inside(batch))
+        return self.labels(images, scores, tags, batch["inside"], self.thresholds())
+
+    @torch.no_grad()
+    def remember(self, maps: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor) -> None:
+        """Counts the values of the tags' maps `(B, C, h, w)` into those of earlier steps."""
+        strongest = foreground(maps, tags)[:, 0]
+        counted = (inside > 0) & (tags.sum(dim=1) > 0)[:, None, None]
+        bins = (strongest[counted] * (BINS - 1)).round().long()
+        counts = shared_sum(torch.bincount(bins, minlength=BINS).to(self.values))
+        self.values.mul_(MEMORY).add_(counts)
+
+    def thresholds(self) -> tuple[float, float]:
+        """Returns the higher and the lower one of pseudo-labels, as they are set or as the maps want them."""
+        s = self.settings
+        cut = otsu_score(self.values.cpu().numpy()) if "auto" in (s.high, s.low) else 0.0
+        high = min(0.99, cut + ABOVE) if s.high == "auto" else s.high
+        return high, max(0.01, cut - BELOW) if s.low == "auto" else s.low
+
     def labels(
-        self, images: torch.Tensor, scores: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor | None
+        self,
+        images: torch.Tensor,
+        scores: torch.Tensor,
+        tags: torch.Tensor,
+        inside: torch.Tensor | None,
+        thresholds: tuple[float, float],
     ) -> torch.Tensor:
-        """Returns pseudo-labels by two thresholds and PAR.
+        """Returns pseudo-labels by two thresholds, the higher one first, and PAR.
 
         They are `(B, H, W)` int64, class c at c + 1, 255 where nothing is sure.
         """
-        s = self.settings
+        s, (high, low) = self.settings, thresholds
         boxes = None if s.compat == "official" else inside
         maps = images.new_zeros(*tags.shape, *images.shape[2:])
         which = tags.nonzero(as_tuple=True)
         if len(which[0]):  # only the maps of tags are looked at
             maps[which] = label_maps(self.grown(scores[:, 1:].detach()[which][:, None], images), s.compat)[:, 0]
-        return refined_labels(images, maps, tags, high=s.high, low=s.low, boxes=boxes)
+        return refined_labels(images, maps, tags, high=high, low=low, boxes=boxes)
 
     def foreground(self, images: torch.Tensor, maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         """Returns where the tags are, at the size of the images: `(B, 1, H, W)` in [0, 1]."""
@@ -143,10 +194,18 @@ class KTSE(PyramidClassifier):
         large = self.grown(scores, images).relu()
         seen = self.foreground(images, scores[:, 1:], tags) > s.inter_threshold
         inter = s.inter_weight * inter_loss(large[:, 1:], tags, seen)
-        if s.compat == "paper":
-            return segmentation_loss(large, labels) + inter
-        background, classes = official_label_loss(large, labels, tags)
-        return background + OFFICIAL_CLASS_WEIGHT * classes + inter
+        return self.label_loss(large, labels, tags if s.single_tag else None) + inter
+
+    def label_loss(self, scores: torch.Tensor, labels: torch.Tensor, tags: torch.Tensor | None) -> torch.Tensor:
+        """Returns L_ce; with `tags` `(B, C)` pixels of classes count in images with a single one only."""
+        weight = self.settings.class_weight
+        if weight is not None:
+            background, classes = official_label_loss(scores, labels, tags)
+            return background + weight * classes
+        if tags is not None:
+            several = (tags.sum(dim=1) > 1)[:, None, None]
+            labels = labels.masked_fill(several & (labels > 0), IGNORE)
+        return segmentation_loss(scores, labels)
 
     def alignment(self, batch: dict[str, torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
         """Returns L_global, L_local or both, as it is set, with the image whose strongest parts are erased."""
@@ -172,6 +231,7 @@ class KTSE(PyramidClassifier):
             self.view_spec(seed),
             pairs_from=None if s.erasing == "none" else s.warmup_epochs,
             itself=s.compat == "official",
+            control=s.partner == "itself",
         )
 
 
@@ -180,7 +240,8 @@ def rise_loss(teacher: torch.Tensor, learner: torch.Tensor, tags: torch.Tensor, 
 
     Both sides learn from it. Two `(B, C, h, w)` signed, and `(B, C)` multi-hot; the mean over all classes and places.
     """
-    return ((teacher - learner - margin).relu() * tags[:, :, None, None]).mean()
+    rises = (teacher - learner - margin).relu() * tags[:, :, None, None]
+    return shared_mean(rises, rises.new_ones(()))
 
 
 def global_alignment(maps: torch.Tensor, erased: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
@@ -224,12 +285,12 @@ def inter_loss(scores: torch.Tensor, tags: torch.Tensor, seen: torch.Tensor) -> 
         tags: `(B, C)` multi-hot.
         seen: `(B, 1, H, W)` bool, the pixels that count.
     """
-    where = seen[:, 0] & (tags.sum(dim=1) > 1)[:, None, None]
-    if not where.any():  # nor, then, could there be two classes to choose from
+    if scores.shape[1] < 2:
         return scores.new_zeros(())
+    where = seen[:, 0] & (tags.sum(dim=1) > 1)[:, None, None]
     # (P, C), the pixels that count only; the second is sought among all classes, tags or not
     strongest, second = scores.movedim(1, -1)[where].topk(2, dim=-1).values.unbind(-1)
-    return (second - strongest.detach()).mean()
+    return shared_mean(second - strongest.detach(), second.new_ones(()))
 
 
 def joined(images: torch.Tensor, partners: torch.Tensor, side: Side, stride: int, fill: float = 0.0) -> torch.Tensor:
@@ -254,14 +315,14 @@ def own_part(maps: torch.Tensor, side: Side, grid: tuple[int, ...]) -> torch.Ten
     return maps[:, :, -height:, -width:]
 
 
-def random_box(grid: tuple[int, ...]) -> tuple[int, int, int, int]:
+def random_box(grid: tuple[int, ...], random: torch.Generator | None = None) -> tuple[int, int, int, int]:
     """Draws the box of CutMix in cells: y0, y1, x0, x1.
 
     It is a random share of the grid at a random place, cut at its border.
     """
     height, width = grid
-    ratio = float((1 - torch.rand(())).sqrt())
-    y, x = (int(torch.randint(n, ())) for n in (height, width))
+    ratio = float((1 - torch.rand((), generator=random)).sqrt())
+    y, x = (int(torch.randint(n, (), generator=random)) for n in (height, width))
     down, across = round(height * ratio) // 2, round(width * ratio) // 2
     return max(0, y - down), min(height, y + down), max(0, x - across), min(width, x + across)
 

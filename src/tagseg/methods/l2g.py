@@ -11,8 +11,11 @@ Where paper and published code differ, the paper is followed, and the code with 
   has none and its global network always one. Here the global network has one if there is saliency; without, what it
   would learn (`background`: what no class claims) is most of every view, and among many classes it swallows them all
   before they are learnt.
+- In both, a view that misses an object still has its tag, and its strongest bit of background, divided by itself, is
+  taught as a 1. Here a view teaches the tags that the local network itself finds in it, and nothing if it finds none;
+  so the global network waits until there is something to learn (`compat="official"` teaches all of them, always).
 - The code matches views with regions by RoI align, which samples half a cell aside; here cells are matched exactly.
-- The code lets one class win each place with and without saliency, here only without.
+
 - Without anything salient in a view the code teaches background everywhere, the paper falls back to attention.
 - The code's background channel learns what is not salient only where the local network's own background channel wins;
   here it learns all of it.
@@ -37,12 +40,14 @@ from torchvision.ops import roi_align
 from tagseg.data.dataset import Sample
 from tagseg.data.local_views import LocalViews, is_square
 from tagseg.errors import BadInput
+from tagseg.grid import Grid
 from tagseg.masks.rescaling import over_maximum
 from tagseg.methods.base import Method
 from tagseg.methods.settings.l2g import L2GSettings, LocalSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser, step_optimiser
 from tagseg.networks.pcm import PCM
+from tagseg.networks.ranks import shared_mean
 
 SALIENT = 0.5  # a view in which nothing reaches it has no shape to teach
 
@@ -97,7 +102,10 @@ class LocalNetwork(Method):
         self.head = self._head(self.backbone, background=settings.saliency)
         grid, wanted = self.backbone.grid, settings.view_side or settings.side * 5 / 7
         self.side, self.view_side = grid.fit(settings.side, settings.side)[0], grid.fit(wanted, wanted)[0]
-        self.view_cells = grid.cells(self.view_side, self.view_side)
+        self.shown_side, _ = grid.fit(*[self.view_side * settings.enlarge] * 2)
+        self.view_cells = grid.cells(self.shown_side, self.shown_side)
+        # how many times larger the local network sees a view
+        self.enlarged = (self.shown_side - grid.corners) / (self.view_side - grid.corners)
         if self.view_side > self.side:
             raise BadInput(f"train.view_side {settings.view_side}: a local view lies within `side` {settings.side}.")
         if settings.placement == "uniform" and not is_square(settings.views):
@@ -131,31 +139,40 @@ class LocalNetwork(Method):
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss of the local views, and with saliency the transfer loss to themselves."""
         boxes, tags = with_images(batch["boxes"]), batch["tags"].repeat_interleave(self.settings.views, dim=0)
-        maps = self.score_maps(crops(batch["image"], boxes))
+        maps = self.score_maps(self.shown(crops(batch["image"], boxes)))
         loss = classification_loss(maps, tags)
         if self.settings.saliency:
-            targets = self.targets(maps.detach(), tags, batch["saliency"], boxes)
-            loss = loss + self.settings.transfer_weight * transfer_loss(maps, targets)
+            targets, counted = self.targets(maps.detach(), tags, batch["saliency"], boxes)
+            loss = loss + self.settings.transfer_weight * transfer_loss(maps, targets, counted)
         self.log("loss", loss)
         return loss
 
+    def shown(self, views: torch.Tensor) -> torch.Tensor:
+        """Returns local views at the size at which they are seen. `(M, 3, s, s) -> (M, 3, s', s')`."""
+        return self.backbone.grid.resize(views, (self.shown_side, self.shown_side))
+
     def targets(
         self, maps: torch.Tensor, tags: torch.Tensor, saliency: torch.Tensor | None, boxes: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns what is to be learnt from the local network's maps of the views `boxes` `(M, 5)`.
 
-        See `local_targets` for what that is. `saliency` is that of the global views, `(B, S, S)`.
+        See `local_targets` for what that is. `saliency` is that of the global views, `(B, S, S)`. Beside it comes
+        which views count, `(M,)` bool.
         """
         s, cells = self.settings, maps.shape[-2:]
         if s.compat == "official":
             if saliency is not None:
                 whole = saliency / (saliency.amax(dim=(1, 2), keepdim=True) + 1e-10)
                 saliency = F.interpolate(crops(whole[:, None], boxes), size=cells, mode="nearest")[:, 0]
-            return official_targets(maps, tags, saliency, s.attention_threshold)
+            targets = official_targets(maps, tags, saliency, s.attention_threshold)
+            return targets, torch.ones_like(tags[:, 0], dtype=torch.bool)
         if saliency is not None:
             saliency = self.backbone.grid.resize(crops(saliency[:, None], boxes), cells)[:, 0]
-        targets = local_targets(maps[:, : self.num_classes], tags, saliency, s.attention_threshold)
-        return targets[:, : self.head.classifier.out_channels]
+        maps, channels = maps[:, : self.num_classes], self.head.classifier.out_channels
+        found = tags * (maps.mean(dim=(2, 3)) > 0)
+        # a photograph without tags teaches background, if that has a channel
+        counted = (found.sum(dim=1) > 0) | ((tags.sum(dim=1) == 0) & (channels > self.num_classes))
+        return local_targets(maps, found, saliency, s.attention_threshold)[:, :channels], counted
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> LocalViews:
         """Returns global views with the places of their local views."""
@@ -173,7 +190,7 @@ class LocalNetwork(Method):
         )
 
     def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
-        """Returns what is trained: backbones, heads, and how many times the rate AdamW gives them."""
+        """Returns what is trained: backbones, heads, and how many times faster than others AdamW teaches the heads."""
         return [(self.backbone, self.head, 1.0)]
 
     def configure_optimizers(self) -> Any:
@@ -182,7 +199,7 @@ class LocalNetwork(Method):
         every: dict[str, Any] = {"learning_rate": s.learning_rate, "weight_decay": s.weight_decay, "steps": self.steps}
         if s.optimiser == "adamw":
             (backbone, head, _), *others = networks
-            more = [(m, times * f) for b, h, times in others for m, f in ((b, 1.0), (h, s.head_factor))]
+            more = [(m, f) for b, h, times in others for m, f in ((b, 1.0), (h, times * s.head_factor))]
             return poly_optimiser(backbone, head, kind="adamw", head_factor=s.head_factor, more=more, **every)
         backbones, heads = nn.ModuleList([b for b, _, _ in networks]), nn.ModuleList([h for _, h, _ in networks])
         if s.optimiser == "sgd-steps":
@@ -201,6 +218,7 @@ class L2G(LocalNetwork):
     """
 
     Settings = L2GSettings
+    rests = True  # until it has something to learn, the global network learns nothing
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
@@ -212,6 +230,16 @@ class L2G(LocalNetwork):
         self.head = self._head(self.backbone, background=settings.saliency or settings.background)
         self.local_backbone = None if settings.shared_backbone else self._backbone(backbone, weights)
         self.local_head = self._head(self.backbone, background=settings.saliency and official)
+
+    def on_train_epoch_start(self) -> None:
+        """Gives the global network what the local one knows, when the warm-up is over."""
+        if 0 < self.settings.warmup_epochs == self.current_epoch:
+            if self.local_backbone is not None:
+                self.backbone.load_state_dict(self.local_backbone.state_dict())
+            own = self.head.state_dict()
+            for key, value in self.local_head.state_dict().items():
+                own[key][: self.num_classes] = value[: self.num_classes] if key == "classifier.weight" else value
+            self.head.load_state_dict(own)
 
     def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
         """Returns the local and the global network, the latter with its own factor."""
@@ -238,13 +266,19 @@ class L2G(LocalNetwork):
         """Returns the local network's classification loss and the global network's transfer loss (equations 4 to 7)."""
         s, boxes = self.settings, with_images(batch["boxes"])
         tags = batch["tags"].repeat_interleave(s.views, dim=0)
-        local_maps = self.local_head(self.local_backbone or self.backbone, crops(batch["image"], boxes))
+        local_maps = self.local_head(self.local_backbone or self.backbone, self.shown(crops(batch["image"], boxes)))
         classification = classification_loss(local_maps, tags)
+        if self.current_epoch < s.warmup_epochs:
+            self.log("loss", classification)
+            return classification
 
         global_maps = self.score_maps(batch["image"])
-        targets = self.targets(local_maps.detach(), tags, batch.get("saliency"), boxes)
-        match = official_regions if s.compat == "official" else regions
-        transfer = transfer_loss(match(global_maps, boxes, self.view_cells, self.backbone.stride), targets)
+        targets, counted = self.targets(local_maps.detach(), tags, batch.get("saliency"), boxes)
+        if s.compat == "official":
+            seen = official_regions(global_maps, boxes, self.view_cells, self.backbone.stride)
+        else:
+            seen = regions(global_maps, boxes, self.view_cells, self.backbone.grid, self.enlarged)
+        transfer = transfer_loss(seen, targets, counted)
 
         loss = classification + s.transfer_weight * transfer
         if s.global_classification:
@@ -299,8 +333,8 @@ def local_targets(
     if saliency is None:
         return plain
     salient = saliency[:, None]
-    # B_i S_i: here several classes may claim a place
-    shaped = torch.cat([(attention > threshold) * salient, 1 - salient], dim=1)
+    # B_i S_i, of the winners: of several tags not each is everything that is salient
+    shaped = torch.cat([(won > threshold) * salient, 1 - salient], dim=1)
     # whole views fall back, never single places
     empty = (salient < SALIENT).flatten(1).all(dim=1)
     return torch.where(empty[:, None, None, None], plain, shaped)
@@ -321,13 +355,18 @@ def official_targets(
     return torch.cat([found[:, :-1] * saliency[:, None], found[:, -1:] * (1 - saliency[:, None])], dim=1)
 
 
-def transfer_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def transfer_loss(scores: torch.Tensor, targets: torch.Tensor, counted: torch.Tensor | None = None) -> torch.Tensor:
     """Returns the mean squared difference between the softmax over channels and the targets.
 
-    The softmax is that of equation 5, the difference that of equation 6. `(M, K, h, w)` scores, `(M, K, h, w)` in [0,
-    1].
+    The softmax is that of equation 5, the difference that of equation 6.
+
+    Args:
+        scores: `(M, K, h, w)`.
+        targets: `(M, K, h, w)` in [0, 1].
+        counted: `(M,)` bool, the views that teach; None: all do.
     """
-    return F.mse_loss(scores.softmax(dim=1), targets)
+    squares = (scores.softmax(dim=1) - targets).square()
+    return shared_mean(squares, squares.new_ones(()) if counted is None else counted[:, None, None, None])
 
 
 def probabilities(scores: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -346,35 +385,37 @@ def crops(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([images[i : i + 1, :, y0:y1, x0:x1] for i, x0, y0, x1, y1 in boxes.tolist()])
 
 
-def regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stride: int) -> torch.Tensor:
-    """Returns the global maps as the local network's cells lie on them (region matching, section 3.2).
-
-    Cells of both networks are `stride` apart, so that a view's cells lie between the global ones by the same fraction
-    everywhere; bilinear.
+def regions(
+    maps: torch.Tensor, boxes: torch.Tensor, cells: tuple[int, int], grid: Grid, enlarged: float = 1.0
+) -> torch.Tensor:
+    """Returns the global maps as the local network's cells lie on them (region matching, section 3.2); bilinear.
 
     Args:
         maps: `(B, K, h, w)` of the global views.
         boxes: `(M, 5)`: image, and x0, y0, x1, y1 in pixels.
-        grid: `(h', w')` of the local network's maps.
-        stride: pixels a cell.
+        cells: `(h', w')` of the local network's maps.
+        grid: the geometry of both networks.
+        enlarged: how many times larger the local network saw the view; its cells lie closer by as much.
 
     Returns:
         `(M, K, h', w')`.
     """
     # bilinear weights are separable: two small matrices a view instead of sampling
-    down = _between(boxes[:, 2], grid[0], maps.shape[2], stride, maps.dtype)
-    across = _between(boxes[:, 1], grid[1], maps.shape[3], stride, maps.dtype)
+    down = _between(boxes[:, 2], cells[0], maps.shape[2], grid, enlarged).to(maps.dtype)
+    across = _between(boxes[:, 1], cells[1], maps.shape[3], grid, enlarged).to(maps.dtype)
     # down @ maps @ across^T, with the maps of the image that each view was cut from
     return torch.einsum("mhy,mkyx,mwx->mkhw", down, maps[boxes[:, 0]], across)
 
 
-def _between(starts: torch.Tensor, cells: int, side: int, stride: int, dtype: torch.dtype) -> torch.Tensor:
+def _between(starts: torch.Tensor, cells: int, side: int, grid: Grid, enlarged: float) -> torch.Tensor:
     """`(M, cells, side)`: weights of global cells along one axis, for views that start at these pixels."""
-    # in global cells; where a cell has its centre cancels out, for it is the same in both networks
-    places = starts[:, None] / stride + torch.arange(cells, device=starts.device)
+    centre = 0.0 if grid.corners else 0.5  # of a cell, in cells
+    inner = (torch.arange(cells, device=starts.device) + centre) / enlarged - centre
+    # in global cells; those beyond the last centre, which enlarged views have, take its value
+    places = (starts[:, None] / grid.stride + inner).clamp(0, side - 1)
     distance = places[:, :, None] - torch.arange(side, device=starts.device)
     # the hat function: only the two global cells next to a place have a weight
-    return (1 - distance.abs()).clamp(min=0).to(dtype)
+    return (1 - distance.abs()).clamp(min=0)
 
 
 def official_regions(maps: torch.Tensor, boxes: torch.Tensor, grid: tuple[int, int], stride: int) -> torch.Tensor:

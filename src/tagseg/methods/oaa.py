@@ -36,6 +36,7 @@ from tagseg.methods.settings.oaa import (
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.heads import class_branch
 from tagseg.networks.optimisers import step_optimiser
+from tagseg.networks.ranks import shared_mean
 
 
 class AttentionNetwork(Method):
@@ -91,8 +92,9 @@ class IntegralAttention(AttentionNetwork):
         """Returns the probabilities q. `(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
         return super().class_maps(images).float().sigmoid()
 
-    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+    def tag_logits(self, class_maps: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
         """Returns class scores: a class is there if it is anywhere. `(B, C, h, w) -> (B, C)`."""
+        del inside
         return class_maps.amax(dim=(2, 3)).logit(eps=1e-6)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -133,7 +135,8 @@ class OAA(AttentionNetwork):
         for height, width in sizes:
             factor = longest / max(height, width)
             cells.append(self.backbone.grid.cells(*self.backbone.grid.fit(height * factor, width * factor)))
-        return Accumulator(folder, [s.tags for s in samples], cells, self.backbone.grid, self.settings.fusion)
+        tags, hides = [s.tags for s in samples], self.settings.drop != "none"
+        return Accumulator(folder, tags, cells, self.backbone.grid, self.settings.fusion, own=hides)
 
     @property
     def drop(self) -> Drop | None:
@@ -157,7 +160,7 @@ class OAA(AttentionNetwork):
         if "keep" in batch:
             features = features * batch["keep"][:, None].to(features.dtype)
         maps = self.branch[-1](features)
-        logits = self.tag_logits(maps).float()
+        logits = self.tag_logits(maps, self.inside(batch)).float()
         last = self.trainer.max_epochs == self.current_epoch + 1
         self.accumulate(maps, logits, batch, epoch=self.current_epoch, last=last)
         return F.multilabel_soft_margin_loss(logits, batch["tags"])
@@ -319,11 +322,10 @@ def hybrid_loss(
     if compat == "paper":
         both = enhancement_loss(scores, accumulated, threshold) + constraint_loss(scores, accumulated, threshold)
         return both.sum(dim=1).mean()
-    positive = (accumulated > max(threshold, 0.001)).to(scores.dtype)
-    negative = (accumulated >= 0).to(scores.dtype) - positive
-    grow = -(positive * accumulated * F.logsigmoid(scores)).sum() / positive.sum().clamp(min=1)
-    stay = -(negative * torch.log(1 - scores.sigmoid() + 1e-8)).sum() / negative.sum().clamp(min=1)
-    return grow + stay
+    positive = accumulated > max(threshold, 0.001)
+    negative = (accumulated >= 0) & ~positive
+    grow = -shared_mean(accumulated * F.logsigmoid(scores), positive)
+    return grow - shared_mean(torch.log(1 - scores.sigmoid() + 1e-8), negative)
 
 
 def cross_entropy(scores: torch.Tensor, accumulated: torch.Tensor) -> torch.Tensor:

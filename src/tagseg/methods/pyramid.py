@@ -54,8 +54,9 @@ class PyramidClassifier(Method):
         """Returns the class maps. `(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return self.all_maps(images)[:, self.others :]
 
-    def tag_logits(self, class_maps: torch.Tensor) -> torch.Tensor:
+    def tag_logits(self, class_maps: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
         """Returns class scores by gated pyramid pooling. `(B, C, h, w) -> (B, C)`."""
+        del inside  # the pyramid is of whole squares, as published
         return agreement(class_maps, self.pyramid(class_maps))
 
     def grown(self, maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -154,6 +154,7 @@ class SingleStage(Method):
             steps=self.steps,
             warmup=round(s.rise * self.steps),
             power=self.power,
+            decay_all=s.compat == "official",  # the published codes decay everything
         )
 
 

@@ -6,9 +6,13 @@ that sees one number of each.
 
 As it is written, that network learns nothing: the mean of a softmax is 1/n for every block and image, and its output
 reaches the loss only through pseudo-labels. `affinity="literal"` does just that. By default the number is the mean of
-the products of queries and keys before the softmax; the network learns by classifying the spread maps, as far as it
-goes: the maps and the attention do not; rows, which lack what goes to the class token, are made to add up to 1; and
-maps are rectified before they are spread.
+the products of queries and keys before the softmax; rows, which lack what goes to the class token, are made to add up
+to 1; and maps are rectified before they are spread.
+
+The network learns from where attention goes: a patch that the maps of the auxiliary classifier label for sure is to
+attend to patches of the same label (`affinity_share_loss`). To classify the spread and pooled maps, which is the other
+reading (`fusion_signal="tags"`), says nothing of that: their mean over patches depends on how much attention every
+patch gets, and not on whose. Neither teaches the maps or the attention themselves.
 
 Nothing of the size of the attention is ever held (see `tagseg.networks.vit.Attention.spread`).
 """
@@ -21,8 +25,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tagseg.labels import IGNORE
 from tagseg.methods.settings.ss_epa import SSEPASettings
 from tagseg.methods.toco import ToCo
+from tagseg.networks.ranks import shared_mean
 from tagseg.networks.vit import Attention, Tokens
 
 
@@ -83,12 +89,17 @@ class SSEPA(ToCo):
         maps = self.classifier(features).float()
         return maps if self.settings.affinity == "literal" else maps.relu()
 
-    def refinement_loss(self, tokens: Tokens, tags: torch.Tensor) -> torch.Tensor | float:
-        """Returns the loss of the tags by the spread maps, pooled; only the weights of blocks learn from it."""
+    def refinement_loss(self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | float:
+        """Returns the loss by which the weights of blocks learn, and nothing else does."""
         s = self.settings
         if s.affinity != "enhanced" or tokens.attention is None or not s.fusion_weight:
             return 0.0
-        still = tokens._replace(attention=tokens.attention.detach())
+        attention = tokens.attention.detach()
+        if s.fusion_signal == "affinity":
+            if labels is None:
+                return 0.0
+            return s.fusion_weight * affinity_share_loss(attention, labels, self.block_weights(attention))
+        still = tokens._replace(attention=attention)
         maps = self.refined(self.main_maps(tokens.patches.detach()).detach(), still)
         return s.fusion_weight * F.multilabel_soft_margin_loss(maps.relu().mean(dim=(2, 3)), tags)
 
@@ -108,3 +119,26 @@ class SSEPA(ToCo):
     def heads(self) -> list[nn.Module]:
         """Returns the networks that learn `head_factor` times faster, the weights of blocks among them."""
         return super().heads() if self.fusion is None else [*super().heads(), self.fusion]
+
+
+def affinity_share_loss(attention: Attention, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Returns how little patches attend to patches of their own label, of all that they attend to patches with a label.
+
+    It is `1 - sum of A_ij over j labelled like i / sum of A_ij over labelled j`, the mean of background patches and
+    that of others, half of each, and 0 without any. The affinity A (equations 5 and 7) is never held: it spreads one
+    map for every label.
+
+    Args:
+        attention: of all blocks.
+        labels: `(B, h, w)` of the patches, 255 for unknown.
+        weights: `(B, K)` of the blocks, which learn; None: all 1.
+    """
+    known = labels != IGNORE
+    found = torch.unique(labels[known])
+    if not len(found):
+        found = labels.new_zeros(1)  # what nothing has will do: processes count together
+    of_label = (labels[:, None] == found[:, None, None]).float()
+    reached = attention.spread(of_label, weights).float()
+    missed = 1 - (reached * of_label).sum(dim=1) / reached.sum(dim=1).clamp(min=1e-8)
+    halves = [known & (labels == 0), known & (labels > 0)]
+    return sum((shared_mean(missed * half, half) for half in halves), missed.new_zeros(())) / 2

@@ -35,6 +35,7 @@ from tagseg.masks.dense_energy import dense_energy
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.settings.toco import ToCoSettings
 from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, pooled_logits
+from tagseg.networks.ranks import shared_mean
 from tagseg.networks.vit import Tokens
 
 MOMENTUM = 0.9  # of the teacher's projection
@@ -60,7 +61,8 @@ class Projection(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns projected tokens. `(B, D) -> (B, 1024)` in [-1, 1], float32."""
         inner = F.normalize(self.layers(tokens).float(), dim=-1)
-        return F.linear(inner, F.normalize(self.last.weight.float(), dim=-1))
+        with torch.autocast(tokens.device.type, enabled=False):
+            return F.linear(inner, F.normalize(self.last.weight.float(), dim=-1))
 
 
 class ToCo(SingleStage):
@@ -89,14 +91,15 @@ class ToCo(SingleStage):
         early = F.multilabel_soft_margin_loss(pooled_logits(self.auxiliary, tokens.early), tags)
         loss = loss + s.auxiliary_weight * early
 
-        loss = loss + self.refinement_loss(tokens, tags)
-
         contrasted = self.global_step >= s.contrast_from * self.steps
         segmented = self.global_step >= s.classes_first * self.steps
         if contrasted or segmented:
             maps, early_maps = self.taught_maps(images, tokens, tags)
-        if contrasted:
-            loss = loss + s.patch_weight * self.patch_contrast(tokens.patches, early_maps, tags, batch["inside"])
+        labels = self.patch_labels(early_maps, tags, batch["inside"]) if contrasted else None
+        loss = loss + self.refinement_loss(tokens, tags, labels)
+        if labels is not None:
+            contrast = patch_contrast_loss(tokens.patches.float(), affinity_labels(labels))
+            loss = loss + s.patch_weight * contrast
             loss = loss + s.class_weight * self.class_contrast(batch, tokens.summary, early_maps)
         if segmented:
             teaching = maps if contrasted else early_maps
@@ -113,9 +116,12 @@ class ToCo(SingleStage):
         del tokens
         return maps
 
-    def refinement_loss(self, tokens: Tokens, tags: torch.Tensor) -> torch.Tensor | float:
-        """Returns what a refinement that learns adds to the loss: nothing here."""
-        del tokens, tags
+    def refinement_loss(self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | float:
+        """Returns what a refinement that learns adds to the loss: nothing here.
+
+        `labels` are those of `patch_labels`, None before anything is contrasted.
+        """
+        del tokens, tags, labels
         return 0.0
 
     @torch.no_grad()
@@ -138,21 +144,21 @@ class ToCo(SingleStage):
         main, early = self.over_scales(images, both, tokens, tags)
         return main, early
 
-    def patch_contrast(
-        self, features: torch.Tensor, maps: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor
-    ) -> torch.Tensor:
-        """Returns L_ptc; `maps` are those of the auxiliary classifier, `inside` is in pixels."""
-        s = self.settings
-        small = F.interpolate(maps, size=features.shape[-2:], mode="bilinear", align_corners=False)
+    def patch_labels(self, maps: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Returns the labels of patches, `(B, h, w)`, 255 for unknown.
+
+        `maps` are those of the auxiliary classifier, `inside` is in pixels.
+        """
+        s, grid = self.settings, self.backbone.grid.cells(maps.shape[-2], maps.shape[-1])
+        small = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
         boxes = inside if s.compat == "official" else cells_inside(inside, self.backbone.stride)
-        labels = labels_of(small, tags, high=s.high, low=s.low, boxes=boxes)
-        return patch_contrast_loss(features.float(), affinity_labels(labels))
+        return labels_of(small, tags, high=s.high, low=s.low, boxes=boxes)
 
     def class_contrast(self, batch: dict[str, torch.Tensor], summary: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         """Returns L_ctc; `summary` is the class token of the image, `maps` are those of the auxiliary classifier."""
         s = self.settings
         found = regions(maps, batch["tags"], high=s.high, low=s.low)
-        corners = draw_crops(found, self.crop_side, s.crops)
+        corners = draw_crops(found, self.crop_side, s.crops, batch["draw"])
         crops, flags = cut_crops(batch["again"], found, corners, self.crop_side, s.uncertain)
         with torch.no_grad():
             for mean, own in zip(self.teacher.parameters(), self.projection.parameters(), strict=True):
@@ -266,11 +272,12 @@ def patch_contrast_loss(features: torch.Tensor, pairs: torch.Tensor) -> torch.Te
         features: `(B, D, h, w)`.
         pairs: `(B, n, n)` of `affinity_labels`.
     """
-    unit = F.normalize(features.flatten(2), dim=1)
-    alike = (unit.transpose(1, 2) @ unit).abs()
-    same, other = pairs == 1, pairs == 0
-    attracted = 1 - (alike * same).sum() / (same.sum() + 1)
-    return (attracted + (alike * other).sum() / (other.sum() + 1)) / 2
+    # small differences of large products: in half precision they would be lost
+    with torch.autocast(features.device.type, enabled=False):
+        unit = F.normalize(features.float().flatten(2), dim=1)
+        alike = (unit.transpose(1, 2) @ unit).abs()
+    attracted = 1 - shared_mean(alike, pairs == 1, more=1)
+    return (attracted + shared_mean(alike, pairs == 0, more=1)) / 2
 
 
 def class_contrast_loss(
@@ -288,7 +295,8 @@ def class_contrast_loss(
     batch, views = flags.shape
     others, globals_ = student.view(views, batch, -1), teacher.view(-1, batch, teacher.shape[1])
     # exp(p . q / tau) of every global view, from the teacher, with every view: (B, G, V)
-    similar = (torch.einsum("gbd,vbd->bgv", globals_, others) / temperature).exp()
+    with torch.autocast(student.device.type, enabled=False):
+        similar = (torch.einsum("gbd,vbd->bgv", globals_.float(), others.float()) / temperature).exp()
     positive = flags.to(similar.dtype)[:, None]
     # InfoNCE: a positive stands against all negatives of its photograph, not against other positives
     negatives = (similar * (1 - positive)).sum(dim=2, keepdim=True)
@@ -301,18 +309,27 @@ def class_contrast_loss(
     return (total.sum(dim=1) / len(globals_) / (positive[:, 0].sum(dim=1) + 1e-4)).mean()
 
 
-def draw_crops(found: torch.Tensor, side: int, count: int) -> torch.Tensor:
+def draw_crops(found: torch.Tensor, side: int, count: int, seeds: torch.Tensor) -> torch.Tensor:
     """Draws where crops are cut: centred on random pixels that are not surely an object, none twice.
 
-    If there are too few of these, any will do. `(B, H, W)` regions -> `(B, count, 2)`, y and x of the upper left
-    corners, pixels.
+    If there are too few of these, any will do. What is drawn for an image depends on its seed alone.
+
+    Args:
+        found: `(B, H, W)` regions.
+        side: of a crop, pixels.
+        count: crops of an image.
+        seeds: `(B,)` int64.
+
+    Returns:
+        `(B, count, 2)`, y and x of the upper left corners, pixels.
     """
     height, width = found.shape[-2:]
     # corners, along either axis, of which a crop stays inside
     rooms = (height - side + 1, width - side + 1)
     half = side // 2
     corners = []
-    for one in found.cpu():
+    for one, seed in zip(found.cpu(), seeds.tolist(), strict=True):
+        random = torch.Generator().manual_seed(seed)
         # place (y, x) of this window is the centre of the crop whose corner is (y, x)
         free = (one[half : half + rooms[0], half : half + rooms[1]] <= 1).flatten().nonzero()[:, 0]
         if len(free) < count:
@@ -320,7 +337,9 @@ def draw_crops(found: torch.Tensor, side: int, count: int) -> torch.Tensor:
             free = torch.arange(rooms[0] * rooms[1])
         # none twice, unless there are fewer corners than crops
         chosen = (
-            free[torch.randperm(len(free))[:count]] if len(free) >= count else free[torch.randint(len(free), (count,))]
+            free[torch.randperm(len(free), generator=random)[:count]]
+            if len(free) >= count
+            else free[torch.randint(len(free), (count,), generator=random)]
         )
         # corners were numbered row by row
         corners.append(torch.stack([chosen // rooms[1], chosen % rooms[1]], dim=1))

@@ -121,6 +121,7 @@ class Backbone(nn.Module):
         if norms:
             for module in _batch_norms(self.network):
                 module.requires_grad_(False)
+        self.train(self.training)  # nobody need call it again: Lightning takes modules in the mode that they are in
 
     frozen_norms: bool = False
     held: bool = False

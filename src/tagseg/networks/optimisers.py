@@ -21,19 +21,20 @@ def poly_optimiser(
     more: Sequence[tuple[nn.Module, float]] = (),
     warmup: int = 0,
     power: float = 0.9,
+    decay_all: bool = False,
 ) -> dict[str, Any]:
     """Returns optimiser and per-step schedule with poly decay, as Lightning takes them.
 
     The schedule is `min((step + 1) / (warmup + 1), 1) * (1 - step / steps) ** power`. The head learns `head_factor`
-    times faster, each of `more` by its own factor. Norms and biases are not decayed. SGD has momentum 0.9 (the
-    published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide their rates by ten).
+    times faster, each of `more` by its own factor. Norms and biases are not decayed unless `decay_all` is set. SGD has
+    momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide its rates by ten).
     """
     groups = []
     for module, factor in ((backbone, 1.0), (head, head_factor), *more):
         trained = [p for p in module.parameters() if p.requires_grad]
         for decay, members in (
             (weight_decay, [p for p in trained if p.ndim > 1]),
-            (0.0, [p for p in trained if p.ndim <= 1]),
+            (weight_decay * decay_all, [p for p in trained if p.ndim <= 1]),
         ):
             if members:
                 groups.append({"params": members, "lr": learning_rate * factor, "weight_decay": decay})

@@ -9,14 +9,16 @@ all, and the mean over heads and blocks is summed up head by head where it is as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, brief
 from tagseg.networks.backbone import Backbone
 
 
@@ -153,7 +155,7 @@ class Transformer(Backbone):
         super().__init__(name, weights)
         blocks = getattr(self.network, "blocks", None)
         attentions = [getattr(block, "attn", None) for block in blocks or []]
-        if not attentions or not all(hasattr(a, "qkv") and hasattr(a, "num_heads") for a in attentions):
+        if not attentions or not all(hasattr(a, "num_heads") for a in attentions):
             raise BadInput(
                 f"'{name}' is no plain vision transformer, whose attention this method needs; "
                 "choose one, for example deit_base_patch16_224 or vit_tiny_patch16_224."
@@ -162,6 +164,19 @@ class Transformer(Backbone):
         self.early = early % self.blocks
         if not -self.blocks <= early < self.blocks:
             raise BadInput(f"early block {early}: '{name}' has {self.blocks} blocks.")
+        self._try()
+
+    def _try(self) -> None:
+        """Refuses what only looks like a plain transformer."""
+        images = torch.zeros(1, 3, *self.grid.fit(3 * self.stride, 2 * self.stride))
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                self.tokens(images)
+        except Exception as error:  # whatever a network does that was not made for this
+            raise BadInput(
+                f"'{self.name}' does not give patches of photographs of any size as plain vision transformers do "
+                f"({brief(error)}); choose another one, for example deit_base_patch16_224 or vit_tiny_patch16_224."
+            ) from error
 
     def tokens(self, images: torch.Tensor, *, attention: bool = False) -> Tokens:
         """Returns the tokens of images `(B, 3, H, W)`, H and W multiples of the patch (see `Grid.fit`).
@@ -172,28 +187,63 @@ class Transformer(Backbone):
         height, width = images.shape[-2:]
         if height % self.stride or width % self.stride:
             raise BadInput(f"images of {height} x {width}: sides must be multiples of the patch, {self.stride} pixels.")
-        seen: list[torch.Tensor] = []
-        modules = [block.attn for block in self.network.blocks] if attention else []
-        hooks = [module.qkv.register_forward_hook(lambda _, __, output: seen.append(output)) for module in modules]
-        try:
+        seen = _Watch(self.name, [block.attn for block in self.network.blocks])
+        with seen if attention else nullcontext():
             last, (early,) = self.network.forward_intermediates(images, indices=[self.early], output_fmt="NCHW")
-        finally:
-            for hook in hooks:
-                hook.remove()
         prefix, grid = getattr(self.network, "num_prefix_tokens", 0), self.grid.cells(height, width)
         patches = last[:, prefix:].transpose(1, 2).unflatten(2, grid)
         summary = last[:, 0] if prefix else patches.mean(dim=(2, 3))
-        found = Attention(*_queries_and_keys(modules, seen), prefix, grid) if attention else None
+        found = Attention(seen.queries, seen.keys, prefix, grid) if attention else None
         return Tokens(summary, patches, early, found)
 
 
-def _queries_and_keys(
-    modules: list[torch.nn.Module], outputs: list[torch.Tensor]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    queries, keys = [], []
-    for module, output in zip(modules, outputs, strict=True):
-        heads = module.num_heads
-        query, key, _ = output.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        queries.append(module.q_norm(query) * module.scale)  # type: ignore[operator]
-        keys.append(module.k_norm(key))  # type: ignore[operator]
-    return queries, keys
+class _Watch(TorchFunctionMode):
+    """Takes the queries, scaled, and the keys of attention modules where attention itself takes them.
+
+    Whatever happens to them before (normalisation, rotation by position) has happened there.
+
+    Args:
+        name: of the network, for messages.
+        modules: its attentions, in the order of its blocks; each is to attend once.
+
+    Raises:
+        BadInput: at its end, if a module did not attend in the plain way.
+    """
+
+    def __init__(self, name: str, modules: Sequence[Any]) -> None:
+        super().__init__()
+        self.name, self.modules = name, modules
+        self.queries: list[torch.Tensor] = []
+        self.keys: list[torch.Tensor] = []
+        self._fused: list[Any] = []
+
+    def __enter__(self) -> Any:
+        # else torch is not told that attention is what is computed
+        self._fused = [getattr(module, "fused_attn", None) for module in self.modules]
+        for module in self.modules:
+            module.fused_attn = True
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for module, fused in zip(self.modules, self._fused, strict=True):
+            module.fused_attn = fused
+        if error[0] is None and len(self.queries) != len(self.modules):
+            raise self._refused("its blocks do not attend as plain transformers do")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            query, key = args[0], args[1]
+            mask = args[3] if len(args) > 3 else (kwargs or {}).get("attn_mask")
+            if mask is not None:
+                raise self._refused("its attention depends on more than queries and keys (a bias by position)")
+            scale = (kwargs or {}).get("scale") or query.shape[-1] ** -0.5
+            self.queries.append(query * scale)
+            self.keys.append(key)
+        return func(*args, **(kwargs or {}))
+
+    def _refused(self, why: str) -> BadInput:
+        return BadInput(
+            f"'{self.name}': {why}, so that this method cannot read what patches attend to; choose another backbone, "
+            "for example deit_base_patch16_224 or vit_tiny_patch16_224."
+        )

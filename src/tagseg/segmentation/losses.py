@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tagseg.labels import IGNORE
+from tagseg.networks.ranks import shared_mean
 
 
 def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -14,8 +15,8 @@ def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
     Args:
         logits: `(B, C + 1, h, w)`; masks: `(B, h, w)` int64, 255 = ignore.
     """
-    total = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="sum")
-    return total / (masks != IGNORE).sum().clamp(min=1)
+    entropy = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="none")
+    return shared_mean(entropy, masks != IGNORE)
 
 
 def halves_of_loss(
@@ -33,5 +34,4 @@ def halves_of_loss(
     classes = (masks > 0) & (masks != IGNORE)
     if counted is not None:
         classes = classes & counted[:, None, None]
-    background, objects = ((entropy * m).sum() / m.sum().clamp(min=1) for m in (masks == 0, classes))
-    return background, objects
+    return shared_mean(entropy, masks == 0), shared_mean(entropy, classes)

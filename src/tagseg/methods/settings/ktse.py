@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat
 
 from tagseg.methods.settings.pyramid import PyramidSettings
 from tagseg.settings import Count
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class KTSESettings(PyramidSettings):
-    """Settings of KTSE: weights and thresholds as published.
+    """Settings of KTSE: weights as published, thresholds as the maps want them.
 
     The first three are the parts of the method, for the ablation.
     """
@@ -21,8 +23,19 @@ class KTSESettings(PyramidSettings):
     alignment: Literal["none", "global", "local", "both"] = "both"  # with the erased image
     synthesised: Count = 4  # images of a batch that meet their partner
     bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image too
-    high: float = Field(default=0.3, ge=0, le=1)  # beta_h: above it a pixel is a class
-    low: float = Field(default=0.15, ge=0, le=1)  # beta_l: below it a pixel is background
+    partner: Literal["other", "itself"] = (
+        "other"  # whom an image meets; "itself" is the control: no other object is there
+    )
+    # beta_h: above it a pixel is a class, and beta_l: below it a pixel is background; published 0.3 and 0.15, for maps
+    # that are small; "auto": around the value that cuts these maps in two
+    high: Share | Literal["auto"] = "auto"
+    low: Share | Literal["auto"] = "auto"
+    # of the pixels of classes in L_ce, beside those of the background, either of which are averaged apart (published
+    # code); None: one mean over all pixels (paper)
+    class_weight: NonNegativeFloat | None = 0.0125
+    single_tag: bool = True  # whether pixels of classes count only in photographs with a single tag (published code)
+    # how much stays in a step of the moving average of the network, whose maps make the pseudo-labels; 0: its own do
+    teacher_decay: float = Field(default=0.0, ge=0, lt=1)
     inter_weight: NonNegativeFloat = 0.005
     inter_threshold: float = Field(default=0.2, ge=0, le=1)  # a class map's value from which `inter` counts a pixel
 

@@ -22,6 +22,7 @@ class LocalSettings(TrainSettings):
     scales: ScaleRange = (8 / 7, 8 / 7)  # short side of the photograph over `side`: 512 of 448
     views: Count = 4  # N; 6 for VOC in the English paper and in the code, 4 in the Chinese text
     view_side: SidePixels | None = None  # of a local view, pixels; None: 5/7 of `side`, 320 of 448
+    enlarge: float = Field(default=1.0, ge=0.25, le=8)  # how many times larger local views are seen
     # of local views; "uniform": a grid; "corners": the corners first
     placement: Literal["random", "uniform", "corners"] = "random"
     mirror: bool = True
@@ -48,10 +49,18 @@ class LocalSettings(TrainSettings):
 class L2GSettings(LocalSettings):
     """Settings of L2G: those of the local network, and of the global one."""
 
-    global_factor: PositiveFloat = 4.0  # of AdamW: how much faster it learns
+    # share of the epochs in which only the local network learns, which the global one then begins as; 0: it begins as
+    # it is pretrained, as published
+    warmup: float = Field(default=0.4, ge=0, lt=1)
+    global_factor: PositiveFloat = 1.0  # of AdamW: how much faster its head learns than the local one's
     background: bool = False  # without saliency: a background channel that learns what no class claims
     shared_backbone: bool = False  # with the local network
     global_classification: bool = False  # for the ablation: it learns the tags too
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Returns how many epochs teach only the local network."""
+        return round(self.warmup * self.epochs)
 
 
 METHODS = {"l2g": L2GSettings, "l2g-local": LocalSettings}
