@@ -15,6 +15,7 @@ from tagseg.version import __version__
 if TYPE_CHECKING:
     from tagseg.app.launch import explore
     from tagseg.commands.check import check
+    from tagseg.commands.compare import compare
     from tagseg.commands.demo import demo
     from tagseg.commands.evaluate import evaluate
     from tagseg.commands.predict import predict
@@ -32,6 +33,7 @@ __all__ = [
     "BadInput",
     "__version__",
     "check",
+    "compare",
     "decompose",
     "demo",
     "evaluate",
@@ -49,6 +51,7 @@ __all__ = [
 
 _HOMES = {
     "check": "tagseg.commands.check",
+    "compare": "tagseg.commands.compare",
     "decompose": "tagseg.explaining.decompose",
     "demo": "tagseg.commands.demo",
     "evaluate": "tagseg.commands.evaluate",

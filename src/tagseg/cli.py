@@ -165,6 +165,72 @@ def fit(
 
 
 @app.command(cls=Command)
+def compare(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the comparison; the same command goes on where it was stopped.")],
+    methods: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="METHOD or DATASET/METHOD, with commas between them; see 'tagseg recipes'."),
+    ] = None,
+    rows: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="YAML file of rows (NAME: METHOD, or NAME: with recipe and settings), or a table's name."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of every row, with commas between them.")] = "0,1,2",
+    updates: Annotated[Optional[int], typer.Option(min=1, help="Optimiser steps of every network.")] = None,  # noqa: UP045
+    seconds: Annotated[Optional[float], typer.Option(min=1, help="Seconds of training of every row.")] = None,  # noqa: UP045
+    refine: Annotated[
+        str, typer.Option(help="Chains of {sharpening} with + between, or none; with commas between chains.")
+    ] = "none,proxy,crf,proxy+crf",
+    assignments: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all rows that know it. Repeatable."),
+    ] = None,
+    backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
+    weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
+    quiet: Quiet = False,
+) -> None:
+    """Hold methods against each other on photographs that have masks: equal updates or equal time, several seeds."""
+    from tagseg.pipeline.settings import parse_assignments
+
+    if (methods is None) == (rows is None):
+        raise BadInput("say which methods to compare: --methods cam,oaa,... or --rows FILE, one of the two.")
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise BadInput(f"--seeds {seeds}: give whole numbers with commas between them, e.g. 0,1,2.") from error
+    named = {"backbone": backbone, "weights": weights, "encoder.name": encoder, "encoder.weights": encoder_weights}
+    found = tagseg.compare(
+        data,
+        out,
+        [name.strip() for name in methods.split(",")] if methods is not None else str(rows),
+        seeds=numbers,
+        updates=updates,
+        seconds=seconds,
+        refine=[chain.strip() for chain in refine.split(",")],
+        settings=parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None},
+        quiet=quiet,
+    )
+    typer.echo(found.markdown())
+    typer.echo(f"page: {out / 'compare.html'}")
+
+
+@app.command("check-method", cls=Command)
+def check_method(run: Annotated[Path, typer.Argument(help="Folder of a run, with its class maps.")]) -> None:
+    """Say whether what the method of a run builds on is there, and how to mend it."""
+    from tagseg.pipeline.premise import read_premise
+
+    found = read_premise(run)
+    for name, value in found.present().items():
+        if name != "sentences":
+            typer.echo(f"{name.replace('_', ' '):<10}{value:>8.3g}")
+    for sentence in found.sentences or ["Nothing is amiss."]:
+        typer.echo(sentence)
+
+
+@app.command(cls=Command)
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, or of a model.")],
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],

@@ -12,6 +12,9 @@ Count = Annotated[int, Field(ge=1, le=100_000)]  # of epochs, photographs, chann
 SidePixels = Annotated[int, Field(ge=16, le=16384)]
 OutputStride = int | Literal["auto"] | None  # pixels a cell; "auto": 16 where a network can have it; None: its own
 Pooling = Literal["mean", "top", "lse"]  # of class maps to tag scores (see `tagseg.networks.pooling`)
+# what batch normalisations that come pretrained normalise by while they learn: "batch", the batch, as in any training;
+# "frozen", what they know, of which nothing changes, as most published codes have it
+Norms = Literal["batch", "frozen"]
 Compat = Literal["paper", "official"]  # what is right, or what a published implementation does
 
 

@@ -234,7 +234,7 @@ def test_every_variant_runs_to_its_end(tiny_set: Path, tmp_path: Path, name: str
     extra: dict[str, Any] = {}
     if name in ("oaa+", "oaa+++"):
         extra = {"train.integral.epochs": 2, "train.integral.batch_size": 4, "train.integral.side": 49}
-    result = fitted(tiny_set, tmp_path / "run", name, **extra)
+    result = fitted(tiny_set, tmp_path / "run", name, seed=1, **extra)
     rounds = result.metrics.train.accumulated
     assert [r.round for r in rounds] == [1, 2, 3]
     recalls = [r.recall or 0 for r in rounds]

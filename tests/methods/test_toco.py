@@ -289,7 +289,7 @@ def test_the_teacher_follows_and_does_not_learn():
 def test_the_auxiliary_classifier_teaches_until_patches_are_contrasted(monkeypatch: pytest.MonkeyPatch):
     taught = []
     monkeypatch.setattr(ToCo, "teaching_maps", lambda *_: ("main", "early"))
-    monkeypatch.setattr(ToCo, "segmentation", lambda _self, _images, _features, maps, *_: taught.append(maps) or 0)
+    monkeypatch.setattr(ToCo, "segmentation", lambda _self, _images, _features, maps, *_: taught.append(maps) or {})
     monkeypatch.setattr(ToCo, "patch_labels", lambda *_: taught.append("patches") or torch.zeros(3, 4, 4).long())
     monkeypatch.setattr(ToCo, "class_contrast", lambda *_: taught.append("crops") or 0)
     for share in (0.0, 1.0):
@@ -342,7 +342,7 @@ def test_the_fusion_teaches_nothing_but_itself(signal: str):
     network = built(SSEPA, fusion_signal=signal)
     tokens = network.tokens(torch.randn(2, 3, 64, 64))
     labels = torch.randint(0, 2, (2, 4, 4))
-    network.refinement_loss(tokens, torch.eye(2, 3), labels).backward()
+    network.refinement_loss(tokens, torch.eye(2, 3), labels)["fusion"].backward()
     learnt = [name for name, p in network.named_parameters() if p.grad is not None]
     assert learnt
     assert all(name.startswith("fusion") for name in learnt)
@@ -411,7 +411,7 @@ def test_the_share_of_attention_by_hand():
         ).attention
     assert attention is not None
     labels = torch.tensor([0, 2, 255, 1]).repeat(2, 4).view(2, 4, 4)
-    labels[1] = labels[1].T
+    labels[1] = labels[1].T.clone()
     weights = torch.rand(2, network.backbone.blocks, requires_grad=True)
     affinity, flat = attention.affinity(weights), labels.flatten(1)
     known = flat != 255

@@ -67,6 +67,4 @@ class ACoL(CAM):
             F.multilabel_soft_margin_loss(self.tag_logits(maps, inside), batch["tags"])
             for maps in self.branches(batch["image"], batch["tags"])
         ]
-        loss = losses[0] + losses[1]
-        self.log("loss", loss)
-        return loss
+        return self.told(losses[0] + losses[1], first=losses[0], second=losses[1])

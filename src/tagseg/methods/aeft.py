@@ -37,16 +37,15 @@ class AEFT(PyramidClassifier):
         pyramid = self.pyramid(maps)
         each = F.multilabel_soft_margin_loss(agreement(maps, pyramid), tags, reduction="none")
         learnt = own_share(s.warmup_batch_size or s.batch_size) if official else len(tags)
-        loss = shared_mean(each, torch.arange(len(each), device=each.device) < learnt)
+        terms = {"classification": shared_mean(each, torch.arange(len(each), device=each.device) < learnt)}
         if self.warm:
             seen = foreground(maps, tags, "official", images.shape[2:], self.backbone.grid)
             dimmed = self.class_maps(images * seen * (seen < s.erase_threshold))
-            loss = loss + s.attract_weight * attract_loss(pyramid, self.pyramid(dimmed), tags)
+            terms["attract"] = s.attract_weight * attract_loss(pyramid, self.pyramid(dimmed), tags)
             background = foreground(maps, tags, "official") < s.background_threshold
             repulse = repulse_loss(pyramid, background, tags, s.margin, fewest=5 if official else 1)
-            loss = loss + s.repulse_weight * repulse
-        self.log("loss", loss)
-        return loss
+            terms["repulse"] = s.repulse_weight * repulse
+        return self.told(sum(terms.values(), maps.new_zeros(())), **terms)
 
 
 def attract_loss(pyramid: torch.Tensor, dimmed: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ from tagseg.networks.ranks import shared_mean
 from tagseg.networks.vit import Attention, Tokens
 
 BLOCKS = 2  # the last ones, whose attention is learnt from
+FLAT = 1e-3  # slope of the sigmoid below which an affinity counts as saturated
 
 
 class AFA(SingleStage):
@@ -71,7 +72,9 @@ class AFA(SingleStage):
         """Returns L_cls, L_aff and L_seg, the last two once their share of the steps is over."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         tokens = self.tokens(images)
-        loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
+        classification = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
+        terms = {"classification": classification}
+        saturated: dict[str, torch.Tensor] = {}
         if self.global_step >= s.classes_first * self.steps:
             maps, attention = self.taught_maps(images, tokens, tags)
             # maps were made for the classes of the whole batch; an image keeps those of its own tags
@@ -83,13 +86,16 @@ class AFA(SingleStage):
             assert tokens.attention is not None
             grid = tokens.attention.grid
             pairs = near_pairs(labels, grid, s.radius)
-            loss = loss + s.affinity_weight * affinity_loss(self.affinities(tokens.attention), pairs)
+            affinity = self.affinities(tokens.attention)
+            terms["affinity"] = s.affinity_weight * affinity_loss(affinity, pairs)
+            # affinities that learn nothing any more, for their slope is gone
+            saturated = {"saturated": (affinity.detach() * (1 - affinity.detach()) < FLAT).float().mean()}
             # later the decoder learns from labels of maps that were spread along the affinities
             if self.global_step >= s.spread_from * self.steps:
                 labels = labels_by(affinity=self.transitions(attention))
-            loss = loss + s.segmentation_weight * balanced_cross_entropy(self.scores_at(tokens.patches, images), labels)
-        self.log("loss", loss)
-        return loss
+            entropy = balanced_cross_entropy(self.scores_at(tokens.patches, images), labels)
+            terms["segmentation"] = s.segmentation_weight * entropy
+        return self.told(sum(terms.values(), classification.new_zeros(())), **terms, **saturated)
 
     @torch.no_grad()
     def teaching_maps(self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor) -> tuple[torch.Tensor, Attention]:

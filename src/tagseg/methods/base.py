@@ -6,8 +6,9 @@ class that derives from `Method`. What a class does not define it has from here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import lightning.pytorch as lightning
@@ -66,6 +67,9 @@ class Method(lightning.LightningModule):
     successor: ClassVar[type[Method] | None] = None
     """The class of the second network, which learns the cumulative maps if the settings have a `successor`."""
 
+    enlarges: ClassVar[bool] = False
+    """Whether it makes class maps larger, and so wants maps that are too small (see `tagseg.pipeline.premise`)."""
+
     accumulated: Accumulator | None = None  # the cumulative maps, which training sets where there are some
     decoder: nn.Module
     decoder_name: HeadName
@@ -104,6 +108,13 @@ class Method(lightning.LightningModule):
         """Returns class maps `(B, C, h, w)` and tag logits `(B, C)` of score maps `(B, M, h, w)`."""
         return score_maps, self.tag_logits(score_maps)
 
+    def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the class maps that the method starts from and makes larger, and tag logits: by default its own.
+
+        `(B, 3, H, W) -> (B, C, h, w), (B, C)`, signed.
+        """
+        return self.maps_and_logits(self.score_maps(images))
+
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """Returns logits of a segmentation, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
         raise NotImplementedError(f"{type(self).__name__} does not segment")
@@ -137,6 +148,17 @@ class Method(lightning.LightningModule):
         grid, side = self.backbone.grid, self.settings.side
         cells = max(grid.cells(*grid.fit(side, side)))
         return FeatureViews(samples, self.num_classes, store, cells, seed, fine=PIXELS_A_CELL, pixels=self.on_pixels)
+
+    terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # what the last step told beside its loss
+
+    def told(self, loss: torch.Tensor, **terms: torch.Tensor | float) -> torch.Tensor:
+        """Returns the loss, and keeps what else a step tells of itself: the parts of its loss, and shares.
+
+        Their mean over every epoch lies beside the loss in the run's record.
+        """
+        self.log("loss", loss)
+        self.terms = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
+        return loss
 
     average: MovingAverage | None = None  # of the network while it learns, where it teaches
 
@@ -184,4 +206,5 @@ class Method(lightning.LightningModule):
             head_factor=s.head_factor,
             weight_decay=s.weight_decay,
             steps=self.schedule_steps,
+            hold=s.hold,
         )

@@ -38,7 +38,8 @@ class CAM(Method):
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(classes, settings, steps)
         self.backbone = Backbone(backbone, weights, settings.output_stride)
-        self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
+        pretrained = self.backbone.pretrained
+        self.backbone.freeze(early=pretrained, norms=pretrained and settings.norms == "frozen")
         if settings.frozen:
             self.backbone.hold()
         self.classifier = nn.Conv2d(self.backbone.channels, self.num_classes, kernel_size=1, bias=False)
@@ -59,5 +60,4 @@ class CAM(Method):
         """Returns the multi-label soft margin of the pooled maps."""
         logits = self.tag_logits(self.class_maps(batch["image"]), self.inside(batch))
         loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
-        self.log("loss", loss)
-        return loss
+        return self.told(loss)

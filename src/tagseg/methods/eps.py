@@ -39,11 +39,10 @@ class EPS(CAM):
         """Returns the classification loss and the saliency loss."""
         maps = self.classifier(self.backbone(batch["image"])).float()
         classification = F.multilabel_soft_margin_loss(self.tag_logits(maps[:, 1:], self.inside(batch)), batch["tags"])
-        loss = classification + saliency_loss(
+        saliency = saliency_loss(
             maps, batch["saliency"], batch["tags"], self.settings.overlap, self.settings.foreground_share
         )
-        self.log("loss", loss)
-        return loss
+        return self.told(classification + saliency, classification=classification, saliency=saliency)
 
 
 def saliency_loss(

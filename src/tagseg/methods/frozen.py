@@ -120,9 +120,9 @@ class Frozen(Method):
         s, tags, boxes = self.settings, batch["tags"], batch["box"]
         maps = self.class_maps(batch["image"]).float()
         features, _values = self.backbone.parts(batch["image"])
-        loss = maps.new_zeros(())
+        terms: dict[str, torch.Tensor] = {}
         if self.matcher is None:
-            loss = F.multilabel_soft_margin_loss(self.tag_logits(maps, self.inside(batch)), tags)
+            terms["classification"] = F.multilabel_soft_margin_loss(self.tag_logits(maps, self.inside(batch)), tags)
         share = self.global_step / max(1, self.steps)
         if share >= s.classes_first or self.matcher is not None:
             inner = self.decoder.inner(features)
@@ -132,11 +132,10 @@ class Frozen(Method):
                 labels = self.taught(features, tags, labels, boxes)
             size = (labels.shape[-2], labels.shape[-1])
             scores = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-            loss = loss + balanced_cross_entropy(scores, labels)
+            terms["segmentation"] = balanced_cross_entropy(scores, labels)
             pairs = near_pairs(labels, (inner.shape[-2], inner.shape[-1]), s.radius)
-            loss = loss + s.affinity_weight * affinity_loss(alikeness(inner), pairs)
-        self.log("loss", loss)
-        return loss
+            terms["affinity"] = s.affinity_weight * affinity_loss(alikeness(inner), pairs)
+        return self.told(sum(terms.values(), maps.new_zeros(())), **terms)
 
     @torch.no_grad()
     def labels(

@@ -64,6 +64,7 @@ class KTSE(PyramidClassifier):
 
     Settings = KTSESettings
     others = 1
+    enlarges = True
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
@@ -79,19 +80,18 @@ class KTSE(PyramidClassifier):
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss, and after the warm-up those of erasing, regularisation and alignment."""
         scores = self.all_maps(batch["image"])
-        loss = F.multilabel_soft_margin_loss(self.tag_logits(scores[:, 1:]), batch["tags"])
+        terms = {"classification": F.multilabel_soft_margin_loss(self.tag_logits(scores[:, 1:]), batch["tags"])}
         if self.warm:
             s = self.settings
             labels = self.own_labels(batch, scores) if s.regularisation else None
             if s.erasing != "none":
                 erased = self.official_erasing if s.compat == "official" else self.erasing
-                loss = loss + erased(batch, scores, labels)
+                terms["erasing"] = erased(batch, scores, labels)
             if labels is not None:
-                loss = loss + self.regularisation(batch, scores, labels)
+                terms["regularisation"] = self.regularisation(batch, scores, labels)
             if s.alignment != "none":
-                loss = loss + self.alignment(batch, scores[:, 1:])
-        self.log("loss", loss)
-        return loss
+                terms["alignment"] = self.alignment(batch, scores[:, 1:])
+        return self.told(sum(terms.values(), scores.new_zeros(())), **terms)
 
     def erasing(
         self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor | None

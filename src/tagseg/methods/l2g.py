@@ -113,7 +113,8 @@ class LocalNetwork(Method):
 
     def _backbone(self, name: str, weights: str) -> Backbone:
         backbone = Backbone(name, weights, self.settings.output_stride)
-        backbone.freeze(early=backbone.pretrained, norms=backbone.pretrained)
+        pretrained = backbone.pretrained
+        backbone.freeze(early=pretrained, norms=pretrained and self.settings.norms == "frozen")
         return backbone
 
     def _head(self, backbone: Backbone, background: bool) -> MapHead:
@@ -143,9 +144,9 @@ class LocalNetwork(Method):
         loss = classification_loss(maps, tags)
         if self.settings.saliency:
             targets, counted = self.targets(maps.detach(), tags, batch["saliency"], boxes)
-            loss = loss + self.settings.transfer_weight * transfer_loss(maps, targets, counted)
-        self.log("loss", loss)
-        return loss
+            transfer = self.settings.transfer_weight * transfer_loss(maps, targets, counted)
+            return self.told(loss + transfer, classification=loss, transfer=transfer)
+        return self.told(loss)
 
     def shown(self, views: torch.Tensor) -> torch.Tensor:
         """Returns local views at the size at which they are seen. `(M, 3, s, s) -> (M, 3, s', s')`."""
@@ -198,6 +199,7 @@ class LocalNetwork(Method):
         s, networks = self.settings, self.networks()
         every: dict[str, Any] = {"learning_rate": s.learning_rate, "weight_decay": s.weight_decay, "steps": self.steps}
         if s.optimiser == "adamw":
+            every["hold"] = s.hold
             (backbone, head, _), *others = networks
             more = [(m, f) for b, h, times in others for m, f in ((b, 1.0), (h, times * s.head_factor))]
             return poly_optimiser(backbone, head, kind="adamw", head_factor=s.head_factor, more=more, **every)
@@ -218,6 +220,7 @@ class L2G(LocalNetwork):
     """
 
     Settings = L2GSettings
+    enlarges = True
     rests = True  # until it has something to learn, the global network learns nothing
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
@@ -240,6 +243,11 @@ class L2G(LocalNetwork):
             for key, value in self.local_head.state_dict().items():
                 own[key][: self.num_classes] = value[: self.num_classes] if key == "classifier.weight" else value
             self.head.load_state_dict(own)
+
+    def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the class maps of the local network, from which the global one learns, and its tag logits."""
+        maps = self.local_head(self.local_backbone or self.backbone, images)[:, : self.num_classes]
+        return maps, maps.mean(dim=(2, 3))
 
     def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:
         """Returns the local and the global network, the latter with its own factor."""
@@ -269,8 +277,7 @@ class L2G(LocalNetwork):
         local_maps = self.local_head(self.local_backbone or self.backbone, self.shown(crops(batch["image"], boxes)))
         classification = classification_loss(local_maps, tags)
         if self.current_epoch < s.warmup_epochs:
-            self.log("loss", classification)
-            return classification
+            return self.told(classification, local=classification)
 
         global_maps = self.score_maps(batch["image"])
         targets, counted = self.targets(local_maps.detach(), tags, batch.get("saliency"), boxes)
@@ -278,13 +285,11 @@ class L2G(LocalNetwork):
             seen = official_regions(global_maps, boxes, self.view_cells, self.backbone.stride)
         else:
             seen = regions(global_maps, boxes, self.view_cells, self.backbone.grid, self.enlarged)
-        transfer = transfer_loss(seen, targets, counted)
-
-        loss = classification + s.transfer_weight * transfer
+        terms = {"local": classification, "transfer": s.transfer_weight * transfer_loss(seen, targets, counted)}
         if s.global_classification:
-            loss = loss + classification_loss(global_maps, batch["tags"])
-        self.log("loss", loss)
-        return loss
+            terms["global"] = classification_loss(global_maps, batch["tags"])
+        loss = sum(terms.values(), classification.new_zeros(()))
+        return self.told(loss, **terms, teaching_views=counted.float().mean())
 
 
 def classification_loss(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,9 @@ class AttentionNetwork(Method):
         super().__init__(classes, settings, steps)
         self.backbone = Backbone(backbone, weights, settings.output_stride)
         pretrained = self.backbone.pretrained
-        self.backbone.freeze(early=pretrained and settings.freeze_early, norms=pretrained)
+        self.backbone.freeze(
+            early=pretrained and settings.freeze_early, norms=pretrained and settings.norms == "frozen"
+        )
         self.branch = class_branch(self.backbone.channels, self.num_classes, settings.convolutions)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
@@ -107,8 +109,7 @@ class IntegralAttention(AttentionNetwork):
             loss = enhancement_loss(scores, batch["accumulated"], s.threshold).sum(dim=1).mean()
         else:
             loss = hybrid_loss(scores, batch["accumulated"], s.threshold, s.compat)
-        self.log("loss", loss)
-        return loss
+        return self.told(loss)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
         """Returns views with the cumulative maps after the last round."""
@@ -123,6 +124,8 @@ class OAA(AttentionNetwork):
 
     Settings: type[AccumulationSettings] = OAASettings
     accumulates = True
+    enlarges = True
+    trusted_share: torch.Tensor = torch.zeros(())  # of the tags of the last batch, in 0..1
     successor = IntegralAttention
 
     def accumulator(self, folder: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> Accumulator:
@@ -144,11 +147,15 @@ class OAA(AttentionNetwork):
         s = self.settings
         return None if s.drop == "none" else Drop(s.drop, s.drop_rate, s.drop_threshold)
 
+    def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the class maps that accumulate, at the end of the training, and tag logits."""
+        maps = self.branch(self.backbone(images))
+        return maps, self.tag_logits(maps)
+
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss, and adds the batch's class maps to the cumulative ones."""
         loss = self.classification_loss(self.backbone(batch["image"]), batch)
-        self.log("loss", loss)
-        return loss
+        return self.told(loss, trusted=self.trusted_share)
 
     def classification_loss(self, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Runs algorithm 1 from the backbone's features on, and returns its loss.
@@ -161,6 +168,8 @@ class OAA(AttentionNetwork):
             features = features * batch["keep"][:, None].to(features.dtype)
         maps = self.branch[-1](features)
         logits = self.tag_logits(maps, self.inside(batch)).float()
+        known = batch["tags"].sum()
+        self.trusted_share = trusted(logits, batch["tags"]).sum() / known.clamp(min=1)
         last = self.trainer.max_epochs == self.current_epoch + 1
         self.accumulate(maps, logits, batch, epoch=self.current_epoch, last=last)
         return F.multilabel_soft_margin_loss(logits, batch["tags"])
@@ -238,12 +247,11 @@ class OAALocalisation(OAA):
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the first branch's classification loss, and the second's hybrid loss once there are maps to learn."""
         features = self.backbone(batch["image"])
-        loss = self.classification_loss(features, batch)
+        terms = {"classification": self.classification_loss(features, batch)}
         if self.current_epoch > self.settings.accumulate_from:
-            scores = self.second(features).float()
-            loss = loss + hybrid_loss(scores, batch["accumulated"], self.settings.threshold, self.settings.compat)
-        self.log("loss", loss)
-        return loss
+            scores, s = self.second(features).float(), self.settings
+            terms["integral"] = hybrid_loss(scores, batch["accumulated"], s.threshold, s.compat)
+        return self.told(sum(terms.values(), features.new_zeros(())), **terms, trusted=self.trusted_share)
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
         """Returns views with the cumulative maps of the rounds before."""

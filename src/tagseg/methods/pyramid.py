@@ -32,7 +32,8 @@ class PyramidClassifier(Method):
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(classes, settings, steps)
         self.backbone = Backbone(backbone, weights, settings.output_stride)
-        self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
+        pretrained = self.backbone.pretrained
+        self.backbone.freeze(early=pretrained, norms=pretrained and settings.norms == "frozen")
         if settings.dropout is not None:
             for module in self.backbone.modules():
                 if isinstance(module, nn.Dropout | nn.Dropout2d):

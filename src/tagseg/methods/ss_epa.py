@@ -89,19 +89,22 @@ class SSEPA(ToCo):
         maps = self.classifier(features).float()
         return maps if self.settings.affinity == "literal" else maps.relu()
 
-    def refinement_loss(self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | float:
+    def refinement_loss(
+        self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         """Returns the loss by which the weights of blocks learn, and nothing else does."""
         s = self.settings
         if s.affinity != "enhanced" or tokens.attention is None or not s.fusion_weight:
-            return 0.0
+            return {}
         attention = tokens.attention.detach()
         if s.fusion_signal == "affinity":
             if labels is None:
-                return 0.0
-            return s.fusion_weight * affinity_share_loss(attention, labels, self.block_weights(attention))
+                return {}
+            missed = affinity_share_loss(attention, labels, self.block_weights(attention))
+            return {"fusion": s.fusion_weight * missed}
         still = tokens._replace(attention=attention)
         maps = self.refined(self.main_maps(tokens.patches.detach()).detach(), still)
-        return s.fusion_weight * F.multilabel_soft_margin_loss(maps.relu().mean(dim=(2, 3)), tags)
+        return {"fusion": s.fusion_weight * F.multilabel_soft_margin_loss(maps.relu().mean(dim=(2, 3)), tags)}
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns features of the patches and the spread maps, `(B, D + C, h, w)`."""

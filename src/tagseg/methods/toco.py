@@ -87,25 +87,24 @@ class ToCo(SingleStage):
         """Returns the classification losses, and L_ptc, L_ctc, L_seg and L_reg, each from its share of the steps on."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
         tokens = self.tokens(images)
-        loss = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
+        classification = F.multilabel_soft_margin_loss(pooled_logits(self.classifier, tokens.patches), tags)
         early = F.multilabel_soft_margin_loss(pooled_logits(self.auxiliary, tokens.early), tags)
-        loss = loss + s.auxiliary_weight * early
+        terms = {"classification": classification, "auxiliary": s.auxiliary_weight * early}
 
         contrasted = self.global_step >= s.contrast_from * self.steps
         segmented = self.global_step >= s.classes_first * self.steps
         if contrasted or segmented:
             maps, early_maps = self.taught_maps(images, tokens, tags)
         labels = self.patch_labels(early_maps, tags, batch["inside"]) if contrasted else None
-        loss = loss + self.refinement_loss(tokens, tags, labels)
+        terms |= self.refinement_loss(tokens, tags, labels)
         if labels is not None:
             contrast = patch_contrast_loss(tokens.patches.float(), affinity_labels(labels))
-            loss = loss + s.patch_weight * contrast
-            loss = loss + s.class_weight * self.class_contrast(batch, tokens.summary, early_maps)
+            terms["patch_contrast"] = s.patch_weight * contrast
+            terms["class_contrast"] = s.class_weight * self.class_contrast(batch, tokens.summary, early_maps)
         if segmented:
             teaching = maps if contrasted else early_maps
-            loss = loss + self.segmentation(images, tokens.patches, teaching, tags, batch["inside"])
-        self.log("loss", loss)
-        return loss
+            terms |= self.segmentation(images, tokens.patches, teaching, tags, batch["inside"])
+        return self.told(sum(terms.values(), classification.new_zeros(())), **terms)
 
     def main_maps(self, features: torch.Tensor) -> torch.Tensor:
         """Returns the class maps that teach, of one scale. `(B, D, h, w) -> (B, C, h, w)`."""
@@ -116,13 +115,15 @@ class ToCo(SingleStage):
         del tokens
         return maps
 
-    def refinement_loss(self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | float:
-        """Returns what a refinement that learns adds to the loss: nothing here.
+    def refinement_loss(
+        self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Returns the terms that a refinement adds to the loss if it learns: none here.
 
         `labels` are those of `patch_labels`, None before anything is contrasted.
         """
         del tokens, tags, labels
-        return 0.0
+        return {}
 
     @torch.no_grad()
     def teaching_maps(
@@ -177,17 +178,17 @@ class ToCo(SingleStage):
         maps: torch.Tensor,
         tags: torch.Tensor,
         inside: torch.Tensor,
-    ) -> torch.Tensor:
-        """Returns the weighted sum of L_seg, with labels that PAR refines, and L_reg."""
+    ) -> dict[str, torch.Tensor]:
+        """Returns L_seg, with labels that PAR refines, and L_reg, weighted."""
         s = self.settings
         labels = refined_labels(images, maps * tags[:, :, None, None], tags, high=s.high, low=s.low, boxes=inside)
         scores = self.scores_at(features, images)
-        loss = s.segmentation_weight * balanced_cross_entropy(scores, labels)
+        terms = {"segmentation": s.segmentation_weight * balanced_cross_entropy(scores, labels)}
         if s.energy_weight:
             colours = self.colours(images)
             energy = dense_energy(colours, scores.softmax(dim=1), box_masks(inside, images.shape[-2:]), labels)
-            loss = loss + s.energy_weight * energy
-        return loss
+            terms["energy"] = s.energy_weight * energy
+        return terms
 
     def colours(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the images' colours in 0..255."""

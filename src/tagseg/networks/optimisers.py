@@ -22,10 +22,12 @@ def poly_optimiser(
     warmup: int = 0,
     power: float = 0.9,
     decay_all: bool = False,
+    hold: float = 0.0,
 ) -> dict[str, Any]:
     """Returns optimiser and per-step schedule with poly decay, as Lightning takes them.
 
-    The schedule is `min((step + 1) / (warmup + 1), 1) * (1 - step / steps) ** power`. The head learns `head_factor`
+    The schedule is `min((step + 1) / (warmup + 1), 1) * (1 - step / steps) ** power`; the share `hold` of the steps is
+    at the full rate first, and what is left falls like that. The head learns `head_factor`
     times faster, each of `more` by its own factor. Norms and biases are not decayed unless `decay_all` is set. SGD has
     momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide its rates by ten).
     """
@@ -43,7 +45,9 @@ def poly_optimiser(
     )
 
     def rate(step: int) -> float:
-        return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1 - step / max(1, steps)) ** power
+        held = hold * steps
+        fallen = max(0.0, step - held) / max(1.0, steps - held)
+        return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1 - fallen) ** power
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tagseg.cores import cpu_count, prefetch
 from tagseg.data.dataset import MaskFolder, Sample, read_saliency
+from tagseg.data.feature_store import FeatureStore
 from tagseg.data.images import is_whole_png, read_image, read_index_png, write_mask
-from tagseg.data.map_store import MapStore
+from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.errors import BadInput
+from tagseg.grid import Grid
 from tagseg.labels import IGNORE
 from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
 from tagseg.masks.refinements import FeatureRefinement, NamedRefinement
+from tagseg.masks.rescaling import on_cells
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.networks.precision import default_device
 from tagseg.networks.settings import EncoderSettings
@@ -23,6 +27,8 @@ from tagseg.progress import Advance
 
 if TYPE_CHECKING:
     from tagseg.pipeline.run import Run
+
+FINE = 4  # places along a cell of the encoder at which class maps are read
 
 
 def is_mask(run: Run, path: Path) -> bool:
@@ -39,7 +45,15 @@ def is_mask(run: Run, path: Path) -> bool:
     return mask.shape == tuple(fact.size) and bool(right.all())
 
 
-def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: MaskSettings) -> float:
+class Maps(Protocol):
+    """What gives the class maps of photographs by name."""
+
+    def read(self, name: str) -> StoredMaps:
+        """Returns the maps of one photograph."""
+        ...
+
+
+def choose_background(store: Maps, samples: tuple[Sample, ...], settings: MaskSettings) -> float:
     """Returns the background score: as set, or by the rule of `otsu_score` over the maps of all tagged photographs,
     each photograph counting the same."""
     if settings.background != "auto":
@@ -50,6 +64,34 @@ def choose_background(store: MapStore, samples: tuple[Sample, ...], settings: Ma
             counts = histogram(store.read(sample.name).maps)
             total += counts / counts.sum()
     return otsu_score(total) if total.any() else 0.5
+
+
+def spread_maps(
+    stored: StoredMaps,
+    features: FeatureStore,
+    name: str,
+    refinement: FeatureRefinement,
+    settings: Any,
+    grid: Grid,
+) -> StoredMaps:
+    """Returns the class maps of a photograph, spread along the features that are stored of it.
+
+    Args:
+        stored: its class maps.
+        features: of the frozen encoder.
+        name: of the photograph.
+        refinement: that spreads.
+        settings: of the refinement.
+        grid: the geometry of the encoder's cells.
+    """
+    from tagseg.segmentation.encoder import deepest
+
+    if not stored.classes:
+        return stored
+    values = deepest(features.read(name))
+    height, width = values.shape[1:]
+    maps = on_cells(stored.at((FINE * height, FINE * width)), (height, width))
+    return replace(stored, maps=refinement.refine(values, maps, settings), grid=grid)
 
 
 def refine_scores(
@@ -82,6 +124,26 @@ def refinement_threads() -> int:
     return 2 if default_device().type == "cuda" else cpu_count()
 
 
+def mask_of(stored: StoredMaps, sample: Sample, background: float, settings: MaskSettings) -> np.ndarray:
+    """Returns the pseudo-mask of a photograph: `(H, W)` uint8, 0 background, class c at c + 1.
+
+    Args:
+        stored: its class maps.
+        sample: the photograph; with a saliency map, if the settings want the background scored by it.
+        background: the background's score, in 0..1.
+        settings: how scores are refined.
+    """
+    photo = read_image(sample.image)
+    maps = stored.at(photo.shape[:2])
+    if not maps.size:
+        return np.zeros(photo.shape[:2], dtype=np.uint8)
+    if not settings.saliency:
+        return label_mask(refine_scores(photo, with_background(maps, background), settings, sample.name), sample.tags)
+    saliency = read_saliency(sample, photo.shape[:2]).astype(np.float32) / 255
+    mask = label_mask(refine_scores(photo, oaa_scores(maps, saliency), settings, sample.name), sample.tags)
+    return ignore_conflicts(mask, maps, saliency)
+
+
 def make_masks(
     store: MapStore,
     samples: tuple[Sample, ...],
@@ -104,18 +166,7 @@ def make_masks(
     missing = [s for s in samples if not place(s).exists()]
 
     def work(sample: Sample) -> None:
-        photo = read_image(sample.image)
-        maps = store.read(sample.name).at(photo.shape[:2])
-        mask = np.zeros(photo.shape[:2], dtype=np.uint8)
-        if maps.size and settings.saliency:
-            saliency = read_saliency(sample, photo.shape[:2]).astype(np.float32) / 255
-            mask = label_mask(refine_scores(photo, oaa_scores(maps, saliency), settings, sample.name), sample.tags)
-            mask = ignore_conflicts(mask, maps, saliency)
-        elif maps.size:
-            mask = label_mask(
-                refine_scores(photo, with_background(maps, background), settings, sample.name), sample.tags
-            )
-        write_mask(place(sample), mask)
+        write_mask(place(sample), mask_of(store.read(sample.name), sample, background, settings))
 
     for done, _ in enumerate(prefetch(work, missing, threads=refinement_threads()), len(samples) - len(missing) + 1):
         advance(done, "")

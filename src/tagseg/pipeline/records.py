@@ -35,11 +35,20 @@ def _plain(value: Any) -> Any:
 
 
 class EpochRecord(Record):
-    """One epoch of training: the mean loss, its seconds, and the share of them spent waiting for data."""
+    """One epoch of training.
+
+    loss: the mean over its steps.
+    seconds: how long it took.
+    waiting: the share of them spent waiting for data.
+    rate: of learning in its last step, as a share of what it is at most (0..1).
+    terms: means over the steps that told them, of parts of the loss and of shares, by name.
+    """
 
     loss: float
     seconds: float
     waiting: float
+    rate: float | None = None
+    terms: dict[str, float] | None = None
 
 
 class SaliencyRecord(Record):
@@ -65,6 +74,28 @@ class MineRecord(Record):
     """How many bytes the class maps take."""
 
     bytes: int
+
+
+class PremiseRecord(Record):
+    """What a method builds on (see `tagseg.pipeline.premise`); None where it is not known.
+
+    recall, noise: of the maps that the method starts from, cut at half their maximum, percent; they need masks.
+    covered: how much of a tagged photograph its strongest map covers, cut at half, percent.
+    tags_map: the mean average precision of the tags that the network finds in its training photographs, percent.
+    rate: the mean learning rate after the warm-up, as a share of its start.
+    trusted: the share of the tags that the classifier finds itself in the last epoch (OAA).
+    saturated: the share of the affinities that learn nothing any more, in the last epoch (AFA).
+    sentences: what is not as the method needs it, and how to mend it.
+    """
+
+    recall: float | None = None
+    noise: float | None = None
+    covered: float | None = None
+    tags_map: float | None = None
+    rate: float | None = None
+    trusted: float | None = None
+    saturated: float | None = None
+    sentences: list[str]
 
 
 class AffinityRecord(TrainingRecord):

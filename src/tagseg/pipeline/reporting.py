@@ -106,7 +106,7 @@ def _remarks(run: Run, metrics: Metrics, cut: MasksRecord) -> list[str]:
             "The classifier finds the tags of the evaluation photographs with a mean average precision of "
             f"{val.tags_map:.1f}."
         )
-    return remarks
+    return [*remarks, *run.finished["premise"].record.sentences]
 
 
 def _background(run: Run, metrics: Metrics, cut: MasksRecord) -> str:
@@ -140,7 +140,12 @@ def _losses(run: Run) -> list[Chart]:
         epochs = _epochs(run.finished[stage]) if stage in run.finished else []
         if epochs:
             numbers = list(range(1, len(epochs) + 1))
-            charts.append(Chart(title, {"loss": (numbers, [e.loss for e in epochs])}, x="epoch", y="loss"))
+            lines = {"loss": (numbers, [e.loss for e in epochs])}
+            terms = [e.terms or {} for e in epochs]
+            for term in dict.fromkeys(name for told in terms for name in told):
+                told = [(n, t[term]) for n, t in zip(numbers, terms, strict=True) if term in t]
+                lines[term.replace("_", " ")] = ([n for n, _ in told], [v for _, v in told])
+            charts.append(Chart(title, lines, x="epoch", y="loss"))
     return charts
 
 

@@ -239,7 +239,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
             )
         text = resource.read_text(encoding="utf-8")
     try:
-        values = _parse_yaml(text) or {}
+        values = parse_yaml(text) or {}
     except yaml.YAMLError as error:
         raise BadInput(f"{recipe}: this is not valid YAML ({_yaml_fault(error)}).") from error
     if not isinstance(values, dict):
@@ -247,8 +247,8 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     return values
 
 
-def _parse_yaml(text: str) -> Any:
-    """The value that YAML says; references are refused, for a few lines of them can stand for billions of values."""
+def parse_yaml(text: str) -> Any:
+    """Returns the value that YAML says; references are refused, for a few of them can stand for billions of values."""
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
         raise yaml.YAMLError("references (*name) are not allowed; write the value out")
     return yaml.safe_load(text)
@@ -280,7 +280,7 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise BadInput(f"--set {pair}: write it as key=value, for example --set train.epochs=4.")
         try:
-            values[key.strip()] = _parse_yaml(value)
+            values[key.strip()] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise BadInput(f"--set {pair}: the value is not valid YAML ({_yaml_fault(error)}).") from error
     return values

@@ -257,6 +257,8 @@ class EpochLog(Callback):
         torch.manual_seed(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
         self._begun = self._idle_since = time.perf_counter()
         self._waited, self._loss, self._steps = 0.0, 0.0, 0
+        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sums, and of how many steps
+        self._rate: float | None = None
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Counts the time spent waiting for data."""
@@ -267,7 +269,7 @@ class EpochLog(Callback):
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
-        module: Any,  # noqa: ARG002
+        module: Any,
         outputs: Any,
         batch: Any,  # noqa: ARG002
         number: int,
@@ -283,6 +285,10 @@ class EpochLog(Callback):
             )
         self._loss += loss
         self._steps += 1
+        for term, value in getattr(module, "terms", {}).items():  # of others than methods there are none
+            total, steps = self._terms.get(term, (torch.zeros(()), 0))
+            self._terms[term] = total.to(value.device) + value, steps + 1
+        self._rate = _rate_factor(trainer)
         self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
         self._idle_since = time.perf_counter()
 
@@ -291,9 +297,25 @@ class EpochLog(Callback):
         seconds = time.perf_counter() - self._begun
         own = torch.tensor(self._loss / max(1, self._steps), device=module.device)
         loss = float(trainer.strategy.reduce(own, reduce_op="mean"))
+        terms = {name: float(total) / steps for name, (total, steps) in self._terms.items()}
         self.epochs.append(
-            EpochRecord(loss=round(loss, 6), seconds=round(seconds, 2), waiting=round(self._waited / seconds, 4))
+            EpochRecord(
+                loss=round(loss, 6),
+                seconds=round(seconds, 2),
+                waiting=round(self._waited / seconds, 4),
+                rate=None if self._rate is None else round(self._rate, 4),
+                terms={name: round(value, 6) for name, value in terms.items() if math.isfinite(value)} or None,
+            )
         )
+
+
+def _rate_factor(trainer: lightning.Trainer) -> float | None:
+    """The learning rate of the step that is done, as a share of what it is at most; None without a schedule."""
+    for config in trainer.lr_scheduler_configs:
+        factors = getattr(config.scheduler, "lr_lambdas", None)
+        if factors:
+            return float(factors[0](max(0, trainer.global_step - 1)))
+    return None
 
 
 def _quieten() -> None:

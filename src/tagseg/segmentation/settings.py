@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tagseg.networks.settings import DecoderSettings
-from tagseg.settings import Count, OutputStride, ScaleRange, Settings, SidePixels
+from tagseg.settings import Count, Norms, OutputStride, ScaleRange, Settings, SidePixels
 
 HeadName = Literal["aspp", "largefov", "tokens"]
 
@@ -27,6 +27,7 @@ class SegmentSettings(Settings):
     head: HeadName = "aspp"
     start: Literal["classifier", "weights"] = "classifier"  # backbone from the tag-trained network, or as it came
     output_stride: OutputStride = "auto"
+    norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     epochs: Count = 16
     batch_size: Count = 16
     side: SidePixels = 321  # of the square training window; photographs are predicted at this long side times 1.25

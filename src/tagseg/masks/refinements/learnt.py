@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from tagseg.settings import Count, ScaleRange, Settings, SidePixels
+from tagseg.settings import Count, Norms, ScaleRange, Settings, SidePixels
 
 
 class LearntSettings(Settings):
@@ -21,6 +21,7 @@ class LearntSettings(Settings):
     batch_size: Count
     side: SidePixels = 257  # of the square training window, pixels
     scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
+    norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     optimiser: Literal["adamw", "sgd"]
     learning_rate: PositiveFloat
     head_factor: PositiveFloat = 10.0

@@ -53,7 +53,8 @@ class PSA(AffinityNetwork):
 
     def __init__(self, backbone: str, weights: str, settings: PSASettings, steps: int) -> None:
         super().__init__(backbone, weights, settings, steps)
-        self.backbone.freeze(early=self.backbone.pretrained, norms=self.backbone.pretrained)
+        pretrained = self.backbone.pretrained
+        self.backbone.freeze(early=pretrained, norms=pretrained and settings.norms == "frozen")
         widths, _ = self.backbone.stage_shapes()
         self.head = FeatureHead(widths[-3:], self.backbone.grid)
 

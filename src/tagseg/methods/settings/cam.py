@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tagseg.settings import Count, OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, Norms, OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
 
 
 class ClassifierSettings(TrainSettings):
@@ -17,10 +17,12 @@ class ClassifierSettings(TrainSettings):
     side: SidePixels = 257  # of the square training window, pixels
     scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
     output_stride: OutputStride = "auto"
+    norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01
+    hold: float = Field(default=0.0, ge=0, lt=1)  # share of the steps at the full rate, before it falls (poly)
 
 
 class CAMSettings(ClassifierSettings):

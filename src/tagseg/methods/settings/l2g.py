@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from tagseg.settings import Count, OutputStride, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, Norms, OutputStride, ScaleRange, SidePixels, TrainSettings
 
 
 class LocalSettings(TrainSettings):
@@ -33,10 +33,12 @@ class LocalSettings(TrainSettings):
     pixel_correlation: bool = False  # PCM; the code has it, the paper's text does not
     compat: Literal["paper", "official"] = "paper"
     output_stride: OutputStride = "auto"
+    norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0  # of AdamW; the others have 1, 2, 10 and 20 times the rate
     weight_decay: NonNegativeFloat = 0.01
+    hold: float = Field(default=0.0, ge=0, lt=1)  # share of the steps at the full rate, before it falls (poly)
     drop_at: float = Field(default=0.5, gt=0, le=1)  # share of the steps after which "sgd-steps" falls to a tenth
     slow_steps: NonNegativeInt = 0  # first steps of "sgd-poly", at a hundredth of the rate
 

@@ -15,6 +15,7 @@ ORDER = (
     "train",
     "integral",
     "mine",
+    "premise",
     "affinity",
     "masks",
     "relabel",

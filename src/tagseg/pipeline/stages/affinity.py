@@ -17,19 +17,17 @@ from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.files import read_json, write_json
 from tagseg.masks.refinements import FeatureRefinement, LearntRefinement, refinements
 from tagseg.masks.refinements.learnt import LearntSettings
-from tagseg.masks.rescaling import on_cells
 from tagseg.methods.refinements import load_network
 from tagseg.methods.refinements.base import AffinityNetwork, Thresholds
 from tagseg.networks.precision import default_device
-from tagseg.pipeline.masking import choose_background
+from tagseg.pipeline.masking import choose_background, spread_maps
 from tagseg.pipeline.mining import SHARD
 from tagseg.pipeline.records import AffinityRecord, EpochRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.training import Schedule, save_network, train
-from tagseg.segmentation.encoder import deepest, load_encoder, side_by_side
+from tagseg.segmentation.encoder import load_encoder, side_by_side
 
 NETWORK, EPOCHS, LABELS, MAPS = "affinity.safetensors", "epochs.json", "labels", "maps"
-FINE = 4  # places along a cell of the encoder at which class maps are read
 
 
 def choose_thresholds(background: float, settings: LearntSettings) -> Thresholds:
@@ -92,14 +90,7 @@ def _spread(run: Run, folder: Path) -> None:
     grid = load_encoder(run.settings.encoder).grid
 
     def work(sample: Sample) -> tuple[str, StoredMaps]:
-        stored = before.read(sample.name)
-        if not stored.classes:
-            return sample.name, stored
-        values = deepest(features.read(sample.name))
-        height, width = values.shape[1:]
-        maps = on_cells(stored.at((FINE * height, FINE * width)), (height, width))
-        found = refinement.refine(values, maps, settings)
-        return sample.name, StoredMaps(stored.classes, found, stored.tag_probabilities, grid)
+        return sample.name, spread_maps(before.read(sample.name), features, sample.name, refinement, settings, grid)
 
     missing = [s for s in samples if s.name not in spread]
     entries: dict[str, StoredMaps] = {}

@@ -46,7 +46,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     if s.start == "classifier":
         backbone.load_state_dict(run.classifier().backbone.state_dict())
     pretrained = weights != "random"
-    backbone.freeze(early=pretrained, norms=pretrained)
+    backbone.freeze(early=pretrained, norms=pretrained and s.norms == "frozen")
     model, epochs = teach(
         backbone,
         run.training,

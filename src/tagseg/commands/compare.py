@@ -1,0 +1,289 @@
+"""`compare`: methods beside each other on one data set, over several seeds, with equal updates or equal time.
+
+Every row and seed is a run of `fit` up to its class maps, in a folder of its own, so that a comparison that was stopped
+goes on. The maps of the training photographs are then cut and refined in every way that was asked for, always with a
+background score that is chosen without masks, and held against the masks that the data set has.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tagseg.commands.comparison import Comparison
+from tagseg.commands.measured import Chain, Measured, Numbers, machine_in_words, prior_in_words
+from tagseg.cores import cpu_count
+from tagseg.data.dataset import Dataset, Sample, raise_problems
+from tagseg.data.feature_store import FeatureStore
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import FileFacts, inspect_files, opened
+from tagseg.errors import BadInput, nearest
+from tagseg.files import make_folder, read_json, write_json
+from tagseg.pipeline.featuring import store_features
+from tagseg.pipeline.fit import fit
+from tagseg.pipeline.settings import FitSettings, parse_yaml, resolve
+from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
+from tagseg.progress import Reporter
+from tagseg.segmentation.encoder import load_encoder
+
+MARKER, FEATURES, RUNS = "compare.json", "features", "runs"
+_ROWS = importlib.resources.files("tagseg") / "recipes" / "compare"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: its name, a recipe, and settings that differ from it."""
+
+    name: str
+    recipe: str
+    settings: Mapping[str, Any]
+
+
+def compare(
+    data: Dataset | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    rows: str | os.PathLike[str] | Sequence[str] | Mapping[str, tuple[str, Mapping[str, Any]]],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    updates: int | None = None,
+    seconds: float | None = None,
+    refine: Sequence[str] = ("none", "proxy", "crf", "proxy+crf"),
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> Comparison:
+    """Trains methods on the same photographs and holds their class maps and pseudo-masks against the masks there are.
+
+    Called again with the same `out` it goes on; rows, seeds and refinements may be added, and what is done stays.
+
+    Args:
+        data: folder of the data set, or one that `tagseg.read_samples` made of objects.
+        out: folder of the comparison; `compare.html`, `compare.md`, `compare.csv` and `gallery.jpg` say what was found.
+        rows: names of methods and recipes; or a YAML file of rows, or the name of one that comes with tagseg; or
+            `{name: (recipe, settings)}`.
+        seeds: of the runs of every row.
+        updates: optimiser steps that every row has (of two networks, each); None: as many as its recipe says.
+        seconds: of training that every row has, by a short trial of each; epochs are whole.
+        refine: chains of refinements that learn nothing; "none" cuts the maps as they are.
+        settings: dotted keys to values, for all rows that know them.
+        quiet: print nothing.
+
+    Raises:
+        BadInput: with one sentence that says what is wrong and how to mend it.
+    """
+    reporter, folder = Reporter(quiet), Path(out)
+    table, given = rows_of(rows), dict(settings or {})
+    if updates is not None and seconds is not None:
+        raise BadInput("give updates or seconds, not both: they are two ways to be fair.")
+    if not seeds:
+        raise BadInput("give at least one seed.")
+    chains = [Chain.of(name, given) for name in dict.fromkeys(refine)]
+    for row in table:
+        resolve(row.recipe, _known(row, given))
+    dataset = _inspected(opened(data), reporter)
+    _begin(folder, dataset)
+    features = _features(table, given, chains, dataset, folder, reporter)
+    found: list[Measured] = []
+    for row in table:
+        chosen = _budget(row, _known(row, given), dataset, folder, updates, seconds)
+        for seed in seeds:
+            reporter.say(f"{row.name}, seed {seed}")
+            run = folder / RUNS / _slug(row.name) / f"seed{seed}"
+            own = {**chosen, "seed": seed}
+            _share(run, folder / RUNS, resolve(row.recipe, own))
+            fit(dataset, run, recipe=row.recipe, settings=own, until="premise", quiet=quiet)
+            found.append(_measured(row, own, run, dataset, chains, features, reporter))
+    comparison = Comparison(
+        data=dataset.root.resolve().name,
+        photographs=len(dataset.train),
+        classes=dataset.classes,
+        seeds=tuple(seeds),
+        budget=_words(updates, seconds),
+        chains=tuple(chain.name for chain in chains),
+        machine=machine_in_words(),
+        runs=tuple(found),
+    )
+    comparison.write(folder, lambda: _gallery(table, seeds[0], dataset, folder, chains[-1], features))
+    return comparison
+
+
+def rows_of(rows: str | os.PathLike[str] | Sequence[str] | Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[Row]:
+    """Returns the rows of a table as `compare` takes them.
+
+    Raises:
+        BadInput: there is no such file, or it does not say rows.
+    """
+    if isinstance(rows, Mapping):
+        return [Row(name, recipe, values) for name, (recipe, values) in rows.items()]
+    if not isinstance(rows, str | os.PathLike):
+        return [Row(name, name, {}) for name in dict.fromkeys(rows)]
+    path = Path(rows)
+    source: Any = path if path.suffix in (".yaml", ".yml") else _ROWS / f"{rows}.yaml"
+    if not source.is_file():
+        known = sorted(f.name[:-5] for f in _ROWS.iterdir() if f.name.endswith(".yaml"))
+        raise BadInput(f"rows '{rows}': there is no such table{nearest(str(rows), known) or '.'} Known: {known}.")
+    try:
+        values = parse_yaml(source.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{rows}: this is not valid YAML.") from error
+    found = []
+    for name, value in (values if isinstance(values, dict) else {}).items():
+        own = dict(value) if isinstance(value, dict) else {"recipe": value}
+        recipe = own.pop("recipe", None)
+        if not isinstance(recipe, str):
+            raise BadInput(f"{rows}: row '{name}' names no recipe; write 'recipe: METHOD' in it.")
+        found.append(Row(str(name), recipe, own))
+    if not found:
+        raise BadInput(f"{rows}: there are no rows; write NAME: METHOD, or NAME: with 'recipe: METHOD' and settings.")
+    return found
+
+
+def _known(row: Row, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings for all rows, less those of a training that is not this row's, and its own."""
+    known = set(type(resolve(row.recipe).train).model_fields)
+    shared = {key: value for key, value in given.items() if not key.startswith("train.") or key.split(".")[1] in known}
+    return {**shared, **row.settings}
+
+
+def _inspected(data: Dataset, reporter: Reporter) -> Dataset:
+    with reporter.bar("check", len(data.samples), "photographs") as advance:
+        data, _ = inspect_files(data, FileFacts(), advance, threads=cpu_count())
+    raise_problems(data.problems, data.root)
+    if not any(sample.mask is not None for sample in data.train):
+        raise BadInput(f"{data.root}: no training photograph has a mask, so that there is nothing to compare by.")
+    return data
+
+
+def _begin(folder: Path, data: Dataset) -> None:
+    marker = folder / MARKER
+    told = {"format": 1, "data": data.root.resolve().name, "photographs": len(data.train)}
+    if marker.exists():
+        if read_json(marker) != told:
+            raise BadInput(f"{folder}: this is a comparison on other data; choose another --out.")
+    elif folder.exists() and any(folder.iterdir()):
+        raise BadInput(f"{folder}: this folder holds something else; choose another --out (nothing was changed).")
+    make_folder(folder)
+    write_json(marker, told)
+
+
+def _features(
+    rows: Sequence[Row],
+    given: Mapping[str, Any],
+    chains: Sequence[Chain],
+    data: Dataset,
+    folder: Path,
+    reporter: Reporter,
+) -> FeatureStore | None:
+    """The frozen encoder's features, once for all rows, where a chain spreads along them."""
+    if not any(chain.spreads for chain in chains):
+        return None
+    settings = resolve(rows[0].recipe, _known(rows[0], given))
+    place = folder / FEATURES
+    told = settings.encoder.model_dump(mode="json")
+    if (place / "encoder.json").exists() and read_json(place / "encoder.json") != told:
+        shutil.rmtree(place)
+    make_folder(place)
+    write_json(place / "encoder.json", told)
+    plain = settings.cache.model_copy(update={"mirrored": False, "parts": 0})
+    return store_features(load_encoder(settings.encoder), data.train, place, "features", reporter, plain)
+
+
+def _budget(
+    row: Row, settings: dict[str, Any], data: Dataset, folder: Path, updates: int | None, seconds: float | None
+) -> dict[str, Any]:
+    """The row's settings with as many epochs as it may have; what was timed once is not timed again."""
+    if updates is not None:
+        return for_updates(row.recipe, settings, len(data.train), updates)
+    if seconds is None:
+        return settings
+    path = folder / RUNS / _slug(row.name) / "budget.json"
+    told = {"recipe": row.recipe, "settings": {k: str(v) for k, v in settings.items()}, "seconds": seconds}
+    if path.exists() and (known := read_json(path))["of"] == told:
+        return {**settings, **known["epochs"]}
+    found = for_seconds(row.recipe, settings, data, seconds)
+    make_folder(path.parent)
+    epochs = {key: value for key, value in found.items() if key.endswith("epochs")}
+    write_json(path, {"of": told, "epochs": epochs})
+    return found
+
+
+def _share(run: Path, runs: Path, settings: FitSettings) -> None:
+    """Gives a run the features of a frozen network that another one has computed; `fit` says whether they fit."""
+    if run.exists() or not settings.train.frozen:
+        return
+    for other in sorted(runs.glob("*/seed*/frozen/stage.json")):
+        inputs = read_json(other).get("inputs", {})
+        if inputs.get("backbone") == settings.backbone and inputs.get("side") == settings.train.side:
+            run.mkdir(parents=True)
+            for name in ("run.json", "files.json"):
+                shutil.copy(other.parents[1] / name, run / name)
+            shutil.copytree(other.parent, run / "frozen")
+            return
+
+
+def _measured(
+    row: Row,
+    settings: Mapping[str, Any],
+    run: Path,
+    data: Dataset,
+    chains: Sequence[Chain],
+    features: FeatureStore | None,
+    reporter: Reporter,
+) -> Measured:
+    """The numbers of a run; those that were measured before are kept as long as its maps are the same."""
+    chosen, path = resolve(row.recipe, dict(settings)), run / "compare.json"
+    stage = read_json(run / "premise" / "stage.json")
+    told = read_json(path) if path.exists() else {}
+    if told.get("maps") != stage["inputs"]:
+        told = {"maps": stage["inputs"], "numbers": {}}
+    store = MapStore(run / "mine")
+    for chain in chains:
+        if chain.key not in told["numbers"]:
+            with reporter.bar(chain.name, len(data.train), "photographs") as advance:
+                found = chain.measure(store, data, features, advance)
+            told["numbers"][chain.key] = found.model_dump(mode="json")
+            write_json(path, told)
+    trained = [run / name / "stage.json" for name in ("train", "integral")]
+    return Measured(
+        row=row.name,
+        recipe=row.recipe,
+        settings={key: value for key, value in settings.items() if key != "seed"},
+        seed=chosen.seed,
+        updates=updates_of(chosen.train, len(data.train)),
+        seconds=sum(float(read_json(p)["seconds"]) for p in trained if p.exists()),
+        prior=prior_in_words(chosen),
+        premise=stage["values"],
+        numbers={chain.name: Numbers.model_validate(told["numbers"][chain.key]) for chain in chains},
+    )
+
+
+def _gallery(
+    rows: Sequence[Row], seed: int, data: Dataset, folder: Path, chain: Chain, features: FeatureStore | None
+) -> tuple[list[str], list[tuple[Sample, list[np.ndarray]]]]:
+    """Masks of every row of photographs by a rule: ordered by the IoU of the first row, at even steps."""
+    masks = []
+    for row in rows:
+        store = MapStore(folder / RUNS / _slug(row.name) / f"seed{seed}" / "mine")
+        masks.append((store, chain.background(store, data, features)))
+    tagged = [s for s in data.train if s.mask is not None and s.tags]
+    scored = sorted(tagged, key=lambda s: chain.iou(*masks[0], s, features))
+    chosen = [scored[round(place * (len(scored) - 1))] for place in np.linspace(0.02, 0.98, min(6, len(scored)))]
+    lines = [(s, [chain.mask(store, score, s, features) for store, score in masks]) for s in chosen]
+    return [row.name for row in rows], lines
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "+-" else "_" for c in name)
+
+
+def _words(updates: int | None, seconds: float | None) -> str:
+    if updates is not None:
+        return f"{updates} updates each"
+    return "as their recipes say" if seconds is None else f"{seconds:.0f} seconds of training each"

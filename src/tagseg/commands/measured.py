@@ -1,0 +1,208 @@
+"""What `compare` measures of the class maps of a run: a chain of refinements, and the numbers that it leads to."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from tagseg.cores import cpu_count, prefetch
+from tagseg.data.dataset import Dataset, Sample, read_mask
+from tagseg.data.feature_store import FeatureStore
+from tagseg.data.map_store import MapStore, StoredMaps
+from tagseg.errors import BadInput
+from tagseg.evaluation.iou import Confusion, ThresholdSweep
+from tagseg.labels import IGNORE
+from tagseg.masks.refinements import FeatureRefinement, refinements, sharpening_names, steps_of
+from tagseg.networks.precision import default_device, trainer_precision
+from tagseg.networks.settings import EncoderSettings
+from tagseg.pipeline.masking import choose_background, mask_of, refinement_threads, spread_maps
+from tagseg.pipeline.records import PremiseRecord
+from tagseg.pipeline.settings import FitSettings, MaskSettings
+from tagseg.progress import Advance
+from tagseg.segmentation.encoder import load_encoder
+from tagseg.settings import parse
+
+
+class Numbers(BaseModel):
+    """What a chain makes of the class maps of the training photographs.
+
+    background: the score that cuts them, chosen without masks, in 0..1.
+    miou: of the masks, percent.
+    oracle: the mIoU of the maps before the steps on pixels at the score that masks would have chosen, percent.
+    classes: the IoU of every class, percent; None where it has no pixel.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    background: float
+    miou: float | None
+    oracle: float | None
+    classes: dict[str, float | None]
+
+
+class Measured(BaseModel):
+    """A run of a comparison.
+
+    row: its name in the table.
+    recipe, settings, seed: what it was.
+    updates: optimiser steps.
+    seconds: of training.
+    prior: what it has seen beside the tags of these photographs.
+    premise: what the method builds on (see `tagseg.pipeline.premise`).
+    numbers: of every chain of refinements.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    row: str
+    recipe: str
+    settings: dict[str, Any]
+    seed: int
+    updates: int
+    seconds: float
+    prior: str
+    premise: PremiseRecord
+    numbers: dict[str, Numbers]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of refinements that learn nothing.
+
+    name: as `masks.refine` has it.
+    settings: of its masks.
+    encoder: of the features along which it spreads maps, if it does.
+    """
+
+    name: str
+    settings: MaskSettings
+    encoder: EncoderSettings
+
+    @classmethod
+    def of(cls, name: str, given: Mapping[str, Any]) -> Chain:
+        """Returns the chain called `name`, with the settings of masks and encoder that are given.
+
+        Raises:
+            BadInput: there is none, or it learns.
+        """
+        values: dict[str, Any] = {"masks": {}, "encoder": {}}
+        for key, value in given.items():
+            top, _, rest = key.partition(".")
+            if top in values:
+                place = values[top]
+                *parents, last = rest.split(".")
+                for parent in parents:
+                    place = place.setdefault(parent, {})
+                place[last] = value
+        settings = parse(MaskSettings, {**values["masks"], "refine": name}, f"refine '{name}'", "masks.")
+        learning = [n for n in steps_of(name) if n not in sharpening_names()]
+        if learning:
+            raise BadInput(f"refine '{name}': {learning[0]} learns from all photographs, in 'tagseg fit --refine'.")
+        if settings.saliency:
+            raise BadInput("masks.saliency: a comparison cuts all maps by one score; leave it out.")
+        return cls(name, settings, parse(EncoderSettings, values["encoder"], "settings", "encoder."))
+
+    @property
+    def key(self) -> str:
+        """Returns what the numbers of the chain depend on."""
+        encoder = self.encoder.model_dump_json() if self.spreads else ""
+        return (
+            f"{self.settings.model_dump_json(include={'background', 'refine', 'crf', *steps_of(self.name)})}{encoder}"
+        )
+
+    @property
+    def spreads(self) -> bool:
+        """Returns whether it spreads class maps along the features of the encoder."""
+        return self.settings.spreads
+
+    def maps(self, store: MapStore, name: str, features: FeatureStore | None) -> StoredMaps:
+        """Returns the class maps of a photograph, spread if the chain spreads them."""
+        stored = store.read(name)
+        if not self.spreads or features is None:
+            return stored
+        first = refinements()[steps_of(self.name)[0]]
+        assert isinstance(first, FeatureRefinement)
+        grid = load_encoder(self.encoder).grid
+        return spread_maps(stored, features, name, first, self.settings.of(first.name), grid)
+
+    def background(self, store: MapStore, data: Dataset, features: FeatureStore | None) -> float:
+        """Returns the score that cuts the maps, chosen without masks."""
+        return choose_background(_Spread(self, store, features), data.train, self.settings)
+
+    def mask(self, store: MapStore, background: float, sample: Sample, features: FeatureStore | None) -> np.ndarray:
+        """Returns the mask of a photograph, `(H, W)` uint8."""
+        return mask_of(self.maps(store, sample.name, features), sample, background, self.settings.part(after=False))
+
+    def iou(self, store: MapStore, background: float, sample: Sample, features: FeatureStore | None) -> float:
+        """Returns the mean IoU of the tags of a photograph, in 0..1."""
+        assert sample.mask is not None
+        mask, truth = self.mask(store, background, sample, features), read_mask(sample.mask)
+        known = truth != IGNORE
+        pairs = [((mask == t + 1) & known, truth == t + 1) for t in sample.tags]
+        return float(np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs]))
+
+    def measure(self, store: MapStore, data: Dataset, features: FeatureStore | None, advance: Advance) -> Numbers:
+        """Returns what the chain makes of the maps of all training photographs that have a mask."""
+        background = self.background(store, data, features)
+        confusion, sweep = Confusion(len(data.classes)), ThresholdSweep(len(data.classes))
+        samples = [s for s in data.train if s.mask is not None]
+
+        def work(sample: Sample) -> tuple[Sample, StoredMaps, np.ndarray, np.ndarray]:
+            assert sample.mask is not None
+            mask = self.mask(store, background, sample, features)
+            return sample, self.maps(store, sample.name, features), mask, read_mask(sample.mask)
+
+        for done, (sample, stored, mask, truth) in enumerate(prefetch(work, samples, threads=refinement_threads()), 1):
+            confusion.add(mask, truth)
+            sweep.add(stored.at(truth.shape), sample.tags, truth)
+            advance(done, "")
+        table = confusion.scores().table(data.classes)
+        return Numbers(
+            background=round(background, 4),
+            miou=table.miou,
+            oracle=round(100 * sweep.oracle()[1], 2),
+            classes={name: scores.iou for name, scores in table.classes.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """A store whose maps are spread when they are read."""
+
+    chain: Chain
+    store: MapStore
+    features: FeatureStore | None
+
+    def read(self, name: str) -> StoredMaps:
+        return self.chain.maps(self.store, name, self.features)
+
+
+def prior_in_words(settings: FitSettings) -> str:
+    """Returns what a run has seen beside the tags of its photographs."""
+    seen = [] if settings.weights == "random" else ["weights of the backbone (ImageNet's tags, if they are timm's)"]
+    if settings.train.learns_saliency or settings.masks.saliency:
+        seen.append("saliency maps")
+    if settings.data.texts is not None:
+        seen.append("texts")
+    return ", ".join(seen) or "nothing"
+
+
+def machine_in_words() -> str:
+    """Returns the device, its cores, its precision and torch's version."""
+    device = default_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return f"{name}, {cpu_count()} cores, {trainer_precision(device)}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

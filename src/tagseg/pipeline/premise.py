@@ -1,0 +1,166 @@
+"""Is what a method builds on there? Its premise, measured on the run itself.
+
+OAA, L2G and KTSE make class maps larger, which helps where plain maps are too small; what they learn from is what the
+network itself has found, which helps once it has learnt its tags; and what sets in after a warm-up needs a learning
+rate that is not gone by then. Where a method loses to plain CAM, one of these is the first thing to look at.
+
+True masks measure recall and noise here, where there are some. They choose nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tagseg.data.dataset import Sample, multi_hot, read_mask
+from tagseg.data.images import read_image
+from tagseg.data.loading import normalise
+from tagseg.data.views import resize, whole
+from tagseg.errors import BadInput
+from tagseg.evaluation.coverage import Coverage
+from tagseg.evaluation.tags import mean_average_precision
+from tagseg.files import read_json
+from tagseg.masks.rescaling import over_maximum
+from tagseg.methods.base import Method
+from tagseg.methods.saved import load_saved
+from tagseg.networks.precision import default_device, inference_autocast
+from tagseg.pipeline.records import EpochRecord, PremiseRecord
+from tagseg.pipeline.run import Run
+
+LOOKED_AT = 100  # photographs of which the maps that a method starts from are made anew
+RECALL, NOISE = 45.0, 40.0  # percent: maps that are too small have less of the one, and of the other no more
+TAGS, RATE, TRUSTED, SATURATED = 80.0, 0.4, 0.5, 0.9
+
+
+def check_premise(run: Run) -> PremiseRecord:
+    """Returns what the run's method builds on, and a sentence for everything that is not as it should be."""
+    epochs: list[EpochRecord] = run.finished["train"].record.epochs
+    found = _start(run) if run.method.enlarges else _mined(run)
+    train = run.settings.train
+    first = getattr(train, "warmup_epochs", getattr(train, "accumulate_from", 0))
+    rates = [e.rate for e in epochs[first:] if e.rate is not None]
+    terms = (epochs[-1].terms or {}) if epochs else {}
+    record = PremiseRecord(
+        **found,
+        rate=round(float(np.mean(rates)), 3) if rates else None,
+        trusted=terms.get("trusted"),
+        saturated=terms.get("saturated"),
+        sentences=[],
+    )
+    return record.model_copy(update={"sentences": sentences(run.settings.method, record, run.method)})
+
+
+def read_premise(run: Path) -> PremiseRecord:
+    """Returns what was found of the premise of a run in this folder.
+
+    Raises:
+        BadInput: it is no run, or has no class maps yet.
+    """
+    place = run / "premise" / "stage.json"
+    try:
+        return PremiseRecord.model_validate(read_json(place)["values"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{run}: there is no run here that has come to its class maps; finish it with 'tagseg fit'."
+        ) from error
+
+
+def sentences(name: str, found: PremiseRecord, method: type[Method]) -> list[str]:
+    """Returns what is wrong with the premise of a method, and how to mend it; nothing where nothing is."""
+    said = []
+    if found.tags_map is not None and found.tags_map < TAGS:
+        said.append(
+            f"The network finds only {found.tags_map:.0f} % (mean average precision) of the tags of its own training "
+            "photographs: it cannot show where what it does not see is; train for more epochs."
+        )
+    if method.enlarges and found.recall is not None and found.noise is not None:
+        enough, clean = found.recall < RECALL, found.noise <= NOISE
+        if not (enough and clean):
+            covers = f"cover {found.recall:.0f} % of the objects already" if not enough else "are small enough"
+            said.append(
+                f"{name} makes class maps larger, and those it starts from {covers}; {found.noise:.0f} % of what they "
+                "cover is something else, and so will be most of what it adds. Finer cells (train.output_stride=8, a "
+                "larger train.side) and more epochs make them smaller; else plain cam is the better method here."
+            )
+    if found.rate is not None and found.rate < RATE:
+        said.append(
+            f"After the warm-up the learning rate is {found.rate:.2f} of its start on average, so that what sets in "
+            "then is hardly learnt; shorten the warm-up, or train for more epochs."
+        )
+    if found.trusted is not None and found.trusted < TRUSTED:
+        said.append(
+            f"Only {100 * found.trusted:.0f} % of the tags are found by the classifier itself in the last epoch, and "
+            "only their maps are kept; train for more epochs."
+        )
+    if found.saturated is not None and found.saturated > SATURATED:
+        said.append(
+            f"{100 * found.saturated:.0f} % of the affinities are at 0 or 1, where nothing is learnt; lower the "
+            "learning rate."
+        )
+    return said
+
+
+def _mined(run: Run) -> dict[str, Any]:
+    """By the class maps as they are."""
+    store, coverage = run.class_maps(), Coverage(len(run.data.classes))
+    scores, tags, areas = [], [], []
+    for sample in run.data.train:
+        stored = store.read(sample.name)
+        scores.append(stored.tag_probabilities)
+        tags.append(multi_hot(sample.tags, len(run.data.classes)))
+        if not stored.classes:
+            continue
+        areas.append(_area(stored.maps))
+        if sample.mask is not None:
+            truth = read_mask(sample.mask)
+            coverage.add(stored.at(truth.shape), sample.tags, truth)
+    return _numbers(run, coverage, np.array(scores), np.array(tags), areas)
+
+
+@torch.inference_mode()
+def _start(run: Run) -> dict[str, Any]:
+    """By the maps that the method starts from, of photographs at even steps."""
+    method, device = load_saved(run.path / "train").eval(), default_device()
+    method.to(device, memory_format=torch.channels_last)
+    tagged = [s for s in run.data.train if s.tags]
+    if not tagged:
+        return {}
+    samples: list[Sample] = [
+        tagged[i] for i in np.unique(np.linspace(0, len(tagged) - 1, LOOKED_AT).round().astype(int))
+    ]
+    coverage, side = Coverage(len(run.data.classes)), run.settings.mine.side
+    scores, tags, areas = [], [], []
+    for sample in samples:
+        photo = read_image(sample.image)
+        height, width = photo.shape[:2]
+        size = method.backbone.grid.fit(*(n * side / max(height, width) for n in (height, width)))
+        pixels = normalise(resize(whole(photo), size).image, method.backbone)[None].to(device)
+        with inference_autocast(device):
+            maps, logits = method.starting_maps(pixels)
+        maps = over_maximum(maps[:, list(sample.tags)].float().relu())
+        scores.append(logits[0].float().sigmoid().cpu().numpy())
+        tags.append(multi_hot(sample.tags, len(run.data.classes)))
+        areas.append(_area(maps[0].cpu().numpy()))
+        if sample.mask is not None:
+            truth = read_mask(sample.mask)
+            coverage.add(method.backbone.grid.resize(maps, truth.shape)[0].cpu().numpy(), sample.tags, truth)
+    return _numbers(run, coverage, np.array(scores), np.array(tags), areas)
+
+
+def _area(maps: np.ndarray) -> float:
+    """What share of a photograph its strongest map covers, cut at half."""
+    return float((maps.max(axis=0) >= 0.5).mean())
+
+
+def _numbers(run: Run, coverage: Coverage, scores: np.ndarray, tags: np.ndarray, areas: list[float]) -> dict[str, Any]:
+    table = coverage.table(run.data.classes)
+    known = len(scores) > 0 and bool(np.isfinite(scores).all()) and bool(tags.any())
+    return {
+        "recall": table.recall,
+        "noise": table.noise,
+        "covered": round(100 * float(np.mean(areas)), 2) if areas else None,
+        "tags_map": round(100 * mean_average_precision(scores, tags), 2) if known else None,
+    }
