@@ -24,7 +24,7 @@ from tagseg.methods.oaa import (
     hybrid_loss,
     trusted,
 )
-from tagseg.methods.saved import load_networks
+from tagseg.methods.saved import load_networks, load_saved
 from tagseg.methods.settings.oaa import METHODS
 from tagseg.methods.table import load_method
 from tests.conftest import TINY, names
@@ -151,14 +151,14 @@ def test_features_are_dropped_where_pixels_would_be(one_photograph: Sample, tmp_
     views = views_of(one_photograph, tmp_path, drop="features")
     assert views[0, 0]["keep"].all()
     kept = torch.stack([seen_by(views, seed)[1, 0]["keep"] for seed in range(20)])
-    assert kept.shape[1:] == views.cells
+    assert kept.shape[1:] == views.seen.cells
     assert 0.2 < kept.mean() < 0.9
 
 
 def test_the_rate_says_how_often(one_photograph: Sample, tmp_path: Path):
     views = views_of(one_photograph, tmp_path, "oaa++")
-    assert views.drop == Drop("image", rate=1.0, threshold=0.6)
-    views.drop = Drop("image", rate=0.5, threshold=0.6)
+    assert views.seen.drop == Drop("image", rate=1.0, threshold=0.6)
+    views.seen.drop = Drop("image", rate=0.5, threshold=0.6)
     plain = views_of(one_photograph, tmp_path, "oaa")
     changed = []
     for seed in range(60):
@@ -170,12 +170,12 @@ def test_the_rate_says_how_often(one_photograph: Sample, tmp_path: Path):
 def test_targets_follow_the_view(one_photograph: Sample, tmp_path: Path):
     plain = views_of(one_photograph, tmp_path, "oaa")
     network = IntegralAttention("test_resnet", "random", names(3), IntegralSettings(side=49, scales=(1, 1.6)), 10)
-    network.accumulated = plain.accumulated
+    network.accumulated = plain.seen.accumulated
     views = network.training_views((one_photograph,), 0)
     for seed in range(6):
         views = seen_by(views, seed)
         view, item = views.view(1, 0), views[1, 0]["accumulated"]
-        assert item.shape == (3, *views.cells)
+        assert item.shape == (3, *views.seen.cells)
         assert not item[[0, 2]].any()
         columns = np.arange(item.shape[2]) * 16
         columns = (48 - columns if view.flipped else columns) + view.box[0]
@@ -300,3 +300,66 @@ def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_pa
     fitted(tiny_set, tmp_path / "run", "oaa")
     assert (tmp_path / "run" / "integral").exists()
     assert load_networks(tmp_path / "run")[1] is None  # it lies there still, but its maps are not those of the run
+
+
+# on features that are computed once
+
+
+class Positions:
+    """A store whose features are the columns and rows of the cells, of the photograph and its mirror image."""
+
+    def __init__(self, cells: tuple[int, int]) -> None:
+        down, across = np.mgrid[1 : cells[0] + 1, 1 : cells[1] + 1].astype(np.float32)
+        self.whole = np.stack([across, down])
+
+    def __contains__(self, name: str) -> bool:
+        return name.endswith("|mirrored")
+
+    def read(self, name: str) -> np.ndarray:
+        return self.whole[:, :, ::-1] if name.endswith("|mirrored") else self.whole
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("side", [5, 9])
+def test_stored_features_go_back_to_where_they_came_from(
+    one_photograph: Sample, tmp_path: Path, corners: bool, side: int
+):
+    from tagseg.data.accumulated_views import AccumulatedFeatureViews, Seen
+    from tagseg.data.geometry import Window, paste
+
+    grid, cells, store = Grid(16, corners), (5, 7), Positions((5, 7))
+    accumulated = Accumulator(tmp_path, [(1,)], [cells], grid, own=True)
+    seen = Seen(accumulated, [(1,)], 3, (side, side), Drop("features", 1.0, 0.6), "growing")
+    views = AccumulatedFeatureViews(seen, grid, (one_photograph,), 3, store, side, 0)
+    accumulated.begin()
+    raw = store.whole[:1] / 7
+    size = tuple((n - corners) * 16 + corners for n in cells)
+    accumulated.add(0, 0, raw[0], Window(size, (0, 0, size[1], size[0]), flipped=False))
+    accumulated.finish(1)
+    windows = set()
+    for seed in range(30):
+        views.seed = seed
+        item = views[1, 0]
+        windows.add(tuple(item["window"].tolist()))
+        back, inside = paste(item["image"].numpy(), Window.from_row(item["window"].tolist()), cells, grid)
+        np.testing.assert_allclose(back[:, inside], store.whole[:, inside], atol=1e-4)
+        assert inside.sum() == 5 * min(7, side)
+        within = item["image"][0] > 0  # what was found is seen, and hidden, where it lies
+        np.testing.assert_allclose(item["accumulated"][1][within], item["image"][0][within] / 7, atol=0.01)
+        assert torch.equal(item["keep"] == 0, item["image"][0] / 7 > 0.6)
+    assert {window[-1] for window in windows} == {0, 1}
+
+
+@pytest.mark.parametrize("name", ["oaa++", "oaa+++"])
+def test_maps_accumulate_on_features_that_are_computed_once(tiny_set: Path, tmp_path: Path, name: str):
+    frozen = {"train.frozen": True, "train.convolutions": 1, "train.side": 49, "cache.mirrored": True}
+    if name == "oaa+++":
+        frozen |= {"train.integral.epochs": 2, "train.integral.convolutions": 1}
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe=name, settings={**TINY, "train.epochs": 3, **frozen},
+                     until="premise", quiet=True).folder  # fmt: skip
+    assert (run / "frozen" / "stage.json").exists()
+    assert (run / "integral").exists() == (name == "oaa+++")
+    before, after = (load_saved(run / place) for place in ("train", "integral" if name == "oaa+++" else "train"))
+    assert after.settings.frozen
+    for one, other in zip(before.backbone.parameters(), after.backbone.parameters(), strict=True):
+        assert torch.equal(one, other)

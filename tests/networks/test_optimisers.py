@@ -27,6 +27,17 @@ def test_rates_and_decay(kind: str):
     torch.testing.assert_close(rates, [0.1 * (1 - t / 4) ** 0.9 for t in range(5)])
 
 
+def test_the_rate_may_stay_before_it_falls_and_everything_may_be_decayed():
+    layer = nn.Conv2d(3, 4, 1)
+    made = poly_optimiser(
+        nn.ModuleList(), layer, kind="adamw", learning_rate=0.1, head_factor=1, weight_decay=0.5, steps=10, hold=0.6,
+        decay_all=True,
+    )  # fmt: skip
+    rate = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [rate(t) for t in (0, 5, 6, 8, 10)] == pytest.approx([1, 1, 1, 0.5**0.9, 0])
+    assert {group["weight_decay"] for group in made["optimizer"].param_groups} == {0.5}
+
+
 def test_four_rates_and_a_slow_start():
     backbone, head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
     made = poly_step_optimiser(backbone, head, learning_rate=0.1, weight_decay=0.5, steps=10, slow=2)

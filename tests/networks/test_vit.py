@@ -134,3 +134,35 @@ def test_the_small_transformer_of_early_timm(tmp_path: Path):
     torch.testing.assert_close(found.queries[0] @ found.keys[0].transpose(2, 3), expected, atol=1e-5, rtol=1e-4)
     with pytest.raises(BadInput, match=r"no weights that could be fetched; give those of timm's first releases"):
         Transformer(NAME, "pretrained")
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_dinov3", "eva02_tiny_patch14_224", "vit_medium_patch16_rope_reg1_gap_256"]
+)
+def test_attention_of_rotated_queries_and_keys(name: str):
+    """Positions turn them before they meet; maps are spread along the attention that the network has."""
+    network = Transformer(name, "random").eval()
+    images = torch.randn(1, 3, *network.grid.fit(64, 48))
+    with torch.no_grad():
+        attention = network.tokens(images, attention=True).attention
+        expected = by_hand(network, full(network, images))
+    assert attention is not None
+    torch.testing.assert_close(attention.affinity(), expected, atol=1e-6, rtol=0)
+    fused = [block.attn.fused_attn for block in network.network.blocks]
+    network.tokens(images, attention=True)
+    assert [block.attn.fused_attn for block in network.network.blocks] == fused  # it came out as it went in
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "vit_relpos_small_patch16_224", "xcit_nano_12_p16_224"])
+def test_what_is_no_plain_transformer_is_refused_by_name(name: str):
+    with pytest.raises(BadInput, match=f"'{name}' does not give .*choose another"):
+        Transformer(name, "random")
+
+
+def test_a_bias_by_position_is_refused():
+    network = Transformer("test_vit", "random").eval()
+    attend = torch.nn.functional.scaled_dot_product_attention
+    biased = lambda x, *_, **__: attend(x, x, x, torch.zeros(x.shape[-2], x.shape[-2]))  # noqa: E731
+    network.network.blocks[1].attn.forward = biased
+    with pytest.raises(BadInput, match="a bias by position"):
+        network.tokens(torch.randn(1, 3, 64, 64), attention=True)

@@ -27,6 +27,7 @@ from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, opened
 from tagseg.errors import BadInput, nearest
 from tagseg.files import make_folder, read_json, write_json
+from tagseg.methods.table import load_method
 from tagseg.pipeline.featuring import store_features
 from tagseg.pipeline.fit import fit
 from tagseg.pipeline.settings import FitSettings, parse_yaml, resolve
@@ -218,9 +219,12 @@ def _share(run: Path, runs: Path, settings: FitSettings) -> None:
     """Gives a run the features of a frozen network that another one has computed; `fit` says whether they fit."""
     if run.exists() or not settings.train.frozen:
         return
+    kind = load_method(settings.method)
+    name = kind.features_as or kind.trained_as or settings.method
     for other in sorted(runs.glob("*/seed*/frozen/stage.json")):
-        inputs = read_json(other).get("inputs", {})
-        if inputs.get("backbone") == settings.backbone and inputs.get("side") == settings.train.side:
+        inputs = read_json(other)["inputs"]
+        same = inputs["method"] == name and inputs["backbone"] == settings.backbone
+        if same and inputs["settings"]["side"] == settings.train.side:
             run.mkdir(parents=True)
             for name in ("run.json", "files.json"):
                 shutil.copy(other.parents[1] / name, run / name)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from tagseg.data.dataset import Sample, multi_hot
 from tagseg.data.images import read_image, read_index_png
-from tagseg.data.stored_views import stored_views
+from tagseg.data.stored_views import StoredView, stored_views
 from tagseg.labels import IGNORE
 
 
@@ -97,7 +97,27 @@ class FeatureViews(Dataset[dict[str, Any]]):
             labels = np.full((side * k, side * k), IGNORE, dtype=np.uint8)
             labels[inside] = mask[taken]
             item["mask"] = torch.from_numpy(labels).long()
+        self.add_to(item, key, view, (y, x), (height, width))
         return item
+
+    def add_to(
+        self,
+        item: dict[str, Any],
+        key: tuple[int, int],
+        view: StoredView,
+        corner: tuple[int, int],
+        cells: tuple[int, int],
+    ) -> None:
+        """Adds what else there is to know of a view: here nothing.
+
+        Args:
+            item: what is shown.
+            key: epoch and number of the photograph.
+            view: which one it is.
+            corner: y, x of the cell of the view at which the square begins; below 0 where the view is smaller.
+            cells: `(h, w)` of the view.
+        """
+        del item, key, view, corner, cells
 
 
 def _overlap(y: int, x: int, side: int, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -53,6 +53,8 @@ class Method(lightning.LightningModule):
 
     trained_as: ClassVar[str | None] = None
     """The method whose first network this one shares, settings being equal; None for its own."""
+    features_as: ClassVar[str | None] = None
+    """The method whose frozen features are the same, the backbone being so; None for its own."""
     segments: ClassVar[bool] = False
     """Whether it has `segment`, and with it `decoder` on `backbone`, `decoder_name` and `side`."""
     rests: ClassVar[bool] = False

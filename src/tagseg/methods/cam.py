@@ -33,6 +33,7 @@ class CAM(Method):
 
     Settings = CAMSettings
     on_features = True
+    features_as = "cam"
     classifier: nn.Module
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:

@@ -18,10 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset as TorchDataset
 
-from tagseg.data.accumulated_views import AccumulatedViews, Drop
+from tagseg.data.accumulated_views import AccumulatedFeatureViews, AccumulatedViews, Drop, Seen
 from tagseg.data.accumulator import Accumulator, synchronised
 from tagseg.data.dataset import Sample
+from tagseg.data.feature_views import Features
 from tagseg.data.geometry import Window
 from tagseg.methods.base import Method
 from tagseg.methods.settings.oaa import (
@@ -49,6 +51,8 @@ class AttentionNetwork(Method):
         steps: how many optimiser steps the whole training takes, for the schedule.
     """
 
+    on_features = True
+    features_as = "oaa"
     accumulated: Accumulator
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
@@ -58,17 +62,33 @@ class AttentionNetwork(Method):
         self.backbone.freeze(
             early=pretrained and settings.freeze_early, norms=pretrained and settings.norms == "frozen"
         )
+        if settings.frozen:
+            self.backbone.hold()
         self.branch = class_branch(self.backbone.channels, self.num_classes, settings.convolutions)
 
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the class maps. `(B, 3, H, W) -> (B, C, h, w)`, signed."""
         return self.branch(self.backbone(images))
 
-    def views(self, samples: tuple[Sample, ...], seed: int, **extra: Any) -> AccumulatedViews:
-        """Returns views as the settings want them; `extra` is what `AccumulatedViews` takes."""
+    def shown(self) -> dict[str, Any]:
+        """Returns what views show of the rounds before, as `Seen` takes it: here the maps after the last round."""
+        return {"drop": None, "targets": self.accumulated.rounds()[-1]}
+
+    def feature_views(self, samples: tuple[Sample, ...], seed: int, store: Features) -> AccumulatedFeatureViews:
+        """Returns stored features that know where they lie, and what they show of the rounds before."""
+        side = self.settings.side
+        cells = max(self.backbone.grid.cells(*self.backbone.grid.fit(side, side)))
+        seen = Seen(self.accumulated, [s.tags for s in samples], self.num_classes, (cells, cells), **self.shown())
+        return AccumulatedFeatureViews(seen, self.backbone.grid, samples, self.num_classes, store, cells, seed)
+
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> TorchDataset[Any]:
+        """Returns views as the settings want them, or features."""
+        if self.settings.frozen:
+            return super().training_views(samples, seed)
         spec = self.view_spec(seed)
         cells = self.backbone.grid.cells(spec.side, spec.side)
-        return AccumulatedViews(samples, self.num_classes, self.backbone, spec, self.accumulated, cells=cells, **extra)
+        how = self.shown()
+        return AccumulatedViews(samples, self.num_classes, self.backbone, spec, self.accumulated, cells=cells, **how)
 
     def configure_optimizers(self) -> Any:
         """Returns AdamW or SGD with poly decay, or the published SGD by steps."""
@@ -111,10 +131,6 @@ class IntegralAttention(AttentionNetwork):
             loss = hybrid_loss(scores, batch["accumulated"], s.threshold, s.compat)
         return self.told(loss)
 
-    def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
-        """Returns views with the cumulative maps after the last round."""
-        return self.views(samples, seed, targets=self.accumulated.rounds()[-1])
-
 
 class OAA(AttentionNetwork):
     """The classifier whose class maps accumulate; its arguments are those of `AttentionNetwork`.
@@ -145,7 +161,9 @@ class OAA(AttentionNetwork):
     def drop(self) -> Drop | None:
         """Returns what the attention drop layer hides, None for nothing."""
         s = self.settings
-        return None if s.drop == "none" else Drop(s.drop, s.drop_rate, s.drop_threshold)
+        # where features are computed once, pixels cannot be hidden before
+        what: Literal["image", "features"] = "features" if s.frozen else "image"
+        return None if s.drop == "none" else Drop(what if s.drop == "image" else s.drop, s.drop_rate, s.drop_threshold)
 
     def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the class maps that accumulate, at the end of the training, and tag logits."""
@@ -207,9 +225,9 @@ class OAA(AttentionNetwork):
         ranks = self.trainer.world_size
         synchronised(self.trainer.strategy.barrier, self.accumulated, self.current_epoch + 1, self.global_rank, ranks)
 
-    def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
-        """Returns views, of which the attention drop layer hides what was found before."""
-        return self.views(samples, seed, drop=self.drop)
+    def shown(self) -> dict[str, Any]:
+        """Returns what views show of the rounds before: the attention drop layer hides what was found."""
+        return {"drop": self.drop, "targets": None}
 
 
 class OAALocalisation(OAA):
@@ -253,9 +271,9 @@ class OAALocalisation(OAA):
             terms["integral"] = hybrid_loss(scores, batch["accumulated"], s.threshold, s.compat)
         return self.told(sum(terms.values(), features.new_zeros(())), **terms, trusted=self.trusted_share)
 
-    def training_views(self, samples: tuple[Sample, ...], seed: int) -> AccumulatedViews:
-        """Returns views with the cumulative maps of the rounds before."""
-        return self.views(samples, seed, drop=self.drop, targets="growing")
+    def shown(self) -> dict[str, Any]:
+        """Returns what views show of the rounds before: the cumulative maps, and what is hidden."""
+        return {"drop": self.drop, "targets": "growing"}
 
 
 class OAAPlusPlus(OAA):

@@ -51,7 +51,12 @@ class Backbone(nn.Module):
         self.mean: tuple[float, float, float] = tuple(config.get("mean", (0.485, 0.456, 0.406)))
         self.std: tuple[float, float, float] = tuple(config.get("std", (0.229, 0.224, 0.225)))
         self.local = not any("attn" in name.split(".") for name, _ in self.network.named_modules())  # no attention
-        self.channels, stride = _probe(self.network)
+        try:
+            self.channels, stride = _probe(self.network)
+        except Exception as error:  # whatever a network does whose features are no grid
+            raise BadInput(
+                f"'{name}' does not give features on a grid of cells ({brief(error)}); choose another backbone."
+            ) from error
         self.grid = Grid(stride, corners=_first_stride_is_odd(self.network))
         if output_stride is not None and self.stride != output_stride:
             raise BadInput(

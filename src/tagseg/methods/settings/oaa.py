@@ -56,8 +56,10 @@ class OAASettings(AccumulationSettings):
 
     @property
     def successor(self) -> IntegralSettings | None:
-        """Returns the settings of integral attention learning; None without it."""
-        return self.integral
+        """Returns the settings of integral attention learning, on the same frozen features if there are some."""
+        if self.integral is None or not self.frozen:
+            return self.integral
+        return self.integral.model_copy(update={"frozen": True, "side": self.side, "output_stride": self.output_stride})
 
 
 class OAAPlusPlusSettings(OAASettings):

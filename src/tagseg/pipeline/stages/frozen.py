@@ -19,7 +19,7 @@ def _inputs(run: Run) -> dict[str, Any]:
     s = run.settings
     return {
         "photographs": run.facts.digest(run.data.train),
-        "method": run.method.trained_as or s.method,  # which makes the backbone
+        "method": run.method.features_as or run.method.trained_as or s.method,  # which makes the backbone
         "backbone": s.backbone,
         "weights": weights_digest(s.weights),
         "settings": {"side": s.train.side, "output_stride": getattr(s.train, "output_stride", None)},

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from tagseg.data.feature_store import FeatureStore
 from tagseg.files import file_digest
-from tagseg.methods.saved import WEIGHTS, save_classifier
+from tagseg.methods.saved import WEIGHTS, load_saved, save_classifier
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.training import Schedule, train
@@ -29,7 +30,12 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     network: Any = kind
     network = network(s.backbone, s.weights, run.data.classes, own, schedule.steps(len(run.training)))
     network.accumulated = run.accumulated()
-    views = network.training_views(run.training, s.seed + 2)
+    if own.frozen:
+        # weights that are random are those that the features come from
+        network.backbone.load_state_dict(load_saved(run.path / "train").backbone.state_dict())
+        views = network.feature_views(run.training, s.seed + 2, FeatureStore(run.path / "frozen"))
+    else:
+        views = network.training_views(run.training, s.seed + 2)
     epochs = train(network, views, schedule, folder, "integral", run.reporter, s.processes, rests=network.rests)
     save_classifier(
         network, folder, method=s.method, role="successor", teacher=file_digest(run.path / "train" / WEIGHTS)

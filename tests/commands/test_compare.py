@@ -1,0 +1,149 @@
+"""Methods beside each other."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import tagseg
+from tagseg.cli import app
+from tagseg.commands.compare import rows_of
+from tagseg.data.synthetic import make_synthetic
+from tagseg.errors import BadInput
+from tagseg.pipeline.settings import resolve
+from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
+from tests.conftest import TINY
+
+SETTINGS: dict[str, Any] = {
+    **{k: v for k, v in TINY.items() if k.split(".")[0] in ("backbone", "weights", "train", "mine")},
+    "encoder.name": "test_vit",
+    "encoder.weights": "random",
+    "encoder.side": 64,
+}
+ROWS = {"plain": ("cam", {}), "L2G, 1 view": ("l2g", {"train.views": 1, "train.epochs": 2})}
+
+
+def compared(data: Path, out: Path, **how: Any) -> Any:
+    given: dict[str, Any] = {"rows": ROWS, "seeds": [0, 1], "refine": ["none", "proxy+crf"], "quiet": True}
+    return tagseg.compare(data, out, settings=SETTINGS, **{**given, **how})
+
+
+def test_a_table_a_page_and_a_line_for_every_run(tiny_set: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    found = compared(tiny_set, out, updates=4)
+    assert found.rows == ["plain", "L2G, 1 view"]
+    assert [run.seed for run in found.of("plain")] == [0, 1]
+    assert all(run.updates >= 4 for run in found.runs)
+    assert all(0 <= run.numbers[chain].miou <= 100 for run in found.runs for chain in ("none", "proxy+crf"))
+    lines = list(csv.DictReader((out / "compare.csv").read_text().splitlines()))
+    assert [(line["row"], line["seed"]) for line in lines] == [(r, str(s)) for r in found.rows for s in (0, 1)]
+    assert float(lines[0]["none:miou"]) == found.runs[0].numbers["none"].miou
+    assert lines[0]["machine"]
+    assert lines[2]["recipe"] == "l2g"
+    page = (out / "compare.html").read_text()
+    assert "L2G, 1 view" in page
+    assert "data:image" in page
+    assert Image.open(out / "gallery.jpg").size[0] > 300
+    assert "plain" in (out / "compare.md").read_text()
+    # again, with a chain and a seed more: what is done stays
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("train/classifier.safetensors")}
+    again = compared(tiny_set, out, updates=4, seeds=[0], refine=["none", "crf"])
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("train/classifier.safetensors")} == before
+    assert again.runs[0].numbers["none"] == found.runs[0].numbers["none"]
+
+
+def test_frozen_features_are_computed_once(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from tagseg.pipeline.stages import frozen
+
+    made = []
+    store = frozen.store_features
+    monkeypatch.setattr(frozen, "store_features", lambda *a: made.append(len(a[1])) or store(*a))
+    rows = {"one": ("cam", {"train.frozen": True}), "two": ("acol", {"train.frozen": True})}
+    compared(tiny_set, tmp_path / "out", rows=rows, refine=["none"])
+    assert len(made) == 1
+
+
+def test_what_cannot_be_compared_is_said(tiny_set: Path, tmp_path: Path):
+    for how, message in (
+        ({"updates": 1, "seconds": 1.0}, "not both"),
+        ({"seeds": []}, "at least one seed"),
+        ({"refine": ["irn"]}, "learns from all photographs"),
+        ({"refine": ["prox"]}, "did you mean 'proxy'"),
+        ({"rows": ["camm"]}, "did you mean 'cam'"),
+        ({"rows": "nowhere.yaml"}, "there is no such table"),
+        ({"rows": {"a": ("cam", {"train.epoch": 3})}}, "did you mean .epochs"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            compared(tiny_set, tmp_path / "out", **how)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(BadInput, match="holds something else"):
+        compared(tiny_set, tmp_path / "mine")
+    bare = make_synthetic(tmp_path / "bare", train=4, val=2, sides=(40, 61))
+    for mask in (bare / "masks").iterdir():
+        mask.unlink()
+    with pytest.raises(BadInput, match="nothing to compare by"):
+        compared(bare, tmp_path / "other")
+
+
+def test_rows_from_a_file(tmp_path: Path):
+    path = tmp_path / "rows.yaml"
+    path.write_text("plain: cam\nlong:\n  recipe: oaa+\n  train.epochs: 30\n")
+    assert [(r.name, r.recipe, dict(r.settings)) for r in rows_of(path)] == [
+        ("plain", "cam", {}),
+        ("long", "oaa+", {"train.epochs": 30}),
+    ]
+    for text in ("", "a: [1]\n", "a:\n  train.epochs: 3\n", "- cam\n", "a: *b\n"):
+        path.write_text(text)
+        with pytest.raises(BadInput, match="rows"):
+            rows_of(path)
+
+
+def test_every_table_that_comes_with_tagseg_can_be_read():
+    from tagseg.commands.compare import _ROWS
+
+    names = [f.name[:-5] for f in _ROWS.iterdir() if f.name.endswith(".yaml")]
+    assert names
+    for name in names:
+        for row in rows_of(name):
+            resolve(row.recipe, dict(row.settings))
+
+
+def test_equal_updates():
+    for recipe in ("cam", "ktse", "oaa+"):
+        settings = for_updates(recipe, {}, 490, 300)
+        train = resolve(recipe, settings).train
+        networks = 1 if train.successor is None else 2
+        assert updates_of(train, 490) == pytest.approx(300 * networks, rel=0.1)
+
+
+def test_equal_time(tiny_set: Path):
+    """Twice the time is about twice the epochs, of both networks."""
+    from tagseg.data.reading import read_dataset
+
+    given = {k: v for k, v in SETTINGS.items() if k != "train.epochs"}
+    found = [for_seconds("oaa+", given, read_dataset(tiny_set), seconds) for seconds in (20.0, 200.0)]
+    for key in ("train.epochs", "train.integral.epochs"):
+        assert 1 <= found[0][key] < found[1][key]
+
+
+def test_on_the_command_line(tiny_set: Path, tmp_path: Path):
+    runner = CliRunner()
+    sets = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    command = ["compare", str(tiny_set), "--out", str(tmp_path / "out"), "--seeds", "3", "--refine", "none", "--quiet"]
+    done = runner.invoke(app, [*command, "--methods", "cam", *sets])
+    assert done.exit_code == 0, done.output
+    assert "| cam |" in done.output
+    done = runner.invoke(app, ["check-method", str(tmp_path / "out" / "runs" / "cam" / "seed3")])
+    assert done.exit_code == 0
+    assert "of the tags of its own training photographs" in done.output
+    for words, message in (
+        ([*command], "--methods"),
+        ([*command, "--methods", "cam", "--rows", "a.yaml"], "one of the two"),
+        (["check-method", str(tmp_path)], "no run here"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            runner.invoke(app, words, catch_exceptions=False)

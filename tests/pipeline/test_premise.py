@@ -1,0 +1,67 @@
+"""Whether what a method builds on is there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tagseg
+from tagseg.methods.cam import CAM
+from tagseg.methods.l2g import L2G, L2GSettings
+from tagseg.methods.oaa import OAA
+from tagseg.pipeline import premise
+from tagseg.pipeline.premise import read_premise, sentences
+from tagseg.pipeline.records import PremiseRecord
+from tests.conftest import TINY, names
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "words"),
+    [
+        (OAA, {"recall": 30.0, "noise": 35.0, "tags_map": 95.0, "rate": 0.6, "trusted": 0.9}, []),
+        (OAA, {"recall": 71.0, "noise": 35.0}, ["cover 71 % of the objects already"]),
+        (OAA, {"recall": 30.0, "noise": 60.0}, ["are small enough; 60 %"]),
+        (CAM, {"recall": 71.0, "noise": 60.0}, []),  # it makes nothing larger
+        (CAM, {"tags_map": 44.0}, ["only 44 %"]),
+        (OAA, {"rate": 0.23, "trusted": 0.3}, ["0.23 of its start", "Only 30 %"]),
+        (CAM, {"saturated": 0.997}, ["100 % of the affinities"]),
+        (OAA, {}, []),
+    ],
+)
+def test_what_is_amiss_is_said(kind: Any, found: dict[str, float], words: list[str]):
+    said = sentences("it", PremiseRecord(**found, sentences=[]), kind)
+    assert len(said) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, said, strict=True))
+
+
+def test_a_run_is_told_its_premise(tiny_run: Any):
+    found = read_premise(tiny_run.folder)
+    assert found.recall is not None
+    assert found.tags_map is not None
+    assert 0 < found.covered <= 100
+    assert found.rate == pytest.approx(0.5, abs=0.25)  # poly decay
+    page = (tiny_run.folder / "report.html").read_text()
+    assert all(sentence.split("%")[0] in page for sentence in found.sentences)
+
+
+def test_terms_are_kept(tiny_set: Path, tmp_path: Path):
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe="oaa", settings=TINY, until="premise", quiet=True).folder
+    assert read_premise(run).trusted is not None
+    assert read_premise(run).recall is not None  # of the network's own maps, though the run's are cumulative
+
+
+def test_what_cannot_be_checked_fails_nothing(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(premise, "_mined", broken)
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY, until="premise", quiet=True).folder
+    assert read_premise(run).sentences == ["The premise of the method could not be checked (out of luck)."]
+
+
+def test_l2g_starts_from_its_local_network():
+    network = L2G("test_resnet", "random", names(3), L2GSettings(side=49), 10).eval()
+    images = torch.randn(1, 3, 49, 65)
+    maps, _ = network.starting_maps(images)
+    torch.testing.assert_close(maps, network.local_head(network.local_backbone, images))
