@@ -22,11 +22,13 @@ from tagseg.attribution.gradient import (
 )
 from tagseg.attribution.guided_backprop import GuidedBackprop
 from tagseg.attribution.hierarchy import Hierarchy
+from tagseg.attribution.rollout import AttentionRollout
 from tagseg.attribution.score_cam import ScoreCAM
 
 __all__ = [
     "CAM",
     "AblationCAM",
+    "AttentionRollout",
     "EigenCAM",
     "GradCAM",
     "GradCAMPlusPlus",

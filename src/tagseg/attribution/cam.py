@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagseg.attribution.calling import Caller, Score
+from tagseg.attribution.calling import Caller, Inputs, Score
 from tagseg.attribution.capture import check_classes, hooked
 from tagseg.attribution.fusion import fuse
 from tagseg.attribution.gradient import prepare
@@ -37,17 +37,24 @@ class CAM:
         self.model, self.score = unwrap(model), score
         self._layer: Layer | None = None
 
-    def layer_maps(self, images: torch.Tensor, classes: Any = None) -> list[torch.Tensor]:
-        """Returns the class maps in a list of one: `[(B, K, h, w)]`, signed, unnormalised, float32."""
-        return [self.with_scores(images, classes)[1]]
+    def layer_maps(
+        self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None
+    ) -> list[torch.Tensor]:
+        """Returns the class maps in a list of one: `[(B, K, h, w)]`, signed, unnormalised, float32.
 
-    def __call__(self, images: torch.Tensor, classes: Any = None) -> torch.Tensor:
-        """Returns class maps `(B, K, H, W)` in [0, 1]."""
-        return fuse(self.layer_maps(images, classes), (images.shape[2], images.shape[3]))
+        `inputs` is all that the model is called with, the images among them; None for the images alone.
+        """
+        return [self.with_scores(images, classes, inputs=inputs)[1]]
 
-    def with_scores(self, images: torch.Tensor, classes: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None) -> torch.Tensor:
+        """Returns class maps `(B, K, H, W)` in [0, 1]; `inputs` is as for `layer_maps`."""
+        return fuse(self.layer_maps(images, classes, inputs=inputs), (images.shape[2], images.shape[3]))
+
+    def with_scores(
+        self, images: torch.Tensor, classes: Any = None, *, inputs: Inputs | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the scores `(B, C)` and the maps that `layer_maps` holds, from one forward pass."""
-        caller = Caller(self.model, self.score)
+        caller = Caller(self.model, self.score, inputs, images if inputs is not None else None)
         images = prepare(self.model, images)
         linear: dict[str, Any] = {}
         last: list[torch.Tensor] = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.attribution import CAM, AblationCAM, GradientMaps, GuidedBackprop, ScoreCAM, fuse
+from tagseg.attribution import CAM, AblationCAM, AttentionRollout, GradientMaps, GuidedBackprop, ScoreCAM, fuse
 from tagseg.attribution.formulas import FORMULAS
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image
@@ -66,6 +66,8 @@ class Explainer:
             self.others["scorecam"] = ScoreCAM(model, layers)
         if "ablationcam" in self.methods:
             self.others["ablationcam"] = AblationCAM(model, layers)
+        if "rollout" in self.methods:
+            self.others["rollout"] = AttentionRollout(model)
         if "guided-backprop" in self.methods:
             self.others["guided-backprop"] = GuidedBackprop(model)
 
@@ -92,9 +94,8 @@ class Explainer:
                 found[method], names[method] = [attribution(images, chosen)], ("pixels",)
             else:
                 found[method] = attribution.layer_maps(images, chosen)
-                names[method] = (
-                    ("class maps",) if method in ("cam", "own") else tuple(x.name for x in attribution.layers)
-                )
+                named = {"rollout": ("all layers",), "cam": ("class maps",), "own": ("class maps",)}
+                names[method] = named.get(method) or tuple(layer.name for layer in attribution.layers)
         per_image = [
             {m: MethodMaps(names[m], [maps[i] for maps in found[m]]) for m in self.methods} for i in range(len(images))
         ]

@@ -52,7 +52,7 @@ class AttentionNetwork(Method):
     """
 
     on_features = True
-    features_as = "oaa"
+    features_as = "cam"
     accumulated: Accumulator
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:

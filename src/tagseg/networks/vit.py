@@ -9,16 +9,16 @@ all, and the mean over heads and blocks is summed up head by head where it is as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from tagseg.errors import BadInput, brief
+from tagseg.networks.attending import Attended, Attending
 from tagseg.networks.backbone import Backbone
 
 
@@ -187,63 +187,25 @@ class Transformer(Backbone):
         height, width = images.shape[-2:]
         if height % self.stride or width % self.stride:
             raise BadInput(f"images of {height} x {width}: sides must be multiples of the patch, {self.stride} pixels.")
-        seen = _Watch(self.name, [block.attn for block in self.network.blocks])
+        seen = Attending(block.attn for block in self.network.blocks)
         with seen if attention else nullcontext():
             last, (early,) = self.network.forward_intermediates(images, indices=[self.early], output_fmt="NCHW")
         prefix, grid = getattr(self.network, "num_prefix_tokens", 0), self.grid.cells(height, width)
         patches = last[:, prefix:].transpose(1, 2).unflatten(2, grid)
         summary = last[:, 0] if prefix else patches.mean(dim=(2, 3))
-        found = Attention(seen.queries, seen.keys, prefix, grid) if attention else None
+        found = self._attention(seen.calls, prefix, grid) if attention else None
         return Tokens(summary, patches, early, found)
 
-
-class _Watch(TorchFunctionMode):
-    """Takes the queries, scaled, and the keys of attention modules where attention itself takes them.
-
-    Whatever happens to them before (normalisation, rotation by position) has happened there.
-
-    Args:
-        name: of the network, for messages.
-        modules: its attentions, in the order of its blocks; each is to attend once.
-
-    Raises:
-        BadInput: at its end, if a module did not attend in the plain way.
-    """
-
-    def __init__(self, name: str, modules: Sequence[Any]) -> None:
-        super().__init__()
-        self.name, self.modules = name, modules
-        self.queries: list[torch.Tensor] = []
-        self.keys: list[torch.Tensor] = []
-        self._fused: list[Any] = []
-
-    def __enter__(self) -> Any:
-        # else torch is not told that attention is what is computed
-        self._fused = [getattr(module, "fused_attn", None) for module in self.modules]
-        for module in self.modules:
-            module.fused_attn = True
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for module, fused in zip(self.modules, self._fused, strict=True):
-            module.fused_attn = fused
-        if error[0] is None and len(self.queries) != len(self.modules):
-            raise self._refused("its blocks do not attend as plain transformers do")
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            query, key = args[0], args[1]
-            mask = args[3] if len(args) > 3 else (kwargs or {}).get("attn_mask")
-            if mask is not None:
-                raise self._refused("its attention depends on more than queries and keys (a bias by position)")
-            scale = (kwargs or {}).get("scale") or query.shape[-1] ** -0.5
-            self.queries.append(query * scale)
-            self.keys.append(key)
-        return func(*args, **(kwargs or {}))
-
-    def _refused(self, why: str) -> BadInput:
-        return BadInput(
-            f"'{self.name}': {why}, so that this method cannot read what patches attend to; choose another backbone, "
-            "for example deit_base_patch16_224 or vit_tiny_patch16_224."
-        )
+    def _attention(self, calls: list[Attended], prefix: int, grid: tuple[int, int]) -> Attention:
+        """The attention of all blocks, each of which is to have attended once, in the plain way."""
+        why = None
+        if len(calls) != self.blocks:
+            why = "its blocks do not attend as plain transformers do"
+        elif any(call.mask is not None for call in calls):
+            why = "its attention depends on more than queries and keys (a bias by position)"
+        if why is not None:
+            raise BadInput(
+                f"'{self.name}': {why}, so that this method cannot read what patches attend to; choose another "
+                "backbone, for example deit_base_patch16_224 or vit_tiny_patch16_224."
+            )
+        return Attention([call.queries for call in calls], [call.keys for call in calls], prefix, grid)
