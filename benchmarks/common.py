@@ -1,17 +1,14 @@
 """What the benchmarks share: their arguments, the words for a machine, and the words for values of several seeds."""
 
 import argparse
-import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from tagseg.cores import cpu_count
+from tagseg.commands.measured import machine_in_words as machine  # noqa: F401, for all benchmarks
 from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.map_store import MapStore, StoredMaps
-from tagseg.networks.precision import default_device, trainer_precision
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:
@@ -43,17 +40,3 @@ def mean_spread_each(values: Sequence[float]) -> tuple[str, str, str]:
     """Mean, standard deviation over seeds (nan for one), and the values, each with one decimal."""
     spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
     return f"{np.mean(values):.1f}", f"{spread:.1f}", ", ".join(f"{v:.1f}" for v in values)
-
-
-def machine() -> str:
-    device = default_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return f"{name}, {cpu_count()} cores, {trainer_precision(device)}, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -22,11 +22,13 @@ from equal_time import COLUMNS, EqualTime, Rows, arguments_parser, known_to, sec
 
 from tagseg.data.dataset import read_mask
 from tagseg.data.images import read_image
+from tagseg.data.map_store import MapStore
 from tagseg.data.views import resize, whole
 from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
-from tagseg.methods.ktse import KTSESettings
-from tagseg.pipeline.settings import resolve
+from tagseg.methods.ktse import ABOVE, BELOW
+from tagseg.pipeline.masking import choose_background
+from tagseg.pipeline.settings import MaskSettings, resolve
 
 
 def parts(erasing: str = "none", regularisation: bool = False, alignment: str = "none", **more: Any) -> dict[str, Any]:
@@ -41,6 +43,19 @@ ROWS: Rows = {
     "SSR": ("ktse", parts(regularisation=True)),
     "SIE, SSR": ("ktse", parts("concatenate", True)),
     "KTSE": ("ktse", parts("concatenate", True, "both")),
+    "SIE, same photograph": ("ktse", parts("concatenate", partner="itself")),
+    "SSR, one mean": ("ktse", parts(regularisation=True, class_weight=None, single_tag=False)),
+    "SSR, fixed thresholds": ("ktse", parts(regularisation=True, high=0.3, low=0.15)),
+    "SSR, as in the paper": (
+        "ktse",
+        parts(regularisation=True, high=0.3, low=0.15, class_weight=None, single_tag=False),
+    ),
+    "KTSE, one mean": ("ktse", parts("concatenate", True, "both", class_weight=None, single_tag=False)),
+    "KTSE, teacher": ("ktse", parts("concatenate", True, "both", teacher_decay=0.99)),
+    "KTSE, one mean, teacher": (
+        "ktse",
+        parts("concatenate", True, "both", class_weight=None, single_tag=False, teacher_decay=0.99),
+    ),
     "SIE, SSR, global": ("ktse", parts("concatenate", True, "global")),
     "SIE, SSR, local": ("ktse", parts("concatenate", True, "local")),
     "SIE, one way": ("ktse", parts("concatenate", bidirectional=False)),
@@ -68,13 +83,20 @@ def cost(tables: EqualTime) -> None:
         print(f"| {row} | {milliseconds:.0f} | {milliseconds / base:.2f} |", flush=True)
 
 
+def around(store: MapStore, tables: EqualTime) -> tuple[float, float]:
+    """The thresholds around the score that cuts the maps."""
+    cut = choose_background(store, tables.data.train, MaskSettings())
+    return min(0.99, cut + ABOVE), max(0.01, cut - BELOW)
+
+
 def labels(tables: EqualTime) -> None:
     """Of the first seed, percentages of all pixels and of the labelled ones; photographs are as large as for mining."""
     names = ("background", "right", "objects", "right", "unsure", "of the objects found")
     print(f"{tables.arguments.data.name}\n\n| | {' | '.join(names)} |")
     for row in tables.arguments.rows:
         store, _ = tables.maps_of(row, tables.run_of(row, tables.arguments.seeds[0]))
-        settings = KTSESettings()
+        settings = resolve("ktse", known_to("ktse", tables.given)).train
+        high, low = (settings.high, settings.low) if settings.high != "auto" else around(store, tables)
         counts = np.zeros((3, 3))  # background, object, unsure; truly background, truly that object, another
         for sample in tables.data.train:
             if sample.mask is None:
@@ -87,7 +109,7 @@ def labels(tables: EqualTime) -> None:
             maps[0, list(stored.classes)] = torch.from_numpy(stored.at(size))
             tags[0, list(sample.tags)] = 1
             pixels = torch.from_numpy(view.image).permute(2, 0, 1)[None].float()
-            found = refined_labels(pixels, maps, tags, high=settings.high, low=settings.low)[0].numpy()
+            found = refined_labels(pixels, maps, tags, high=high, low=low)[0].numpy()
             for said, where in enumerate((found == 0, (found > 0) & (found != IGNORE), found == IGNORE)):
                 truth = view.mask[where & (view.mask != IGNORE)]
                 same = truth == found[where & (view.mask != IGNORE)]
