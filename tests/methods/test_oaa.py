@@ -23,6 +23,7 @@ from tagseg.methods.oaa import (
     enhancement_loss,
     hybrid_loss,
     trusted,
+    winning,
 )
 from tagseg.methods.saved import load_networks, load_saved
 from tagseg.methods.settings.oaa import METHODS
@@ -300,6 +301,15 @@ def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_pa
     fitted(tiny_set, tmp_path / "run", "oaa")
     assert (tmp_path / "run" / "integral").exists()
     assert load_networks(tmp_path / "run")[1] is None  # it lies there still, but its maps are not those of the run
+
+
+def test_of_several_tags_the_strongest_wins_a_place():
+    maps = torch.tensor([[[[3.0, 1.0]], [[2.0, 4.0]], [[9.0, -1.0]]], [[[-1.0, -2.0]], [[5.0, 6.0]], [[1.0, 1.0]]]])
+    found = winning(maps, torch.tensor([[1.0, 1, 0], [0, 0, 0]]))
+    assert found[0, 0].tolist() == [[3, 0]]
+    assert found[0, 1].tolist() == [[0, 4]]
+    alone = winning(maps, torch.tensor([[0.0, 1, 0], [0, 1, 0]]))
+    assert torch.equal(alone[:, 1], maps[:, 1])
 
 
 # on features that are computed once

@@ -15,7 +15,6 @@ Where paper and published code differ, the paper is followed, and the code with 
   taught as a 1. Here a view teaches the tags that the local network itself finds in it, and nothing if it finds none;
   so the global network waits until there is something to learn (`compat="official"` teaches all of them, always).
 - The code matches views with regions by RoI align, which samples half a cell aside; here cells are matched exactly.
-
 - Without anything salient in a view the code teaches background everywhere, the paper falls back to attention.
 - The code's background channel learns what is not salient only where the local network's own background channel wins;
   here it learns all of it.

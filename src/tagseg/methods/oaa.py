@@ -2,8 +2,9 @@
 Accumulation for Weakly Supervised Semantic Segmentation", TPAMI 2021; here after chapter 4 of the thesis.
 
 While a classifier learns, its attention wanders over an object. OAA keeps a cumulative map of every tag of every
-photograph and joins each new class map with it. OAA++ hides what the cumulative map has already, so that the attention
-goes elsewhere. OAA+ teaches a second network to see the cumulative maps at once; OAA+++ does so with those of OAA++.
+photograph and joins each new class map with it. OAA++ hides what the classifier found in the round before, so that the
+attention goes elsewhere. OAA+ teaches a second network to see the cumulative maps at once; OAA+++ does so with those of
+OAA++.
 
 The published code shows whole photographs only, unmirrored, for it pastes maps back without geometry. Here views are
 cut, scaled and mirrored as in any training, and every map goes back to its place (`tagseg.data.geometry`).
@@ -205,6 +206,8 @@ class OAA(AttentionNetwork):
             return
         sure = trusted(logits, batch["tags"]).cpu()
         images, classes = batch["tags"].nonzero(as_tuple=True)
+        if self.settings.compete:
+            maps = winning(maps, batch["tags"])
         # only the maps of tags leave the device, in one go
         raw = maps[images, classes].float().cpu().numpy()
         indices, windows = batch["index"].tolist(), batch["window"].tolist()
@@ -295,6 +298,15 @@ class OAAPlusPlusPlus(OAA):
 
     Settings = OAAPlusPlusPlusSettings
     trained_as = "oaa"
+
+
+def winning(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+    """Returns maps in which a place belongs to the strongest tag of its photograph, and to no other.
+
+    `(B, C, h, w)` signed, `(B, C)` multi-hot -> `(B, C, h, w)`, 0 at most where another tag is stronger.
+    """
+    strongest = maps.masked_fill(tags[:, :, None, None] == 0, -torch.inf).amax(dim=1, keepdim=True)
+    return torch.where(maps < strongest, maps.clamp(max=0), maps)
 
 
 def trusted(logits: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
