@@ -36,7 +36,7 @@ from tagseg.progress import Reporter
 from tagseg.segmentation.encoder import load_encoder
 
 MARKER, FEATURES, RUNS = "compare.json", "features", "runs"
-_ROWS = importlib.resources.files("tagseg") / "recipes" / "compare"
+_ROWS = importlib.resources.files("tagseg") / "comparisons"
 
 
 @dataclass(frozen=True)
