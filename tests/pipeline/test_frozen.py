@@ -127,7 +127,7 @@ def _read(sample: Any) -> np.ndarray:
 
 def test_what_learns_from_more_than_features_is_refused(tiny_set: Path, tmp_path: Path):
     with pytest.raises(BadInput, match="more than features"):
-        tagseg.fit(tiny_set, tmp_path / "run", recipe="oaa", settings={**TINY, "train.frozen": True}, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="ktse", settings={**TINY, "train.frozen": True}, quiet=True)
     settings = {**TINY, "masks.refine": "proxy", "encoder.name": "test_resnet", "encoder.weights": "random"}
     with pytest.raises(BadInput, match="no plain vision transformer"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
