@@ -42,6 +42,8 @@ def test_a_table_a_page_and_a_line_for_every_run(tiny_set: Path, tmp_path: Path)
     assert [(line["row"], line["seed"]) for line in lines] == [(r, str(s)) for r in found.rows for s in (0, 1)]
     assert float(lines[0]["none:miou"]) == found.runs[0].numbers["none"].miou
     assert lines[0]["machine"]
+    head = (out / "compare.csv").read_text().splitlines()[0].split(",")
+    assert len(set(head)) == len(head)
     assert lines[2]["recipe"] == "l2g"
     page = (out / "compare.html").read_text()
     assert "L2G, 1 view" in page

@@ -36,6 +36,7 @@ from tagseg.progress import Reporter
 from tagseg.segmentation.encoder import load_encoder
 
 MARKER, FEATURES, RUNS = "compare.json", "features", "runs"
+MAPS_ONLY = {"masks.refine": "none", "segment.network": "deeplab"}  # a run ends before either, and prepares for neither
 _ROWS = importlib.resources.files("tagseg") / "comparisons"
 
 
@@ -99,7 +100,7 @@ def compare(
             run = folder / RUNS / _slug(row.name) / f"seed{seed}"
             own = {**chosen, "seed": seed}
             _share(run, folder / RUNS, resolve(row.recipe, own))
-            fit(dataset, run, recipe=row.recipe, settings=own, until="premise", quiet=quiet)
+            fit(dataset, run, recipe=row.recipe, settings={**own, **MAPS_ONLY}, until="premise", quiet=quiet)
             found.append(_measured(row, own, run, dataset, chains, features, reporter))
     comparison = Comparison(
         data=dataset.root.resolve().name,

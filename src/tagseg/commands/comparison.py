@@ -107,7 +107,7 @@ class Comparison:
         heads = ["data", "photographs", "row", "recipe", "settings", "seed", "budget", "updates", "seconds", "machine"]
         heads += ["prior", "recall", "noise", "tags_map", "rate", "trusted", "saturated"]
         for chain in self.chains:
-            heads += [f"{chain}:miou", f"{chain}:oracle", f"{chain}:background", *(f"{chain}:{n}" for n in names)]
+            heads += [f"{chain}:miou", f"{chain}:oracle", f"{chain}:score", *(f"{chain}:{n}" for n in names)]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(heads)
         for run in self.runs:
