@@ -44,11 +44,14 @@ ROWS: Rows = {
     "SIE, SSR": ("ktse", parts("concatenate", True)),
     "KTSE": ("ktse", parts("concatenate", True, "both")),
     "SIE, same photograph": ("ktse", parts("concatenate", partner="itself")),
-    "SSR, one mean": ("ktse", parts(regularisation=True, class_weight=None, single_tag=False)),
-    "SSR, fixed thresholds": ("ktse", parts(regularisation=True, high=0.3, low=0.15)),
+    "SSR, as in the paper, thresholds that follow": (
+        "ktse",
+        parts(regularisation=True, class_weight=None, single_tag=False, high="auto", low="auto"),
+    ),
+    "SSR, thresholds that follow": ("ktse", parts(regularisation=True, high="auto", low="auto")),
     "SSR, as in the paper": (
         "ktse",
-        parts(regularisation=True, high=0.3, low=0.15, class_weight=None, single_tag=False),
+        parts(regularisation=True, class_weight=None, single_tag=False),
     ),
     "KTSE, one mean": ("ktse", parts("concatenate", True, "both", class_weight=None, single_tag=False)),
     "KTSE, teacher": ("ktse", parts("concatenate", True, "both", teacher_decay=0.99)),

@@ -308,7 +308,7 @@ def test_thresholds_follow_the_maps():
     """Small maps are cut low and wide ones high; what is set stays."""
     found = []
     for background in (0.05, 0.5):
-        network = built()
+        network = built(high="auto", low="auto")
         maps = torch.full((2, 3, 4, 4), background)
         maps[:, :, 0] = 1.0
         network.remember(maps, torch.tensor([[1.0, 0, 0], [0, 0, 0]]), torch.ones(2, 4, 4))
@@ -316,7 +316,7 @@ def test_thresholds_follow_the_maps():
         found.append(network.thresholds())
     assert [high - low for high, low in found] == pytest.approx([0.25, 0.25])
     assert found[1][0] - found[0][0] == pytest.approx(0.225, abs=0.01)
-    assert built(high=0.3, low=0.15).thresholds() == (0.3, 0.15)
+    assert built().thresholds() == (0.3, 0.15)
     assert resolve("voc/ktse").train.high == 0.3
 
 

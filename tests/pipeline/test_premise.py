@@ -26,6 +26,8 @@ from tests.conftest import TINY, names
         (CAM, {"tags_map": 44.0}, ["only 44 %"]),
         (OAA, {"rate": 0.23, "trusted": 0.3}, ["0.23 of its start", "Only 30 %"]),
         (CAM, {"saturated": 0.997}, ["100 % of the affinities"]),
+        (CAM, {"disagreement": 1.47}, ["1.47 times"]),
+        (CAM, {"disagreement": 0.58}, []),
         (OAA, {}, []),
     ],
 )

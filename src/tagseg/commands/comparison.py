@@ -105,7 +105,7 @@ class Comparison:
         text = io.StringIO()
         names = ["background", *self.classes]
         heads = ["data", "photographs", "row", "recipe", "settings", "seed", "budget", "updates", "seconds", "machine"]
-        heads += ["prior", "recall", "noise", "tags_map", "rate", "trusted", "saturated"]
+        heads += ["prior", "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement"]
         for chain in self.chains:
             heads += [f"{chain}:miou", f"{chain}:oracle", f"{chain}:score", *(f"{chain}:{n}" for n in names)]
         writer = csv.writer(text, lineterminator="\n")
@@ -115,7 +115,7 @@ class Comparison:
             settings = " ".join(f"{key}={value}" for key, value in run.settings.items() if not key.endswith("weights"))
             line: list[object] = [self.data, self.photographs, run.row, run.recipe, settings, run.seed, self.budget]
             line += [run.updates, round(run.seconds, 1), self.machine, run.prior]
-            line += [p.recall, p.noise, p.tags_map, p.rate, p.trusted, p.saturated]
+            line += [p.recall, p.noise, p.tags_map, p.rate, p.trusted, p.saturated, p.disagreement]
             for chain in self.chains:
                 found = run.numbers[chain]
                 line += [found.miou, found.oracle, found.background, *(found.classes.get(n) for n in names)]

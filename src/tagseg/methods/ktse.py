@@ -21,8 +21,8 @@ Where paper and published code differ, the paper is followed, and the code with 
 - In the code the rate falls as if batches never grew (`pyramid.schedule_end`).
 
 The published thresholds of pseudo-labels, 0.3 and 0.15, are for maps of which that is the edge. Where maps are wider,
-half of what exceeds 0.3 is no object; so they follow the value that cuts the maps in two (Otsu's, of the strongest map
-of every cell), unless they are set.
+half of what exceeds 0.3 is no object; with "auto" they follow the value that cuts the maps in two (Otsu's, of the
+strongest map of every cell).
 
 Scores are rectified before the cross entropy in both, and the second strongest class that `inter` pushes down is sought
 among all classes: so says the code, and the paper as we know it says nothing else.

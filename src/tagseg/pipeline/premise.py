@@ -51,6 +51,7 @@ def check_premise(run: Run) -> PremiseRecord:
         rate=round(float(np.mean(rates)), 3) if rates else None,
         trusted=terms.get("trusted"),
         saturated=terms.get("saturated"),
+        disagreement=_disagreement(epochs),
         sentences=[],
     )
     return record.model_copy(update={"sentences": sentences(run.settings.method, record, run.method)})
@@ -103,7 +104,18 @@ def sentences(name: str, found: PremiseRecord, method: type[Method]) -> list[str
             f"{100 * found.saturated:.0f} % of the affinities are at 0 or 1, where nothing is learnt; lower the "
             "learning rate."
         )
+    if found.disagreement is not None and found.disagreement > 1:
+        said.append(
+            f"The maps agree less and less with the labels that are made of them (the loss is {found.disagreement:.2f} "
+            "times what it was after the warm-up): this run has run away, and its maps are worse than those of the "
+            "warm-up. Take another seed, or let a moving average make the labels (train.teacher_decay=0.99)."
+        )
     return said
+
+
+def _disagreement(epochs: list[EpochRecord]) -> float | None:
+    losses = [e.terms["regularisation"] for e in epochs if e.terms and "regularisation" in e.terms]
+    return round(losses[-1] / losses[0], 3) if len(losses) > 1 and losses[0] > 0 else None
 
 
 def _mined(run: Run) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class KTSESettings(PyramidSettings):
-    """Settings of KTSE: weights as published, thresholds as the maps want them.
+    """Settings of KTSE: weights and thresholds as in its published code.
 
     The first three are the parts of the method, for the ablation.
     """
@@ -26,10 +26,10 @@ class KTSESettings(PyramidSettings):
     partner: Literal["other", "itself"] = (
         "other"  # whom an image meets; "itself" is the control: no other object is there
     )
-    # beta_h: above it a pixel is a class, and beta_l: below it a pixel is background; published 0.3 and 0.15, for maps
-    # that are small; "auto": around the value that cuts these maps in two
-    high: Share | Literal["auto"] = "auto"
-    low: Share | Literal["auto"] = "auto"
+    # beta_h: above it a pixel is a class, and beta_l: below it a pixel is background; "auto": around the value that cuts
+    # the maps in two, for maps that are wider than the published values are for
+    high: Share | Literal["auto"] = 0.3
+    low: Share | Literal["auto"] = 0.15
     # of the pixels of classes in L_ce, beside those of the background, either of which are averaged apart (published
     # code); None: one mean over all pixels (paper)
     class_weight: NonNegativeFloat | None = 0.0125
