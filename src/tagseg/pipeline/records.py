@@ -85,8 +85,8 @@ class PremiseRecord(Record):
     rate: the mean learning rate after the warm-up, as a share of its start.
     trusted: the share of the tags that the classifier finds itself in the last epoch (OAA).
     saturated: the share of the affinities that learn nothing any more, in the last epoch (AFA).
-    disagreement: the loss between the maps and the labels that are made of them, in the last epoch, as a multiple of that
-        in the first epoch after the warm-up (KTSE); above 1 they run away from each other.
+    disagreement: the loss between the maps and the labels that are made of them in the last epoch, as a multiple of
+        that in the first epoch after the warm-up (KTSE); above 1 they run away from each other.
     sentences: what is not as the method needs it, and how to mend it.
     """
 

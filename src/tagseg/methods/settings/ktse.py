@@ -26,8 +26,8 @@ class KTSESettings(PyramidSettings):
     partner: Literal["other", "itself"] = (
         "other"  # whom an image meets; "itself" is the control: no other object is there
     )
-    # beta_h: above it a pixel is a class, and beta_l: below it a pixel is background; "auto": around the value that cuts
-    # the maps in two, for maps that are wider than the published values are for
+    # beta_h: above it a pixel is a class, and beta_l: below it a pixel is background; "auto": around the value that
+    # cuts the maps in two, for maps that are wider than the published values are for
     high: Share | Literal["auto"] = 0.3
     low: Share | Literal["auto"] = 0.15
     # of the pixels of classes in L_ce, beside those of the background, either of which are averaged apart (published
