@@ -23,9 +23,7 @@ class KTSESettings(PyramidSettings):
     alignment: Literal["none", "global", "local", "both"] = "both"  # with the erased image
     synthesised: Count = 4  # images of a batch that meet their partner
     bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image too
-    partner: Literal["other", "itself"] = (
-        "other"  # whom an image meets; "itself" is the control: no other object is there
-    )
+    partner: Literal["other", "itself"] = "other"  # whom an image meets; "itself", another view of it, is the control
     # beta_h: above it a pixel is a class, and beta_l: below it a pixel is background; "auto": around the value that
     # cuts the maps in two, for maps that are wider than the published values are for
     high: Share | Literal["auto"] = 0.3

@@ -39,9 +39,7 @@ class AccumulationSettings(NetworkSettings):
     accumulate_from: NonNegativeInt = 1  # the first epoch, counted from 0, whose maps are kept
     drop: Literal["none", "image", "features"] = "none"
     drop_rate: float = Field(default=0.5, ge=0, le=1)  # beta: how often a view loses what was found before
-    drop_threshold: float = Field(
-        default=0.6, ge=0, le=1
-    )  # delta: the value that counts as found, of the map of the round before
+    drop_threshold: float = Field(default=0.6, ge=0, le=1)  # delta: what counts as found, of the round before's map
     compete: bool = False  # whether of several tags only the strongest one keeps a place, before maps are joined
 
 
