@@ -36,6 +36,9 @@ def parts(erasing: str = "none", regularisation: bool = False, alignment: str = 
     return {f"train.{name}": value for name, value in chosen.items()}
 
 
+ALONE: dict[str, Any] = {"teacher_decay": 0.0}
+WEIGHED: dict[str, Any] = {"class_weight": 0.0125, "single_tag": True, **ALONE}
+FOLLOWING: dict[str, Any] = {"high": "auto", "low": "auto"}
 ROWS: Rows = {
     "CAM": ("cam", {}),
     "baseline": ("ktse", parts()),
@@ -44,21 +47,12 @@ ROWS: Rows = {
     "SIE, SSR": ("ktse", parts("concatenate", True)),
     "KTSE": ("ktse", parts("concatenate", True, "both")),
     "SIE, same photograph": ("ktse", parts("concatenate", partner="itself")),
-    "SSR, as in the paper, thresholds that follow": (
-        "ktse",
-        parts(regularisation=True, class_weight=None, single_tag=False, high="auto", low="auto"),
-    ),
-    "SSR, thresholds that follow": ("ktse", parts(regularisation=True, high="auto", low="auto")),
-    "SSR, as in the paper": (
-        "ktse",
-        parts(regularisation=True, class_weight=None, single_tag=False),
-    ),
-    "KTSE, one mean": ("ktse", parts("concatenate", True, "both", class_weight=None, single_tag=False)),
-    "KTSE, teacher": ("ktse", parts("concatenate", True, "both", teacher_decay=0.99)),
-    "KTSE, one mean, teacher": (
-        "ktse",
-        parts("concatenate", True, "both", class_weight=None, single_tag=False, teacher_decay=0.99),
-    ),
+    "SSR, no teacher, thresholds that follow": ("ktse", parts(regularisation=True, **ALONE, **FOLLOWING)),
+    "SSR, no teacher": ("ktse", parts(regularisation=True, **ALONE)),
+    "SSR, weighed": ("ktse", parts(regularisation=True, **WEIGHED)),
+    "SSR, weighed, thresholds that follow": ("ktse", parts(regularisation=True, **WEIGHED, **FOLLOWING)),
+    "KTSE, no teacher": ("ktse", parts("concatenate", True, "both", **ALONE)),
+    "KTSE, weighed": ("ktse", parts("concatenate", True, "both", **WEIGHED)),
     "SIE, SSR, global": ("ktse", parts("concatenate", True, "global")),
     "SIE, SSR, local": ("ktse", parts("concatenate", True, "local")),
     "SIE, one way": ("ktse", parts("concatenate", bidirectional=False)),

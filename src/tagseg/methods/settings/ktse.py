@@ -13,7 +13,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class KTSESettings(PyramidSettings):
-    """Settings of KTSE: weights and thresholds as in its published code.
+    """Settings of KTSE: weights and thresholds as in the paper; a moving average makes the pseudo-labels.
 
     The first three are the parts of the method, for the ablation.
     """
@@ -28,12 +28,13 @@ class KTSESettings(PyramidSettings):
     # cuts the maps in two, for maps that are wider than the published values are for
     high: Share | Literal["auto"] = 0.3
     low: Share | Literal["auto"] = 0.15
-    # of the pixels of classes in L_ce, beside those of the background, either of which are averaged apart (published
-    # code); None: one mean over all pixels (paper)
-    class_weight: NonNegativeFloat | None = 0.0125
-    single_tag: bool = True  # whether pixels of classes count only in photographs with a single tag (published code)
-    # how much stays in a step of the moving average of the network, whose maps make the pseudo-labels; 0: its own do
-    teacher_decay: float = Field(default=0.0, ge=0, lt=1)
+    # of the pixels of classes in L_ce, beside those of the background, either of which are averaged apart (0.0125
+    # in the published code); None: one mean over all pixels (paper)
+    class_weight: NonNegativeFloat | None = None
+    single_tag: bool = False  # whether pixels of classes count only in photographs with a single tag (published code)
+    # how much stays in a step of the moving average of the network, whose maps make the pseudo-labels, without which
+    # labels and maps may run away from each other; 0: its own maps do, as published
+    teacher_decay: float = Field(default=0.99, ge=0, lt=1)
     inter_weight: NonNegativeFloat = 0.005
     inter_threshold: float = Field(default=0.2, ge=0, le=1)  # a class map's value from which `inter` counts a pixel
 
