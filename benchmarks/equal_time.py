@@ -29,22 +29,16 @@ from tagseg.evaluation.iou import ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
 from tagseg.files import read_json, write_json
 from tagseg.methods.saved import load_saved
-from tagseg.methods.table import load_method, method_settings
+from tagseg.methods.table import load_method
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.mining import Miner, mine
-from tagseg.pipeline.settings import FitSettings, MaskSettings, MineSettings, parse_assignments, resolve
+from tagseg.pipeline.settings import FitSettings, MaskSettings, MineSettings, known_settings, parse_assignments, resolve
 from tagseg.report.pictures import colour_mask, overlay_map
 from tagseg.report.sheets import contact_sheet, write_picture
 
 Rows = dict[str, tuple[str, dict[str, Any]]]
 COLUMNS = ("seeds", "0.25", "oracle", "recall", "noise", "tags", "epochs", "seconds")
-
-
-def known_to(method: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What is given, less what is for the training of others."""
-    known = method_settings(method).model_fields
-    return {k: v for k, v in given.items() if not k.startswith("train.") or k.removeprefix("train.") in known}
 
 
 def step_of(data: Dataset, method: str, settings: FitSettings) -> tuple[Callable[[], None], Any]:
@@ -110,7 +104,7 @@ class EqualTime:
     def settings_of(self, row: str) -> tuple[str, dict[str, Any]]:
         """The method of a row and its settings."""
         method, extra = self.rows[row]
-        return method, {**known_to(method, self.given), **extra}
+        return method, {**known_settings(method, self.given), **extra}
 
     def trained_as(self, row: str) -> str:
         """The row whose network this one uses."""

@@ -26,9 +26,8 @@ from tagseg.data.feature_store import FeatureStore
 from tagseg.data.images import read_image, read_index_png, voc_palette, write_mask
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
-from tagseg.evaluation.iou import Confusion
+from tagseg.evaluation.iou import Confusion, iou_of_tags
 from tagseg.files import read_json, write_json
-from tagseg.labels import IGNORE
 from tagseg.pipeline.segmenting import teach_decoder, with_encoder
 from tagseg.pipeline.settings import parse_assignments, resolve
 from tagseg.progress import Reporter
@@ -113,9 +112,7 @@ def picture(data: Dataset, run: Path, path: Path, rows: int = 5) -> None:
     ious = []
     for sample in (s for s in data.val if s.mask is not None and s.tags):
         truth, mask = read_mask(sample.mask), read_index_png(run / "report" / "predictions" / f"{sample.name}.png")
-        known = truth != IGNORE
-        pairs = [((mask == t + 1) & known, truth == t + 1) for t in sample.tags]
-        ious.append((float(np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs])), sample))
+        ious.append((iou_of_tags(mask, truth, sample.tags), sample))
     ious.sort(key=lambda item: item[0])
     store = MapStore(run / "report" / "maps")
     lines: list[list[Any]] = []

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine
-from equal_time import COLUMNS, EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
+from equal_time import COLUMNS, EqualTime, Rows, arguments_parser, seconds_each, step_of
 
 from tagseg.data.dataset import read_mask
 from tagseg.data.images import read_image
@@ -28,7 +28,7 @@ from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.ktse import ABOVE, BELOW
 from tagseg.pipeline.masking import choose_background
-from tagseg.pipeline.settings import MaskSettings, resolve
+from tagseg.pipeline.settings import MaskSettings, known_settings, resolve
 
 
 def parts(erasing: str = "none", regularisation: bool = False, alignment: str = "none", **more: Any) -> dict[str, Any]:
@@ -70,11 +70,11 @@ SHOWN = tuple("precision" if name == "noise" else name for name in COLUMNS)
 def cost(tables: EqualTime) -> None:
     """A step after the warm-up, of each row."""
     print(f"{machine()}\n\n| | ms a step | of CAM's |")
-    batch = resolve("ktse", known_to("ktse", tables.given)).train.batch_size
+    batch = resolve("ktse", known_settings("ktse", tables.given)).train.batch_size
     base = None
     for row in tables.arguments.rows:
         method, settings = tables.settings_of(row)
-        warm = known_to(method, {"train.warmup": 0, "train.batch_size": batch})
+        warm = known_settings(method, {"train.warmup": 0, "train.batch_size": batch})
         milliseconds = 1000 * seconds_each(step_of(tables.data, method, resolve(method, settings | warm))[0])
         base = base or milliseconds
         print(f"| {row} | {milliseconds:.0f} | {milliseconds / base:.2f} |", flush=True)
@@ -92,7 +92,7 @@ def labels(tables: EqualTime) -> None:
     print(f"{tables.arguments.data.name}\n\n| | {' | '.join(names)} |")
     for row in tables.arguments.rows:
         store, _ = tables.maps_of(row, tables.run_of(row, tables.arguments.seeds[0]))
-        settings = resolve("ktse", known_to("ktse", tables.given)).train
+        settings = resolve("ktse", known_settings("ktse", tables.given)).train
         high, low = (settings.high, settings.low) if settings.high != "auto" else around(store, tables)
         counts = np.zeros((3, 3))  # background, object, unsure; truly background, truly that object, another
         for sample in tables.data.train:

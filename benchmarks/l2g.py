@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from common import machine
-from equal_time import EqualTime, Rows, arguments_parser, known_to, seconds_each, step_of
+from equal_time import EqualTime, Rows, arguments_parser, seconds_each, step_of
 
 from tagseg.data.dataset import Dataset
 from tagseg.methods.table import method_settings
-from tagseg.pipeline.settings import MineSettings, resolve
+from tagseg.pipeline.settings import MineSettings, known_settings, resolve
 
 SHAPE = {"train.saliency": True}
 ROWS: Rows = {
@@ -83,7 +83,7 @@ def cost(arguments: Any, given: dict[str, Any]) -> None:
         ("L2G, 4 views, shape", "l2g", ["train.saliency=true"]),
         ("L2G, 4 views, PCM", "l2g", ["train.pixel_correlation=true"]),
     ):
-        sets = [f"{k}={v}" for k, v in known_to(method, given).items()]
+        sets = [f"{k}={v}" for k, v in known_settings(method, given).items()]
         command = [sys.executable, __file__, str(arguments.data), "--out", str(arguments.out), "--step", method]
         for pair in sets + extra:
             command += ["--set", pair]

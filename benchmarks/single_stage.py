@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine
-from equal_time import EqualTime, Rows, arguments_parser, known_to, measured, seconds_each, step_of
+from equal_time import EqualTime, Rows, arguments_parser, measured, seconds_each, step_of
 from torch.nn import functional as F
 
 import tagseg
@@ -40,7 +40,7 @@ from tagseg.methods.base import Method
 from tagseg.methods.saved import load_saved
 from tagseg.methods.table import method_settings
 from tagseg.networks.precision import inference_autocast
-from tagseg.pipeline.settings import resolve
+from tagseg.pipeline.settings import known_settings, resolve
 from tagseg.report.pictures import overlay_mask
 
 ROWS: Rows = {
@@ -167,7 +167,7 @@ def cost(tables: SingleStage) -> None:
     base = None
     for row in tables.arguments.rows:
         method, settings = tables.settings_of(row)
-        batch_size = resolve("toco", known_to("toco", tables.given)).train.batch_size
+        batch_size = resolve("toco", known_settings("toco", tables.given)).train.batch_size
         settings |= tables.last_phase(method) | {"train.batch_size": batch_size}
         step, network = step_of(tables.data, method, resolve(method, settings))
         milliseconds = 1000 * seconds_each(step, 10)

@@ -40,6 +40,11 @@ class TrainSettings(Settings):
         return self.batch_size
 
     @property
+    def warmup_epochs(self) -> int:
+        """Returns how many epochs pass before that sets in which makes the method more than a classifier."""
+        return 0
+
+    @property
     def learns_saliency(self) -> bool:
         """Returns whether training needs a saliency map of every photograph."""
         return False

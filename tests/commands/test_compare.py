@@ -77,6 +77,7 @@ def test_what_cannot_be_compared_is_said(tiny_set: Path, tmp_path: Path):
         ({"rows": ["camm"]}, "did you mean 'cam'"),
         ({"rows": "nowhere.yaml"}, "there is no such table"),
         ({"rows": {"a": ("cam", {"train.epoch": 3})}}, "did you mean .epochs"),
+        ({"rows": {"a b": ("cam", {}), "a_b": ("acol", {})}}, "would lie in one folder"),
     ):
         with pytest.raises(BadInput, match=message):
             compared(tiny_set, tmp_path / "out", **how)

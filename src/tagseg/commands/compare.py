@@ -26,11 +26,13 @@ from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files, opened
 from tagseg.errors import BadInput, nearest
-from tagseg.files import make_folder, read_json, write_json
+from tagseg.files import RUN_MARKER, make_folder, read_json, write_json
 from tagseg.methods.table import load_method
+from tagseg.networks.settings import CacheSettings
+from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.featuring import store_features
-from tagseg.pipeline.fit import fit
-from tagseg.pipeline.settings import FitSettings, parse_yaml, resolve
+from tagseg.pipeline.fit import FILES, fit
+from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve
 from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
 from tagseg.progress import Reporter
 from tagseg.segmentation.encoder import load_encoder
@@ -46,7 +48,7 @@ class Row:
 
     name: str
     recipe: str
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
 
 
 def compare(
@@ -87,19 +89,22 @@ def compare(
     if not seeds:
         raise BadInput("give at least one seed.")
     chains = [Chain.of(name, given) for name in dict.fromkeys(refine)]
-    for row in table:
-        resolve(row.recipe, _known(row, given))
-    dataset = _inspected(opened(data), reporter)
-    _begin(folder, dataset)
-    features = _features(table, given, chains, dataset, folder, reporter)
+    for number, row in enumerate(table):
+        resolve(row.recipe, known_settings(row.recipe, given) | row.settings)
+        twin = next((other.name for other in table[:number] if _slug(other.name) == _slug(row.name)), None)
+        if twin is not None:
+            raise BadInput(f"rows '{twin}' and '{row.name}' would lie in one folder; name them apart.")
+    dataset, digest = _inspected(opened(data), reporter)
+    _begin(folder, dataset, digest)
+    features = _features(chains, dataset, folder, reporter)
     found: list[Measured] = []
     for row in table:
-        chosen = _budget(row, _known(row, given), dataset, folder, updates, seconds)
+        chosen = _budget(row, known_settings(row.recipe, given) | row.settings, dataset, folder, updates, seconds)
         for seed in seeds:
             reporter.say(f"{row.name}, seed {seed}")
             run = folder / RUNS / _slug(row.name) / f"seed{seed}"
             own = {**chosen, "seed": seed}
-            _share(run, folder / RUNS, resolve(row.recipe, own))
+            _begin_run(run, folder / RUNS, resolve(row.recipe, own))
             fit(dataset, run, recipe=row.recipe, settings={**own, **MAPS_ONLY}, until="premise", quiet=quiet)
             found.append(_measured(row, own, run, dataset, chains, features, reporter))
     comparison = Comparison(
@@ -123,7 +128,7 @@ def rows_of(rows: str | os.PathLike[str] | Sequence[str] | Mapping[str, tuple[st
         BadInput: there is no such file, or it does not say rows.
     """
     if isinstance(rows, Mapping):
-        return [Row(name, recipe, values) for name, (recipe, values) in rows.items()]
+        return [Row(name, recipe, dict(values)) for name, (recipe, values) in rows.items()]
     if not isinstance(rows, str | os.PathLike):
         return [Row(name, name, {}) for name in dict.fromkeys(rows)]
     path = Path(rows)
@@ -147,25 +152,19 @@ def rows_of(rows: str | os.PathLike[str] | Sequence[str] | Mapping[str, tuple[st
     return found
 
 
-def _known(row: Row, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings for all rows, less those of a training that is not this row's, and its own."""
-    known = set(type(resolve(row.recipe).train).model_fields)
-    shared = {key: value for key, value in given.items() if not key.startswith("train.") or key.split(".")[1] in known}
-    return {**shared, **row.settings}
-
-
-def _inspected(data: Dataset, reporter: Reporter) -> Dataset:
+def _inspected(data: Dataset, reporter: Reporter) -> tuple[Dataset, str]:
+    """The data set, and a digest of its training photographs."""
     with reporter.bar("check", len(data.samples), "photographs") as advance:
-        data, _ = inspect_files(data, FileFacts(), advance, threads=cpu_count())
+        data, facts = inspect_files(data, FileFacts(), advance, threads=cpu_count())
     raise_problems(data.problems, data.root)
     if not any(sample.mask is not None for sample in data.train):
         raise BadInput(f"{data.root}: no training photograph has a mask, so that there is nothing to compare by.")
-    return data
+    return data, facts.digest(data.train)
 
 
-def _begin(folder: Path, data: Dataset) -> None:
+def _begin(folder: Path, data: Dataset, digest: str) -> None:
     marker = folder / MARKER
-    told = {"format": 1, "data": data.root.resolve().name, "photographs": len(data.train)}
+    told = {"format": 1, "data": data.root.resolve().name, "digest": digest}
     if marker.exists():
         if read_json(marker) != told:
             raise BadInput(f"{folder}: this is a comparison on other data; choose another --out.")
@@ -175,26 +174,18 @@ def _begin(folder: Path, data: Dataset) -> None:
     write_json(marker, told)
 
 
-def _features(
-    rows: Sequence[Row],
-    given: Mapping[str, Any],
-    chains: Sequence[Chain],
-    data: Dataset,
-    folder: Path,
-    reporter: Reporter,
-) -> FeatureStore | None:
+def _features(chains: Sequence[Chain], data: Dataset, folder: Path, reporter: Reporter) -> FeatureStore | None:
     """The frozen encoder's features, once for all rows, where a chain spreads along them."""
-    if not any(chain.spreads for chain in chains):
+    encoder = next((chain.encoder for chain in chains if chain.spreads), None)
+    if encoder is None:
         return None
-    settings = resolve(rows[0].recipe, _known(rows[0], given))
     place = folder / FEATURES
-    told = settings.encoder.model_dump(mode="json")
+    told = {**encoder.model_dump(mode="json"), "weights": weights_digest(encoder.weights)}
     if (place / "encoder.json").exists() and read_json(place / "encoder.json") != told:
         shutil.rmtree(place)
     make_folder(place)
     write_json(place / "encoder.json", told)
-    plain = settings.cache.model_copy(update={"mirrored": False, "parts": 0})
-    return store_features(load_encoder(settings.encoder), data.train, place, "features", reporter, plain)
+    return store_features(load_encoder(encoder), data.train, place, "features", reporter, CacheSettings())
 
 
 def _budget(
@@ -216,9 +207,18 @@ def _budget(
     return found
 
 
-def _share(run: Path, runs: Path, settings: FitSettings) -> None:
-    """Gives a run the features of a frozen network that another one has computed; `fit` says whether they fit."""
-    if run.exists() or not settings.train.frozen:
+def _begin_run(run: Path, runs: Path, settings: FitSettings) -> None:
+    """Gives a run that is not begun what another one found: of the files, and the features of a frozen network.
+
+    `fit` says whether they fit, and makes them anew where they do not.
+    """
+    others = sorted(runs.glob(f"*/seed*/{FILES}"))
+    if run.exists() or not others:
+        return
+    run.mkdir(parents=True)
+    for name in (RUN_MARKER, FILES):
+        shutil.copy(others[0].with_name(name), run / name)
+    if not settings.train.frozen:
         return
     kind = load_method(settings.method)
     name = kind.features_as or kind.trained_as or settings.method
@@ -226,9 +226,6 @@ def _share(run: Path, runs: Path, settings: FitSettings) -> None:
         inputs = read_json(other)["inputs"]
         same = inputs["method"] == name and inputs["backbone"] == settings.backbone
         if same and inputs["settings"]["side"] == settings.train.side:
-            run.mkdir(parents=True)
-            for name in ("run.json", "files.json"):
-                shutil.copy(other.parents[1] / name, run / name)
             shutil.copytree(other.parent, run / "frozen")
             return
 

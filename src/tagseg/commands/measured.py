@@ -16,17 +16,15 @@ from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.errors import BadInput
-from tagseg.evaluation.iou import Confusion, ThresholdSweep
-from tagseg.labels import IGNORE
-from tagseg.masks.refinements import FeatureRefinement, refinements, sharpening_names, steps_of
+from tagseg.evaluation.iou import Confusion, ThresholdSweep, iou_of_tags
+from tagseg.masks.refinements import FeatureRefinement, refinements, steps_of
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.masking import choose_background, mask_of, refinement_threads, spread_maps
 from tagseg.pipeline.records import PremiseRecord
-from tagseg.pipeline.settings import FitSettings, MaskSettings
+from tagseg.pipeline.settings import FitSettings, MaskSettings, check_sharpening, resolve
 from tagseg.progress import Advance
 from tagseg.segmentation.encoder import load_encoder
-from tagseg.settings import parse
 
 
 class Numbers(BaseModel):
@@ -91,22 +89,12 @@ class Chain:
         Raises:
             BadInput: there is none, or it learns.
         """
-        values: dict[str, Any] = {"masks": {}, "encoder": {}}
-        for key, value in given.items():
-            top, _, rest = key.partition(".")
-            if top in values:
-                place = values[top]
-                *parents, last = rest.split(".")
-                for parent in parents:
-                    place = place.setdefault(parent, {})
-                place[last] = value
-        settings = parse(MaskSettings, {**values["masks"], "refine": name}, f"refine '{name}'", "masks.")
-        learning = [n for n in steps_of(name) if n not in sharpening_names()]
-        if learning:
-            raise BadInput(f"refine '{name}': {learning[0]} learns from all photographs, in 'tagseg fit --refine'.")
-        if settings.saliency:
+        own = {key: value for key, value in given.items() if key.split(".")[0] in ("masks", "encoder")}
+        chosen = resolve(overrides={**own, "masks.refine": name})
+        check_sharpening(name)
+        if chosen.masks.saliency:
             raise BadInput("masks.saliency: a comparison cuts all maps by one score; leave it out.")
-        return cls(name, settings, parse(EncoderSettings, values["encoder"], "settings", "encoder."))
+        return cls(name, chosen.masks, chosen.encoder)
 
     @property
     def key(self) -> str:
@@ -137,15 +125,16 @@ class Chain:
 
     def mask(self, store: MapStore, background: float, sample: Sample, features: FeatureStore | None) -> np.ndarray:
         """Returns the mask of a photograph, `(H, W)` uint8."""
-        return mask_of(self.maps(store, sample.name, features), sample, background, self.settings.part(after=False))
+        return self.cut(self.maps(store, sample.name, features), background, sample)
+
+    def cut(self, stored: StoredMaps, background: float, sample: Sample) -> np.ndarray:
+        """Returns the mask of a photograph by its maps, which are spread already, `(H, W)` uint8."""
+        return mask_of(stored, sample, background, self.settings.part(after=False))
 
     def iou(self, store: MapStore, background: float, sample: Sample, features: FeatureStore | None) -> float:
         """Returns the mean IoU of the tags of a photograph, in 0..1."""
         assert sample.mask is not None
-        mask, truth = self.mask(store, background, sample, features), read_mask(sample.mask)
-        known = truth != IGNORE
-        pairs = [((mask == t + 1) & known, truth == t + 1) for t in sample.tags]
-        return float(np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs]))
+        return iou_of_tags(self.mask(store, background, sample, features), read_mask(sample.mask), sample.tags)
 
     def measure(self, store: MapStore, data: Dataset, features: FeatureStore | None, advance: Advance) -> Numbers:
         """Returns what the chain makes of the maps of all training photographs that have a mask."""
@@ -155,8 +144,8 @@ class Chain:
 
         def work(sample: Sample) -> tuple[Sample, StoredMaps, np.ndarray, np.ndarray]:
             assert sample.mask is not None
-            mask = self.mask(store, background, sample, features)
-            return sample, self.maps(store, sample.name, features), mask, read_mask(sample.mask)
+            stored = self.maps(store, sample.name, features)
+            return sample, stored, self.cut(stored, background, sample), read_mask(sample.mask)
 
         for done, (sample, stored, mask, truth) in enumerate(prefetch(work, samples, threads=refinement_threads()), 1):
             confusion.add(mask, truth)

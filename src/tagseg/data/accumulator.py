@@ -149,7 +149,7 @@ class Accumulator:
         parts = [np.load(self._working_path(rank), mmap_mode="r") for rank in range(ranks)]
         if self.own:  # before the cumulative maps, whose file says that the round is done
             self._write(self.own_path(rounds), parts)
-            self.own_path(rounds - 2).unlink(missing_ok=True)
+            self._remove(self.own_path(rounds - 2))
         if rounds > 1:
             parts.append(self._open(self.path(rounds - 1)))
         self._write(self.path(rounds), parts)
@@ -230,8 +230,11 @@ class Accumulator:
 
     def _forget(self, rounds: int) -> None:
         for path in (self.path(rounds), self.own_path(rounds)):
-            self._opened.pop(path, None)
-            path.unlink(missing_ok=True)
+            self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        self._opened.pop(path, None)  # else what it takes on the disk would stay taken
+        path.unlink(missing_ok=True)
 
     def _open(self, path: Path) -> np.ndarray:
         if path not in self._opened:

@@ -96,6 +96,19 @@ class Scores:
         )
 
 
+def iou_of_tags(mask: np.ndarray, truth: np.ndarray, tags: tuple[int, ...]) -> float:
+    """Returns the mean IoU of the tags of one photograph, in 0..1.
+
+    Args:
+        mask: `(H, W)` class indices, class c at c + 1.
+        truth: the same, 255 for ignore.
+        tags: 0-based, at least one.
+    """
+    known = truth != IGNORE
+    pairs = [((mask == tag + 1) & known, truth == tag + 1) for tag in tags]
+    return float(np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in pairs]))
+
+
 class ThresholdSweep:
     """The confusion of `argmax([score, maps])` for every background score at once, from one pass over the maps.
 

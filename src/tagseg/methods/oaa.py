@@ -142,7 +142,6 @@ class OAA(AttentionNetwork):
     Settings: type[AccumulationSettings] = OAASettings
     accumulates = True
     enlarges = True
-    trusted_share: torch.Tensor = torch.zeros(())  # of the tags of the last batch, in 0..1
     successor = IntegralAttention
 
     def accumulator(self, folder: Path, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> Accumulator:
@@ -173,11 +172,13 @@ class OAA(AttentionNetwork):
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss, and adds the batch's class maps to the cumulative ones."""
-        loss = self.classification_loss(self.backbone(batch["image"]), batch)
-        return self.told(loss, trusted=self.trusted_share)
+        loss, sure = self.classification_loss(self.backbone(batch["image"]), batch)
+        return self.told(loss, trusted=sure)
 
-    def classification_loss(self, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Runs algorithm 1 from the backbone's features on, and returns its loss.
+    def classification_loss(
+        self, features: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs algorithm 1 from the backbone's features on, and returns its loss and the share of the tags it trusts.
 
         What is dropped of the image is dropped of the batch.
         """
@@ -187,11 +188,10 @@ class OAA(AttentionNetwork):
             features = features * batch["keep"][:, None].to(features.dtype)
         maps = self.branch[-1](features)
         logits = self.tag_logits(maps, self.inside(batch)).float()
-        known = batch["tags"].sum()
-        self.trusted_share = trusted(logits, batch["tags"]).sum() / known.clamp(min=1)
         last = self.trainer.max_epochs == self.current_epoch + 1
         self.accumulate(maps, logits, batch, epoch=self.current_epoch, last=last)
-        return F.multilabel_soft_margin_loss(logits, batch["tags"])
+        sure = trusted(logits, batch["tags"]).sum() / batch["tags"].sum().clamp(min=1)
+        return F.multilabel_soft_margin_loss(logits, batch["tags"]), sure
 
     @torch.no_grad()
     def accumulate(
@@ -268,11 +268,12 @@ class OAALocalisation(OAA):
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the first branch's classification loss, and the second's hybrid loss once there are maps to learn."""
         features = self.backbone(batch["image"])
-        terms = {"classification": self.classification_loss(features, batch)}
+        classification, sure = self.classification_loss(features, batch)
+        terms = {"classification": classification}
         if self.current_epoch > self.settings.accumulate_from:
             scores, s = self.second(features).float(), self.settings
             terms["integral"] = hybrid_loss(scores, batch["accumulated"], s.threshold, s.compat)
-        return self.told(sum(terms.values(), features.new_zeros(())), **terms, trusted=self.trusted_share)
+        return self.told(sum(terms.values(), features.new_zeros(())), **terms, trusted=sure)
 
     def shown(self) -> dict[str, Any]:
         """Returns what views show of the rounds before: the cumulative maps, and what is hidden."""

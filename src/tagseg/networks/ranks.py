@@ -36,8 +36,8 @@ def shared_mean(values: torch.Tensor, where: torch.Tensor, more: float = 0.0) ->
         where: of that shape, or one that broadcasts to it; what counts, and how much.
         more: what is added to the count (published codes add 1).
     """
-    where = where.to(values.dtype).expand_as(values)
-    count = shared_sum(where.sum()) + more
+    where = where.expand_as(values)
+    count = shared_sum(where.sum(dtype=torch.float32)) + more  # in half precision it would not be exact
     return ranks()[1] * (values * where).sum() / count.clamp(min=1)
 
 

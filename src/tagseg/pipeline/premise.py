@@ -42,9 +42,7 @@ def check_premise(run: Run) -> PremiseRecord:
     """Returns what the run's method builds on, and a sentence for everything that is not as it should be."""
     epochs: list[EpochRecord] = run.finished["train"].record.epochs
     found = _start(run) if run.method.enlarges else _mined(run)
-    train = run.settings.train
-    first = getattr(train, "warmup_epochs", getattr(train, "accumulate_from", 0))
-    rates = [e.rate for e in epochs[first:] if e.rate is not None]
+    rates = [e.rate for e in epochs[run.settings.train.warmup_epochs :] if e.rate is not None]
     terms = (epochs[-1].terms or {}) if epochs else {}
     record = PremiseRecord(
         **found,

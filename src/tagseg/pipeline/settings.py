@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -131,10 +132,19 @@ def sharpening(refine: str, crf: str) -> MaskSettings:
     settings: MaskSettings = parse(MaskSettings, {"refine": refine, "crf": crf}, "refine")
     if settings.refine == NONE:
         raise BadInput(f"refine '{refine}': name at least one refinement.")
+    check_sharpening(refine)
+    return settings
+
+
+def check_sharpening(refine: str) -> None:
+    """Refuses a chain in which something learns.
+
+    Raises:
+        BadInput: it names what learns.
+    """
     learning = [n for n in steps_of(refine) if n not in sharpening_names()]
     if learning:
         raise BadInput(f"refine '{refine}': {learning[0]} learns from all photographs, in 'tagseg fit --refine'.")
-    return settings
 
 
 class FitSettings(Settings):
@@ -205,6 +215,12 @@ def resolve(
     if uses_texts(settings) and settings.data.texts is None:
         raise BadInput("train.maps=texts: there are no texts; give their file, --set data.texts=FILE.")
     return settings
+
+
+def known_settings(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of the settings that are given for several recipes which this one has: not others' for training."""
+    known = type(resolve(recipe).train).model_fields
+    return {key: value for key, value in given.items() if not key.startswith("train.") or key.split(".")[1] in known}
 
 
 def uses_texts(settings: FitSettings) -> bool:

@@ -258,7 +258,6 @@ class EpochLog(Callback):
         self._begun = self._idle_since = time.perf_counter()
         self._waited, self._loss, self._steps = 0.0, 0.0, 0
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sums, and of how many steps
-        self._rate: float | None = None
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Counts the time spent waiting for data."""
@@ -288,7 +287,6 @@ class EpochLog(Callback):
         for term, value in getattr(module, "terms", {}).items():  # of others than methods there are none
             total, steps = self._terms.get(term, (torch.zeros(()), 0))
             self._terms[term] = total.to(value.device) + value, steps + 1
-        self._rate = _rate_factor(trainer)
         self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
         self._idle_since = time.perf_counter()
 
@@ -297,13 +295,15 @@ class EpochLog(Callback):
         seconds = time.perf_counter() - self._begun
         own = torch.tensor(self._loss / max(1, self._steps), device=module.device)
         loss = float(trainer.strategy.reduce(own, reduce_op="mean"))
-        terms = {name: float(total) / steps for name, (total, steps) in self._terms.items()}
+        means = {name: total / steps for name, (total, steps) in self._terms.items()}
+        terms = {name: float(trainer.strategy.reduce(mean, reduce_op="mean")) for name, mean in means.items()}
+        rate = _rate_factor(trainer)
         self.epochs.append(
             EpochRecord(
                 loss=round(loss, 6),
                 seconds=round(seconds, 2),
                 waiting=round(self._waited / seconds, 4),
-                rate=None if self._rate is None else round(self._rate, 4),
+                rate=None if rate is None else round(rate, 4),
                 terms={name: round(value, 6) for name, value in terms.items() if math.isfinite(value)} or None,
             )
         )

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
-from tagseg.report.pictures import data_uri
+from tagseg.report.html import template
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,4 @@ class Page:
 
 def write_page(path: Path, page: Page) -> None:
     """Writes the page as HTML; the caller renames it into place."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tagseg", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["picture"] = data_uri
-    path.write_text(environment.get_template("comparison.html.j2").render(page=page), encoding="utf-8")
+    path.write_text(template("comparison.html.j2").render(page=page), encoding="utf-8")

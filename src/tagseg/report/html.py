@@ -89,17 +89,22 @@ class Report:
 
 def render(report: Report) -> str:
     """Returns a report as a page of HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tagseg", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["picture"] = data_uri
-    environment.filters["duration"] = _duration
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         report=report,
         charts=[(c.title, line_chart(c.lines, x=c.x, y=c.y, marks=c.marks)) for c in report.charts],
         table=_table(report.tiles),
         settings=yaml.safe_dump(dict(report.settings), sort_keys=False, default_flow_style=None, width=100),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """Returns a template of a page, which shows pictures `(H, W, 3)` uint8 and durations in seconds."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tagseg", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["picture"] = data_uri
+    environment.filters["duration"] = _duration
+    return environment.get_template(name)
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -42,6 +42,11 @@ class AccumulationSettings(NetworkSettings):
     drop_threshold: float = Field(default=0.6, ge=0, le=1)  # delta: what counts as found, of the round before's map
     compete: bool = False  # whether of several tags only the strongest one keeps a place, before maps are joined
 
+    @property
+    def warmup_epochs(self) -> int:
+        """Returns how many epochs pass before maps are kept."""
+        return self.accumulate_from
+
 
 class OAALocalisationSettings(AccumulationSettings):
     """Settings of OAA's two branches for localisation; see `IntegralSettings` for the last two."""
