@@ -190,6 +190,7 @@ def compare(
     weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
     encoder: EncoderName = None,
     encoder_weights: EncoderWeights = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores and the GPUs.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Hold methods against each other on photographs that have masks: equal updates or equal time, several seeds."""
@@ -211,6 +212,7 @@ def compare(
         seconds=seconds,
         refine=[chain.strip() for chain in refine.split(",")],
         settings=parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None},
+        jobs=jobs,
         quiet=quiet,
     )
     typer.echo(found.markdown())

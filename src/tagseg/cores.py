@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -35,3 +36,54 @@ def prefetch(
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_processes(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[tuple[int, Result]]:
+    """Yields the number of every item and what `function` makes of it, as they come ready, by processes of their own.
+
+    Every process has its share of the cores and, where there are several GPUs, one of them. What fails ends the work
+    once the items that are being worked on are done; nothing else is begun.
+
+    Args:
+        function: of a module, so that another process finds it.
+        items: what travels to the processes.
+        jobs: processes, at most as many as there are items.
+    """
+    context = multiprocessing.get_context("spawn")  # a process that has used a GPU cannot be forked
+    jobs = min(jobs, len(items))
+    places = context.Queue()
+    for place in range(jobs):
+        places.put(place)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_take_share, initargs=(places, jobs))
+    try:
+        waiting = {pool.submit(function, item): number for number, item in enumerate(items)}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _take_share(places: Any, jobs: int) -> None:
+    """Keeps this process to its share of the cores, and to one GPU, before it has used any."""
+    place = places.get()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = [gpu for gpu in visible.split(",") if gpu] or [str(n) for n in range(_gpus())]
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+    share = max(1, cpu_count() // jobs)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[(place * share + n) % len(cores)] for n in range(share)})
+    import cv2
+    import numba
+    import torch
+
+    torch.set_num_threads(share)
+    numba.set_num_threads(min(share, numba.get_num_threads()))
+    cv2.setNumThreads(share)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()  # which begins nothing on them

@@ -68,10 +68,22 @@ def test_frozen_features_are_computed_once(tiny_set: Path, tmp_path: Path, monke
     assert len(made) == 1
 
 
+def test_runs_at_the_same_time_learn_the_same(tiny_set: Path, tmp_path: Path):
+    rows = {"CAM": ("cam", {"train.frozen": True}), "OAA": ("oaa", {"train.frozen": True}), "plain": ("cam", {})}
+    how = {"rows": rows, "seeds": [0], "refine": ["none", "proxy"]}
+    one, two = (compared(tiny_set, tmp_path / str(jobs), jobs=jobs, **how) for jobs in (1, 2))
+    assert [run.row for run in two.runs] == ["CAM", "OAA", "plain"]
+    assert [run.numbers for run in two.runs] == [run.numbers for run in one.runs]
+    features = [tmp_path / "2" / "runs" / row / "seed0" / "frozen" for row in ("CAM", "OAA")]
+    first, second = (next(folder.glob("*.safetensors")) for folder in features)
+    assert first.samefile(second)
+
+
 def test_what_cannot_be_compared_is_said(tiny_set: Path, tmp_path: Path):
     for how, message in (
         ({"updates": 1, "seconds": 1.0}, "not both"),
         ({"seeds": []}, "at least one seed"),
+        ({"jobs": 0}, "at least one"),
         ({"refine": ["irn"]}, "learns from all photographs"),
         ({"refine": ["prox"]}, "did you mean 'proxy'"),
         ({"rows": ["camm"]}, "did you mean 'cam'"),

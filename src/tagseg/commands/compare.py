@@ -20,7 +20,7 @@ import yaml
 
 from tagseg.commands.comparison import Comparison
 from tagseg.commands.measured import Chain, Measured, Numbers, machine_in_words, prior_in_words
-from tagseg.cores import cpu_count
+from tagseg.cores import cpu_count, in_processes
 from tagseg.data.dataset import Dataset, Sample, raise_problems
 from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore
@@ -51,6 +51,19 @@ class Row:
     settings: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A run of a row: its settings with the seed, its folder, and what its maps are held against."""
+
+    row: Row
+    settings: dict[str, Any]
+    run: Path
+    data: Dataset
+    chains: Sequence[Chain]
+    features: Path | None
+    quiet: bool
+
+
 def compare(
     data: Dataset | str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -61,6 +74,7 @@ def compare(
     seconds: float | None = None,
     refine: Sequence[str] = ("none", "proxy", "crf", "proxy+crf"),
     settings: Mapping[str, Any] | None = None,
+    jobs: int = 1,
     quiet: bool = False,
 ) -> Comparison:
     """Trains methods on the same photographs and holds their class maps and pseudo-masks against the masks there are.
@@ -77,6 +91,7 @@ def compare(
         seconds: of training that every row has, by a short trial of each; epochs are whole.
         refine: chains of refinements that learn nothing; "none" cuts the maps as they are.
         settings: dotted keys to values, for all rows that know them.
+        jobs: runs at a time, in processes that share the cores and the GPUs; what each learns does not depend on it.
         quiet: print nothing.
 
     Raises:
@@ -88,6 +103,8 @@ def compare(
         raise BadInput("give updates or seconds, not both: they are two ways to be fair.")
     if not seeds:
         raise BadInput("give at least one seed.")
+    if jobs < 1:
+        raise BadInput(f"jobs {jobs}: give at least one.")
     chains = [Chain.of(name, given) for name in dict.fromkeys(refine)]
     for number, row in enumerate(table):
         resolve(row.recipe, known_settings(row.recipe, given) | row.settings)
@@ -97,16 +114,15 @@ def compare(
     dataset, digest = _inspected(opened(data), reporter)
     _begin(folder, dataset, digest)
     features = _features(chains, dataset, folder, reporter)
-    found: list[Measured] = []
+    place = None if features is None else features.folder
+    tasks: list[_Task] = []
     for row in table:
         chosen = _budget(row, known_settings(row.recipe, given) | row.settings, dataset, folder, updates, seconds)
         for seed in seeds:
-            reporter.say(f"{row.name}, seed {seed}")
             run = folder / RUNS / _slug(row.name) / f"seed{seed}"
             own = {**chosen, "seed": seed}
-            _begin_run(run, folder / RUNS, resolve(row.recipe, own))
-            fit(dataset, run, recipe=row.recipe, settings={**own, **MAPS_ONLY}, until="premise", quiet=quiet)
-            found.append(_measured(row, own, run, dataset, chains, features, reporter))
+            tasks.append(_Task(row, own, run, dataset, chains, place, quiet or jobs > 1))
+    found = _all(tasks, jobs, reporter)
     comparison = Comparison(
         data=dataset.root.resolve().name,
         photographs=len(dataset.train),
@@ -115,10 +131,45 @@ def compare(
         budget=_words(updates, seconds),
         chains=tuple(chain.name for chain in chains),
         machine=machine_in_words(),
-        runs=tuple(found),
+        runs=found,
     )
     comparison.write(folder, lambda: _gallery(table, seeds[0], dataset, folder, chains[-1], features))
     return comparison
+
+
+def _all(tasks: Sequence[_Task], jobs: int, reporter: Reporter) -> tuple[Measured, ...]:
+    """What the runs lead to, in their order."""
+    if jobs == 1:
+        found = []
+        for task in tasks:
+            reporter.say(f"{task.row.name}, seed {task.settings['seed']}")
+            _begin_run(task)
+            found.append(_finish(task))
+        return tuple(found)
+    for task in tasks:
+        _begin_run(task)
+        if _resolved(task).train.frozen:  # features that others will want too are made before there are others
+            _fit(task, until="frozen")
+    done: dict[int, Measured] = {}
+    for number, measured in in_processes(_finish, tasks, jobs):
+        done[number] = measured
+        reporter.say(f"{measured.row}, seed {measured.seed}: {len(done)} of {len(tasks)} runs")
+    return tuple(done[number] for number in range(len(tasks)))
+
+
+def _resolved(task: _Task) -> FitSettings:
+    return resolve(task.row.recipe, task.settings)
+
+
+def _fit(task: _Task, until: str) -> None:
+    own = {**task.settings, **MAPS_ONLY}
+    fit(task.data, task.run, recipe=task.row.recipe, settings=own, until=until, quiet=task.quiet)
+
+
+def _finish(task: _Task) -> Measured:
+    """Trains what is not trained yet and measures what is not measured yet, in this or another process."""
+    _fit(task, until="premise")
+    return _measured(task, None if task.features is None else FeatureStore(task.features), Reporter(task.quiet))
 
 
 def rows_of(rows: str | os.PathLike[str] | Sequence[str] | Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[Row]:
@@ -207,11 +258,12 @@ def _budget(
     return found
 
 
-def _begin_run(run: Path, runs: Path, settings: FitSettings) -> None:
+def _begin_run(task: _Task) -> None:
     """Gives a run that is not begun what another one found: of the files, and the features of a frozen network.
 
     `fit` says whether they fit, and makes them anew where they do not.
     """
+    run, settings, runs = task.run, _resolved(task), task.run.parent.parent
     others = sorted(runs.glob(f"*/seed*/{FILES}"))
     if run.exists() or not others:
         return
@@ -226,43 +278,43 @@ def _begin_run(run: Path, runs: Path, settings: FitSettings) -> None:
         inputs = read_json(other)["inputs"]
         same = inputs["method"] == name and inputs["backbone"] == settings.backbone
         if same and inputs["settings"]["side"] == settings.train.side:
-            shutil.copytree(other.parent, run / "frozen")
+            shutil.copytree(other.parent, run / "frozen", copy_function=_linked)
             return
 
 
-def _measured(
-    row: Row,
-    settings: Mapping[str, Any],
-    run: Path,
-    data: Dataset,
-    chains: Sequence[Chain],
-    features: FeatureStore | None,
-    reporter: Reporter,
-) -> Measured:
+def _linked(source: str, target: str) -> None:
+    """Gives a file that is never changed, but only replaced, a second name; a copy where the disk has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) -> Measured:
     """The numbers of a run; those that were measured before are kept as long as its maps are the same."""
-    chosen, path = resolve(row.recipe, dict(settings)), run / "compare.json"
-    stage = read_json(run / "premise" / "stage.json")
+    chosen, path = _resolved(task), task.run / "compare.json"
+    stage = read_json(task.run / "premise" / "stage.json")
     told = read_json(path) if path.exists() else {}
     if told.get("maps") != stage["inputs"]:
         told = {"maps": stage["inputs"], "numbers": {}}
-    store = MapStore(run / "mine")
-    for chain in chains:
+    store = MapStore(task.run / "mine")
+    for chain in task.chains:
         if chain.key not in told["numbers"]:
-            with reporter.bar(chain.name, len(data.train), "photographs") as advance:
-                found = chain.measure(store, data, features, advance)
+            with reporter.bar(chain.name, len(task.data.train), "photographs") as advance:
+                found = chain.measure(store, task.data, features, advance)
             told["numbers"][chain.key] = found.model_dump(mode="json")
             write_json(path, told)
-    trained = [run / name / "stage.json" for name in ("train", "integral")]
+    trained = [task.run / name / "stage.json" for name in ("train", "integral")]
     return Measured(
-        row=row.name,
-        recipe=row.recipe,
-        settings={key: value for key, value in settings.items() if key != "seed"},
+        row=task.row.name,
+        recipe=task.row.recipe,
+        settings={key: value for key, value in task.settings.items() if key != "seed"},
         seed=chosen.seed,
-        updates=updates_of(chosen.train, len(data.train)),
+        updates=updates_of(chosen.train, len(task.data.train)),
         seconds=sum(float(read_json(p)["seconds"]) for p in trained if p.exists()),
         prior=prior_in_words(chosen),
         premise=stage["values"],
-        numbers={chain.name: Numbers.model_validate(told["numbers"][chain.key]) for chain in chains},
+        numbers={chain.name: Numbers.model_validate(told["numbers"][chain.key]) for chain in task.chains},
     )
 
 
