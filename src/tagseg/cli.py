@@ -190,6 +190,10 @@ def compare(
     weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
     encoder: EncoderName = None,
     encoder_weights: EncoderWeights = None,
+    measure: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Training photographs that masks are measured on, at even steps; all by default."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores and the GPUs.")] = 1,
     quiet: Quiet = False,
 ) -> None:
@@ -212,6 +216,7 @@ def compare(
         seconds=seconds,
         refine=[chain.strip() for chain in refine.split(",")],
         settings=parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None},
+        measure=measure,
         jobs=jobs,
         quiet=quiet,
     )

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import tagseg
 from tagseg.cli import app
 from tagseg.commands.compare import rows_of
+from tagseg.data.reading import read_dataset
 from tagseg.data.synthetic import make_synthetic
 from tagseg.errors import BadInput
 from tagseg.pipeline.settings import resolve
@@ -50,6 +51,11 @@ def test_a_table_a_page_and_a_line_for_every_run(tiny_set: Path, tmp_path: Path)
     assert "data:image" in page
     assert Image.open(out / "gallery.jpg").size[0] > 300
     assert "plain" in (out / "compare.md").read_text()
+    # of fewer photographs, without training again
+    fewer = compared(tiny_set, out, updates=4, measure=2)
+    assert (fewer.measured, found.measured) == (2, len(read_dataset(tiny_set).train))
+    assert fewer.runs[0].numbers != found.runs[0].numbers
+    assert fewer.runs[0].premise == found.runs[0].premise
     # again, with a chain and a seed more: what is done stays
     before = {p: p.stat().st_mtime_ns for p in out.rglob("train/classifier.safetensors")}
     again = compared(tiny_set, out, updates=4, seeds=[0], refine=["none", "crf"])
@@ -137,8 +143,6 @@ def test_equal_updates():
 
 def test_equal_time(tiny_set: Path):
     """Twice the time is about twice the epochs, of both networks."""
-    from tagseg.data.reading import read_dataset
-
     given = {k: v for k, v in SETTINGS.items() if k != "train.epochs"}
     found = [for_seconds("oaa+", given, read_dataset(tiny_set), seconds) for seconds in (20.0, 200.0)]
     for key in ("train.epochs", "train.integral.epochs"):

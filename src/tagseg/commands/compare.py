@@ -61,6 +61,8 @@ class _Task:
     data: Dataset
     chains: Sequence[Chain]
     features: Path | None
+    measure: int | None
+    machine: str
     quiet: bool
 
 
@@ -74,6 +76,7 @@ def compare(
     seconds: float | None = None,
     refine: Sequence[str] = ("none", "proxy", "crf", "proxy+crf"),
     settings: Mapping[str, Any] | None = None,
+    measure: int | None = None,
     jobs: int = 1,
     quiet: bool = False,
 ) -> Comparison:
@@ -91,6 +94,8 @@ def compare(
         seconds: of training that every row has, by a short trial of each; epochs are whole.
         refine: chains of refinements that learn nothing; "none" cuts the maps as they are.
         settings: dotted keys to values, for all rows that know them.
+        measure: how many of the training photographs that have masks the numbers of masks are of, at even steps; None:
+            all. Scores are chosen by all photographs.
         jobs: runs at a time, in processes that share the cores and the GPUs; what each learns does not depend on it.
         quiet: print nothing.
 
@@ -103,8 +108,9 @@ def compare(
         raise BadInput("give updates or seconds, not both: they are two ways to be fair.")
     if not seeds:
         raise BadInput("give at least one seed.")
-    if jobs < 1:
-        raise BadInput(f"jobs {jobs}: give at least one.")
+    for name, number in (("jobs", jobs), ("measure", measure)):
+        if number is not None and number < 1:
+            raise BadInput(f"{name} {number}: give at least one.")
     chains = [Chain.of(name, given) for name in dict.fromkeys(refine)]
     for number, row in enumerate(table):
         resolve(row.recipe, known_settings(row.recipe, given) | row.settings)
@@ -116,21 +122,22 @@ def compare(
     features = _features(chains, dataset, folder, reporter)
     place = None if features is None else features.folder
     tasks: list[_Task] = []
+    machine = machine_in_words() + (f", {jobs} runs at a time" if jobs > 1 else "")
     for row in table:
         chosen = _budget(row, known_settings(row.recipe, given) | row.settings, dataset, folder, updates, seconds)
         for seed in seeds:
             run = folder / RUNS / _slug(row.name) / f"seed{seed}"
             own = {**chosen, "seed": seed}
-            tasks.append(_Task(row, own, run, dataset, chains, place, quiet or jobs > 1))
+            tasks.append(_Task(row, own, run, dataset, chains, place, measure, machine, quiet or jobs > 1))
     found = _all(tasks, jobs, reporter)
     comparison = Comparison(
         data=dataset.root.resolve().name,
         photographs=len(dataset.train),
+        measured=len(_samples(dataset, measure)),
         classes=dataset.classes,
         seeds=tuple(seeds),
         budget=_words(updates, seconds),
         chains=tuple(chain.name for chain in chains),
-        machine=machine_in_words(),
         runs=found,
     )
     comparison.write(folder, lambda: _gallery(table, seeds[0], dataset, folder, chains[-1], features))
@@ -282,6 +289,12 @@ def _begin_run(task: _Task) -> None:
             return
 
 
+def _samples(data: Dataset, measure: int | None) -> list[Sample]:
+    """The training photographs that masks are measured on."""
+    known = [s for s in data.train if s.mask is not None]
+    return [known[int(place)] for place in np.linspace(0, len(known) - 1, min(measure or len(known), len(known)))]
+
+
 def _linked(source: str, target: str) -> None:
     """Gives a file that is never changed, but only replaced, a second name; a copy where the disk has no such thing."""
     try:
@@ -296,12 +309,17 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
     stage = read_json(task.run / "premise" / "stage.json")
     told = read_json(path) if path.exists() else {}
     if told.get("maps") != stage["inputs"]:
-        told = {"maps": stage["inputs"], "numbers": {}}
-    store = MapStore(task.run / "mine")
+        told = {"maps": stage["inputs"], "machine": task.machine}
+    if told.get("measure") != task.measure or "numbers" not in told:
+        told |= {"measure": task.measure, "numbers": {}}
+    store, scores = MapStore(task.run / "mine"), dict[str, float]()
+    samples = _samples(task.data, task.measure)
     for chain in task.chains:
         if chain.key not in told["numbers"]:
-            with reporter.bar(chain.name, len(task.data.train), "photographs") as advance:
-                found = chain.measure(store, task.data, features, advance)
+            if chain.cut_by not in scores:
+                scores[chain.cut_by] = chain.background(store, task.data, features)
+            with reporter.bar(chain.name, len(samples), "photographs") as advance:
+                found = chain.measure(store, samples, task.data.classes, scores[chain.cut_by], features, advance)
             told["numbers"][chain.key] = found.model_dump(mode="json")
             write_json(path, told)
     trained = [task.run / name / "stage.json" for name in ("train", "integral")]
@@ -312,6 +330,7 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
         seed=chosen.seed,
         updates=updates_of(chosen.train, len(task.data.train)),
         seconds=sum(float(read_json(p)["seconds"]) for p in trained if p.exists()),
+        machine=told["machine"],
         prior=prior_in_words(chosen),
         premise=stage["values"],
         numbers={chain.name: Numbers.model_validate(told["numbers"][chain.key]) for chain in task.chains},

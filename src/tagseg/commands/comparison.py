@@ -29,21 +29,21 @@ class Comparison:
 
     data: name of the data set.
     photographs: for training.
+    measured: of these, on which the numbers are.
     classes: their names.
     seeds: of every row.
     budget: how much training every row had, in words.
     chains: of refinements, by which there is a column each.
-    machine: what computed it.
     runs: what was measured of every run.
     """
 
     data: str
     photographs: int
+    measured: int
     classes: tuple[str, ...]
     seeds: tuple[int, ...]
     budget: str
     chains: tuple[str, ...]
-    machine: str
     runs: tuple[Measured, ...]
 
     @property
@@ -82,9 +82,11 @@ class Comparison:
     def facts(self) -> str:
         """Returns in a sentence how the numbers came about."""
         priors = "; ".join(dict.fromkeys(run.prior for run in self.runs))
+        machines = "; ".join(dict.fromkeys(run.machine for run in self.runs))
+        on = "" if self.measured == self.photographs else f", {self.measured} of them measured"
         return (
-            f"{self.photographs} training photographs of {self.data}, {self.budget}, seeds "
-            f"{', '.join(map(str, self.seeds))}; {self.machine}. Beside the tags the networks have seen: {priors}. "
+            f"{self.photographs} training photographs of {self.data}{on}, {self.budget}, seeds "
+            f"{', '.join(map(str, self.seeds))}; {machines}. Beside the tags the networks have seen: {priors}. "
             "Every background score is chosen without masks, but for the one that is called oracle. Mean and spread "
             "over seeds."
         )
@@ -104,7 +106,19 @@ class Comparison:
         """Returns one line for every run, with the IoU of every class after every chain."""
         text = io.StringIO()
         names = ["background", *self.classes]
-        heads = ["data", "photographs", "row", "recipe", "settings", "seed", "budget", "updates", "seconds", "machine"]
+        heads = [
+            "data",
+            "photographs",
+            "measured",
+            "row",
+            "recipe",
+            "settings",
+            "seed",
+            "budget",
+            "updates",
+            "seconds",
+            "machine",
+        ]
         heads += ["prior", "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement"]
         for chain in self.chains:
             heads += [f"{chain}:miou", f"{chain}:oracle", f"{chain}:score", *(f"{chain}:{n}" for n in names)]
@@ -113,8 +127,8 @@ class Comparison:
         for run in self.runs:
             p = run.premise
             settings = " ".join(f"{key}={value}" for key, value in run.settings.items() if not key.endswith("weights"))
-            line: list[object] = [self.data, self.photographs, run.row, run.recipe, settings, run.seed, self.budget]
-            line += [run.updates, round(run.seconds, 1), self.machine, run.prior]
+            line: list[object] = [self.data, self.photographs, self.measured, run.row, run.recipe, settings, run.seed]
+            line += [self.budget, run.updates, round(run.seconds, 1), run.machine, run.prior]
             line += [p.recall, p.noise, p.tags_map, p.rate, p.trusted, p.saturated, p.disagreement]
             for chain in self.chains:
                 found = run.numbers[chain]

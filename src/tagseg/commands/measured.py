@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ class Measured(BaseModel):
     recipe, settings, seed: what it was.
     updates: optimiser steps.
     seconds: of training.
+    machine: what trained it, and how many runs at a time.
     prior: what it has seen beside the tags of these photographs.
     premise: what the method builds on (see `tagseg.pipeline.premise`).
     numbers: of every chain of refinements.
@@ -64,6 +65,7 @@ class Measured(BaseModel):
     seed: int
     updates: int
     seconds: float
+    machine: str
     prior: str
     premise: PremiseRecord
     numbers: dict[str, Numbers]
@@ -105,6 +107,13 @@ class Chain:
         )
 
     @property
+    def cut_by(self) -> str:
+        """Returns what the background score depends on beside the maps: chains that spread them alike share it."""
+        first = {steps_of(self.name)[0]} if self.spreads else set()
+        encoder = self.encoder.model_dump_json() if self.spreads else ""
+        return f"{self.settings.model_dump_json(include={'background', *first})}{encoder}"
+
+    @property
     def spreads(self) -> bool:
         """Returns whether it spreads class maps along the features of the encoder."""
         return self.settings.spreads
@@ -136,11 +145,17 @@ class Chain:
         assert sample.mask is not None
         return iou_of_tags(self.mask(store, background, sample, features), read_mask(sample.mask), sample.tags)
 
-    def measure(self, store: MapStore, data: Dataset, features: FeatureStore | None, advance: Advance) -> Numbers:
-        """Returns what the chain makes of the maps of all training photographs that have a mask."""
-        background = self.background(store, data, features)
-        confusion, sweep = Confusion(len(data.classes)), ThresholdSweep(len(data.classes))
-        samples = [s for s in data.train if s.mask is not None]
+    def measure(
+        self,
+        store: MapStore,
+        samples: Sequence[Sample],
+        classes: tuple[str, ...],
+        background: float,
+        features: FeatureStore | None,
+        advance: Advance,
+    ) -> Numbers:
+        """Returns what the chain makes of the maps of photographs that have masks, cut by a background score."""
+        confusion, sweep = Confusion(len(classes)), ThresholdSweep(len(classes))
 
         def work(sample: Sample) -> tuple[Sample, StoredMaps, np.ndarray, np.ndarray]:
             assert sample.mask is not None
@@ -151,7 +166,7 @@ class Chain:
             confusion.add(mask, truth)
             sweep.add(stored.at(truth.shape), sample.tags, truth)
             advance(done, "")
-        table = confusion.scores().table(data.classes)
+        table = confusion.scores().table(classes)
         return Numbers(
             background=round(background, 4),
             miou=table.miou,
