@@ -245,11 +245,26 @@ def predict(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the photograph with its mask over it.")
     ] = False,
-    scales: Annotated[str, typer.Option(help="Sizes to look at, e.g. 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirrored photograph too.")] = False,
+    names: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Only the photographs in this list, a name a line, e.g. VOC's test.txt."),
+    ] = None,
+    side: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Long side at scale 1, pixels; 'trained', or 'own', that of the photograph."),
+    ] = None,
+    scales: Annotated[Optional[str], typer.Option(help="Sizes to look at, e.g. 0.75,1,1.25.")] = None,  # noqa: UP045
+    flip: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--flip/--no-flip", help="Look at the mirrored photograph too.", show_default=False),
+    ] = None,
+    fuse: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="'mean' of the probabilities of all sizes; 'max' or 'max-sum', the largest logits."),
+    ] = None,
     crf: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Sharpen with a dense CRF of these published parameters, e.g. deeplab."),
+        typer.Option(help="Sharpen with a dense CRF of these published parameters, e.g. deeplab; or 'none'."),
     ] = None,
     refine: Annotated[
         Optional[str],  # noqa: UP045
@@ -260,17 +275,23 @@ def predict(
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a mask (palette PNG: 0 background, class c at c + 1) for every photograph."""
+    """Write a mask (palette PNG: 0 background, class c at c + 1) for every photograph.
+
+    Photographs are looked at as the run's test protocol says (its settings under 'predict'), but for what is said here.
+    """
     try:
-        sizes = tuple(float(s) for s in scales.split(","))
+        sizes = None if scales is None else tuple(float(s) for s in scales.split(","))
     except ValueError as error:
         raise BadInput(f"--scales {scales}: give numbers with commas between them, e.g. 0.75,1,1.25.") from error
     written = tagseg.predict(
         run,
         images,
         out,
+        names=names,
+        side=int(side) if side is not None and side.isdecimal() else side,
         scales=sizes,
         flip=flip,
+        fuse=fuse,
         crf=crf,
         refine=refine,
         encoder=_encoder(encoder, encoder_weights),
@@ -626,6 +647,7 @@ def _print_fit(result: FitResult) -> None:
         "pseudo-masks": "pseudo-masks, training",
         "class maps": "class maps, evaluation",
         "segmentation": "segmentation, evaluation",
+        "test protocol": "  by the test protocol",
     }
     for part, scores in result.metrics.score_tables().items():
         typer.echo(

@@ -26,6 +26,21 @@ def test_masks_of_files_and_folders(tiny_run: Any, tmp_path: Path):
             assert picture.size == size[::-1]
 
 
+def test_only_the_photographs_of_a_list(tiny_run: Any, tmp_path: Path):
+    for name in ("2008_000001", "2008_000002", "2008_000003"):
+        photo(tmp_path / f"JPEGImages/{name}.jpg")
+    (tmp_path / "test.txt").write_text("2008_000003\n2008_000001\n")
+    how = {"names": tmp_path / "test.txt", "quiet": True}
+    written = tagseg.predict(tiny_run.folder, [tmp_path / "JPEGImages"], tmp_path / "out", **how)
+    assert [p.name for p in written] == ["2008_000003.png", "2008_000001.png"]
+    (tmp_path / "test.txt").write_text("2008_000009\n")
+    with pytest.raises(tagseg.BadInput, match="there is no photograph '2008_000009'"):
+        tagseg.predict(tiny_run.folder, [tmp_path / "JPEGImages"], tmp_path / "out", **how)
+    (tmp_path / "test.txt").write_text("\n")
+    with pytest.raises(tagseg.BadInput, match="no names"):
+        tagseg.predict(tiny_run.folder, [tmp_path / "JPEGImages"], tmp_path / "out", **how)
+
+
 def test_bad_photographs(tiny_run: Any, tmp_path: Path):
     photo(tmp_path / "in/a.png")
     (tmp_path / "in/b.png").write_bytes(b"no photograph")

@@ -86,6 +86,29 @@ def test_a_changed_setting_redoes_what_depends_on_it(tiny_set: Path, own_run: Pa
     assert "segment: done again, because the stage 'masks' before it changed" in said
 
 
+def test_another_test_protocol_trains_nothing(tiny_set: Path, own_run: Path, capsys: pytest.CaptureFixture[str]):
+    before = (own_run / "segment/model.safetensors").stat().st_mtime_ns
+    settings = {**TINY, "predict.flip": True, "predict.scales": [1.0, 1.5], "predict.fuse": "max"}
+    found = tagseg.fit(tiny_set, own_run, recipe="cam", settings=settings)
+    said = capsys.readouterr().out
+    assert "segment: already done, kept" in said
+    assert "report: done again, because the stage 'segment' before it changed" in said
+    assert (own_run / "segment/model.safetensors").stat().st_mtime_ns == before
+    assert found.metrics.val.protocol is not None
+    assert "test protocol" in found.metrics.score_tables()
+    model, sample = tagseg.load(own_run), read_dataset(tiny_set).val[0]
+    assert (model.protocol.flip, model.protocol.scales) == (True, (1.0, 1.5))
+    kept = own_run / "report/predictions" / f"{sample.name}.png"
+    np.testing.assert_array_equal(model.predict(sample.image), read_index_png(kept))
+    (written,) = tagseg.predict(own_run, [sample.image], own_run.parent / "masks", quiet=True)
+    np.testing.assert_array_equal(read_index_png(written), read_index_png(kept))
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings=settings)
+    assert "report: already done, kept" in capsys.readouterr().out
+    again = tagseg.fit(tiny_set, own_run, recipe="cam", settings=TINY, quiet=True)
+    assert again.metrics.val.protocol is None
+    assert again.metrics.val.segmentation == found.metrics.val.segmentation
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import pickle
 from pathlib import Path
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import tagseg
 from tagseg.networks.backbone import Backbone
 from tagseg.segmentation.deeplab import DeepLab
-from tagseg.segmentation.model import SegmentationModel, load
+from tagseg.segmentation.model import SegmentationModel, load, set_protocol
+from tagseg.segmentation.settings import PredictSettings
 
 
 @pytest.fixture
@@ -55,6 +57,54 @@ def test_probabilities_sum_to_one_and_flip_averages(model: SegmentationModel, ph
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-4)
     mirrored = model.probabilities(np.ascontiguousarray(photo[:, ::-1]), scales=(0.75, 1.0), flip=True)
     np.testing.assert_allclose(found, mirrored[..., ::-1], atol=0.02)
+
+
+def test_the_largest_logits_over_sizes(model: SegmentationModel, photo: np.ndarray):
+    """AFA averages a photograph and its mirror image, ToCo adds them; then the largest logit of all sizes counts."""
+
+    def logits(image: np.ndarray, scale: float) -> np.ndarray:
+        return np.log(model.probabilities(image, scales=(scale,)))
+
+    for fuse, times in (("max", 0.5), ("max-sum", 1.0)):
+        # of a single size nothing is lost by knowing logits only up to a constant of every pixel
+        mirrored = logits(np.ascontiguousarray(photo[:, ::-1]), 1.0)[..., ::-1]
+        sums = np.exp(times * (logits(photo, 1.0) + mirrored))
+        one = model.probabilities(photo, flip=True, fuse=fuse)
+        np.testing.assert_allclose(one, sums / sums.sum(axis=0), atol=0.02)
+        np.testing.assert_allclose(model.probabilities(photo, scales=(1, 1), flip=True, fuse=fuse), one, atol=1e-5)
+        several = model.probabilities(photo, scales=(0.75, 1.0), flip=True, fuse=fuse)
+        np.testing.assert_allclose(several.sum(axis=0), 1, atol=1e-4)
+
+
+def test_its_protocol_is_kept_and_others_may_be_asked_for(
+    model: SegmentationModel, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model.save(tmp_path)
+    assert "protocol" not in json.loads((tmp_path / "model.json").read_text())
+    before = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    protocol = PredictSettings(side="own", scales=(0.5, 1.0), flip=True, crf="deeplab")
+    set_protocol(tmp_path, protocol)
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before
+    opened = load(tmp_path)
+    assert opened.protocol == protocol
+    told = {"side": "own", "scales": (0.5, 1.0), "flip": True}
+    np.testing.assert_array_equal(opened.probabilities(photo), model.probabilities(photo, **told))
+    np.testing.assert_array_equal(opened.predict(photo), model.predict(photo, **told, crf="deeplab"))
+    plain = {"side": "trained", "scales": (1.0,), "flip": False, "crf": "none"}
+    np.testing.assert_array_equal(opened.predict(photo, **plain), model.predict(photo))
+    seen = []
+    monkeypatch.setattr(type(opened.network), "forward", lambda self, x: seen.append(x.shape[-2:]) or x[:, :1])
+    opened.side = 33
+    for side, expected in (("own", 58), ("trained", 33), (129, 129)):
+        with contextlib.suppress(Exception):
+            opened.probabilities(photo, side=side, scales=(1.0,))
+        assert abs(max(seen[-1]) - expected) < 16, side
+    set_protocol(tmp_path, PredictSettings())
+    assert load(tmp_path).protocol == PredictSettings()
+    with pytest.raises(tagseg.BadInput, match="did you mean 'deeplab'"):
+        model.predict(photo, crf="deplab")
+    with pytest.raises(tagseg.BadInput, match="'scales' cannot be"):
+        model.predict(photo, scales=())
 
 
 def test_paths_pictures_and_arrays_are_the_same_to_it(model: SegmentationModel, photo: np.ndarray, tmp_path: Path):

@@ -11,7 +11,7 @@ import numpy as np
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image, voc_palette, write_mask
 from tagseg.data.photographs import OVERLAY, find_photographs
-from tagseg.errors import BadInput, explain_full_disk
+from tagseg.errors import BadInput, brief, explain_full_disk
 from tagseg.masks.crf_parameters import find_crf
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.settings import sharpening
@@ -19,6 +19,7 @@ from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
 from tagseg.segmentation.saved import find_model
+from tagseg.segmentation.settings import NO_CRF
 
 
 def predict(
@@ -26,8 +27,11 @@ def predict(
     images: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
+    names: str | os.PathLike[str] | None = None,
+    side: int | str | None = None,
+    scales: tuple[float, ...] | None = None,
+    flip: bool | None = None,
+    fuse: str | None = None,
     crf: str | None = None,
     refine: str | None = None,
     encoder: EncoderSettings | None = None,
@@ -41,27 +45,31 @@ def predict(
         run: folder of a finished run or model.
         images: files, or folders that are searched through; names below a folder are kept.
         out: folder for the masks; `NAME.png`, and with `overlay` also `NAME.overlay.jpg`.
-        scales, flip: see `SegmentationModel.predict`.
-        crf: sharpen with the dense CRF of these parameters, a name of `tagseg.masks.crf_parameters.CRFS`.
-        refine: sharpen with refinements that learn nothing, several with + between them, e.g. `"proxy+par"`; a CRF
-            among them has the parameters of `crf`.
+        names: a file of the names of photographs, one a line, as VOC's `test.txt`; the others are left out.
+        side, scales, flip, fuse, crf: see `SegmentationModel.predict`; what is None is as the run's test protocol says.
+        refine: sharpen with refinements that learn nothing, several with + between them, e.g. `"proxy+par"`, instead of
+            the protocol's CRF; a CRF among them has the parameters of `crf`.
         encoder: the frozen transformer, for `proxy`; None: the default one.
         skip_bad: leave out photographs that cannot be read.
 
     Returns:
         the masks written.
     """
-    if not scales or min(scales) <= 0:
+    if scales is not None and (not scales or min(scales) <= 0):
         raise BadInput(f"scales {scales}: give positive numbers, for example 0.75,1,1.25.")
-    parameters = None if crf is None else find_crf(crf)
-    chain = None if refine is None else sharpening(refine, crf or "deeplab")
+    if crf is not None and crf != NO_CRF:
+        find_crf(crf)
+    chain = None if refine is None else sharpening(refine, crf if crf not in (None, NO_CRF) else "deeplab")
     found = find_photographs(images, out, (".png", OVERLAY) if overlay else (".png",))
+    if names is not None:
+        found = _listed(found, Path(names))
     folder = find_model(run)
-    from tagseg.masks.crf import crf_mask  # torch is imported only now
-    from tagseg.pipeline.masking import refine_scores
+    from tagseg.pipeline.masking import refine_scores  # torch is imported only now
     from tagseg.segmentation.model import load
 
     reporter, model = Reporter(quiet), load(folder)
+    how = {"side": side, "scales": scales, "flip": flip, "fuse": fuse}
+    model.protocol = model.how(**how, crf=None if chain is not None else crf)
     written = []
     out = Path(out)
 
@@ -79,13 +87,10 @@ def predict(
                 reporter.say(f"skipped: {photo}")
                 continue
             if chain is not None:
-                probabilities = model.probabilities(photo, scales=scales, flip=flip)
+                probabilities = model.probabilities(photo)
                 mask = refine_scores(photo, probabilities, chain, name, encoder).argmax(axis=0).astype(np.uint8)
-            elif parameters is None:
-                mask = model.predict(photo, scales=scales, flip=flip)
             else:
-                probabilities = model.probabilities(photo, scales=scales, flip=flip)
-                mask = crf_mask(photo, probabilities, parameters, device=model.device)
+                mask = model.predict(photo)
             path = out / f"{name}.png"
             write_mask(path, mask)
             if overlay:
@@ -93,3 +98,16 @@ def predict(
             written.append(path)
             advance(len(written), "")
     return written
+
+
+def _listed(found: dict[str, Path], names: Path) -> dict[str, Path]:
+    """The photographs in a list of names, in its order."""
+    try:
+        wanted = dict.fromkeys(filter(None, map(str.strip, names.read_text(encoding="utf-8").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{names}: this list of names cannot be read ({brief(error)}).") from error
+    missing = next((name for name in wanted if name not in found), None)
+    if missing is not None or not wanted:
+        what = "there are no names in it" if missing is None else f"there is no photograph '{missing}'"
+        raise BadInput(f"{names}: {what}; a line is the name of a photograph without its ending.")
+    return {name: found[name] for name in wanted}

@@ -19,6 +19,7 @@ from tagseg.pipeline.mining import PRESENT, mine
 from tagseg.pipeline.records import Curve, Metrics, Oracle, RoundCoverage, TrainMetrics, ValMetrics
 from tagseg.pipeline.run import Run
 from tagseg.segmentation.model import load
+from tagseg.segmentation.settings import PredictSettings
 
 
 def measure(run: Run, folder: Path, background: float) -> Metrics:
@@ -27,28 +28,32 @@ def measure(run: Run, folder: Path, background: float) -> Metrics:
     Args:
         run: with class maps, pseudo-masks and a segmentation network.
         folder: keeps the predictions of the evaluation photographs (or, without any, of the training photographs) in
-            `predictions`, and their class maps in `maps`.
+            `predictions`, by the test protocol, and in `plain`, where that is another; and their class maps in `maps`.
         background: the score that cuts class maps, in 0..1.
     """
     data = run.data
-    predictions = MaskFolder(folder / "predictions")
+    predictions, plain = MaskFolder(folder / "predictions"), MaskFolder(folder / "plain")
     train = _measure_train(run, background)
-    predict_all(run, predictions)
+    predict_all(run, predictions, run.settings.predict)
+    if run.settings.predict.plain or not data.val:
+        plain = predictions
+    else:
+        predict_all(run, plain, PredictSettings())
     if not data.val:
         return Metrics(train=train)
     with run.reporter.bar("report", len(data.val), "photographs") as advance:
         store = mine(run.miner(), data.val, run.facts, folder / "maps", advance, with_predicted=True)
-    return Metrics(train=train, val=_measure_val(data, store, predictions, background))
+    return Metrics(train=train, val=_measure_val(data, store, plain, predictions, background))
 
 
-def predict_all(run: Run, place: MaskFolder) -> None:
-    """Segments the evaluation photographs (the training ones where there are none) as `tagseg predict` would."""
+def predict_all(run: Run, place: MaskFolder, protocol: PredictSettings) -> None:
+    """Segments the evaluation photographs (the training ones where there are none) by a test protocol."""
     model = load(run.path)
     samples = run.data.val or run.data.train
     with run.reporter.bar("predict", len(samples), "photographs") as advance:
         for done, sample in enumerate(samples, start=1):
             if not place(sample).exists():
-                write_mask(place(sample), model.predict(sample.image))
+                write_mask(place(sample), model.predict(sample.image, **protocol.model_dump()))
             advance(done, "")
 
 
@@ -97,7 +102,9 @@ def measure_rounds(data: Dataset, accumulated: Accumulator) -> list[RoundCoverag
     return [RoundCoverage(round=n, **dict(coverage.table(data.classes))) for n, coverage in coverages.items()]
 
 
-def _measure_val(data: Dataset, store: MapStore, predictions: MaskFolder, background: float) -> ValMetrics:
+def _measure_val(
+    data: Dataset, store: MapStore, plain: MaskFolder, predictions: MaskFolder, background: float
+) -> ValMetrics:
     size = len(data.classes)
     probabilities = np.stack([store.read(s.name).tag_probabilities for s in data.val])
     tags = np.stack([multi_hot(s.tags, size) for s in data.val])
@@ -105,20 +112,24 @@ def _measure_val(data: Dataset, store: MapStore, predictions: MaskFolder, backgr
     samples = tuple(s for s in data.val if s.mask is not None)
     if not samples:
         return ValMetrics(tags_map=tags_map)
-    class_maps, with_tags, segmentation = ThresholdSweep(size), ThresholdSweep(size), Confusion(size)
+    class_maps, with_tags = ThresholdSweep(size), ThresholdSweep(size)
+    segmentation, protocol = Confusion(size), Confusion(size)
     for sample, truth in prefetch(lambda s: (s, _truth(s)), samples):
         maps = store.read(sample.name)
         present = tuple(np.flatnonzero(maps.tag_probabilities > PRESENT).tolist())
         for sweep, classes in ((class_maps, present), (with_tags, sample.tags)):
             kept = maps.only(classes)
             sweep.add(kept.at(truth.shape), kept.classes, truth)
-        segmentation.add(read_index_png(predictions(sample)), truth)
+        segmentation.add(read_index_png(plain(sample)), truth)
+        if plain != predictions:
+            protocol.add(read_index_png(predictions(sample)), truth)
     return ValMetrics(
         tags_map=tags_map,
         photographs=len(samples),
         class_maps=class_maps.at(background).scores().table(data.classes),
         class_maps_with_tags=with_tags.at(background).scores().table(data.classes),
         segmentation=segmentation.scores().table(data.classes),
+        protocol=None if plain == predictions else protocol.scores().table(data.classes),
     )
 
 

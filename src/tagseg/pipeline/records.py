@@ -168,7 +168,8 @@ class ValMetrics(Record):
     photographs: how many have a mask.
     class_maps: of class maps of the tags that the classifier finds.
     class_maps_with_tags: of class maps of the true tags.
-    segmentation: of the segmentation network.
+    segmentation: of the segmentation network, which looks at a photograph once.
+    protocol: of the segmentation network by the test protocol of the run, where that is another.
     """
 
     tags_map: float | None = None
@@ -176,6 +177,7 @@ class ValMetrics(Record):
     class_maps: ScoreTable | None = None
     class_maps_with_tags: ScoreTable | None = None
     segmentation: ScoreTable | None = None
+    protocol: ScoreTable | None = None
 
 
 class Metrics(Record):
@@ -185,13 +187,14 @@ class Metrics(Record):
     val: ValMetrics | None = None
 
     def score_tables(self) -> dict[str, ScoreTable]:
-        """Returns the four tables that a summary shows, those that were measured, by name."""
+        """Returns the tables that a summary shows, those that were measured, by name."""
         train, val = self.train, self.val
         tables = {
             "seeds": train.seeds if train else None,
             "pseudo-masks": train.pseudo_masks if train else None,
             "class maps": val.class_maps if val else None,
             "segmentation": val.segmentation if val else None,
+            "test protocol": val.protocol if val else None,
         }
         return {name: table for name, table in tables.items() if table is not None}
 

@@ -79,6 +79,7 @@ def _tiles(metrics: Metrics) -> list[Tile]:
         "pseudo-masks": ("Pseudo-masks", "training photographs"),
         "class maps": ("Class maps", "evaluation photographs, no tags given"),
         "segmentation": ("Segmentation", "evaluation photographs, no tags given"),
+        "test protocol": ("Test protocol", "the same network, by the run's test protocol"),
     }
     return [
         Tile(

@@ -118,6 +118,7 @@ class RunFolder:
         work: Callable[[Path], R],
         outputs: tuple[str, ...] = (),
         edited: Callable[[Path], bool] = lambda path: False,  # noqa: ARG005
+        describe: Callable[[Path], None] = lambda folder: None,  # noqa: ARG005
     ) -> Finished[R]:
         """Does `work(folder)` unless it was done before with the same inputs and everything it left is still whole.
 
@@ -132,6 +133,8 @@ class RunFolder:
             work: makes what is not in the folder yet.
             outputs: files that it leaves in the run's folder itself, beside those in its own.
             edited: whether a file that is not as it was written is whole, so that a person must have edited it.
+            describe: brings up to date what in the folder only says how the result is used, which is no reason to make
+                the result again; what comes after the stage is done again if that changes anything.
         """
         folder = self.path / name
         inputs = json.loads(json.dumps(inputs))  # as they will be read back
@@ -153,6 +156,7 @@ class RunFolder:
             record = _parsed(kind, before.values)
             if record is not None and not broken:
                 self.say(f"{name}: already done, kept")
+                before = self._described(name, before, describe)
                 return Finished(record, _key(before), before.seconds, before.resumed)
             resumed = True
             self._put_aside(name, broken)
@@ -164,6 +168,7 @@ class RunFolder:
             begun = time.perf_counter()
             record = work(folder)
             seconds = round(time.perf_counter() - begun, 1)
+            describe(folder)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             if not (self.path / RUN_MARKER).exists():
                 raise BadInput(
@@ -181,6 +186,16 @@ class RunFolder:
             )
             write_json(folder / STAGE, done.model_dump(mode="json"))
         return Finished(record, _key(done), seconds, resumed)
+
+    def _described(self, name: str, before: StageFile, describe: Callable[[Path], None]) -> StageFile:
+        """The record of a stage that stays as it is, but for what describes it."""
+        with explain_full_disk(self.path):
+            describe(self.path / name)
+            now = before.model_copy(update={"files": {file: _digest(self.path / file) for file in before.files}})
+            if now != before:
+                self.say(f"{name}: is used otherwise now")
+                write_json(self.path / name / STAGE, now.model_dump(mode="json"))
+        return now
 
     def _left(self, folder: Path, outputs: tuple[str, ...]) -> Iterator[Path]:
         """The files that a stage left; what file managers or people put beside them is not its business."""

@@ -25,7 +25,7 @@ from tagseg.masks.refinements import (
 )
 from tagseg.methods.table import find_method, load_method, method_names, method_settings
 from tagseg.networks.settings import CacheSettings, EncoderSettings
-from tagseg.segmentation.settings import SegmentSettings
+from tagseg.segmentation.settings import PredictSettings, SegmentSettings
 from tagseg.settings import Count, Settings, SidePixels, TrainSettings, parse
 
 DEFAULT_RECIPE = "photos/cam"
@@ -162,6 +162,7 @@ class FitSettings(Settings):
     mine: MineSettings = MineSettings()
     masks: MaskSettings = MaskSettings()
     segment: SegmentSettings = SegmentSettings()
+    predict: PredictSettings = PredictSettings()  # how the network looks at photographs once it is trained
 
 
 def segments_itself(settings: FitSettings) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -25,8 +26,8 @@ from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.segmentation.decoder import FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.saved import DESCRIPTION, WEIGHTS, find_model
-from tagseg.segmentation.settings import HeadName
-from tagseg.settings import SidePixels
+from tagseg.segmentation.settings import NO_CRF, HeadName, PredictSettings
+from tagseg.settings import SidePixels, parse
 
 FORMAT = 1
 Deviation = Annotated[float, Field(gt=0, lt=1e6)]
@@ -39,10 +40,18 @@ class SegmentationModel:
         network: the network.
         classes: the C class names, background left out.
         side: long side, in pixels, at which photographs are looked at.
+        protocol: how they are looked at, where nothing else is said; None: once, and nothing follows.
     """
 
-    def __init__(self, network: DeepLab | FrozenSegmenter, classes: tuple[str, ...], side: int) -> None:
+    def __init__(
+        self,
+        network: DeepLab | FrozenSegmenter,
+        classes: tuple[str, ...],
+        side: int,
+        protocol: PredictSettings | None = None,
+    ) -> None:
         self.network, self.classes, self.side = network.eval(), classes, side
+        self.protocol = protocol or PredictSettings()
         self.to(default_device())
 
     def to(self, device: torch.device | str) -> SegmentationModel:
@@ -51,63 +60,106 @@ class SegmentationModel:
         self.network.to(self.device).to(memory_format=torch.channels_last)
         return self
 
-    def predict(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
+    def predict(
+        self,
+        image: ImageLike,
+        *,
+        side: int | str | None = None,
+        scales: Sequence[float] | None = None,
+        flip: bool | None = None,
+        fuse: str | None = None,
+        crf: str | None = None,
+    ) -> np.ndarray:
         """Returns the class of every pixel: `(H, W)` uint8, 0 background, class c at c + 1.
+
+        What is None is as the model's own `protocol` has it.
 
         Args:
             image: of any size; see `tagseg.data.images.to_photograph`.
-            scales: sizes to look at, relative to the training size; probabilities are averaged.
+            side: long side of the photograph at scale 1, pixels; "trained", that of the training; "own", its own.
+            scales: sizes to look at, relative to `side`.
             flip: look at the mirrored photograph too.
+            fuse: "mean" of the probabilities of all sizes; "max", the largest logits; or "max-sum", these of a
+                photograph and its mirror image added.
+            crf: sharpen with the dense CRF of these parameters, a name of `tagseg.masks.crf_parameters.CRFS`; "none".
+
+        Raises:
+            BadInput: the image cannot be used, or a value is none of these.
         """
         photo = to_photograph(image)
-        classes = self._probabilities(photo, scales, flip).max(dim=0).indices  # argmax is many times slower on a CPU
+        how = self.how(side=side, scales=scales, flip=flip, fuse=fuse, crf=crf)
+        found = self._probabilities(photo, how)
+        if how.crf != NO_CRF:
+            from tagseg.masks.crf import crf_mask
+
+            return crf_mask(photo, found.cpu().numpy(), how.crf, device=self.device)
+        classes = found.max(dim=0).indices  # argmax is many times slower on a CPU
         return classes.to(torch.uint8).cpu().numpy()
 
-    def probabilities(self, image: ImageLike, *, scales: tuple[float, ...] = (1.0,), flip: bool = False) -> np.ndarray:
-        """Returns the probabilities of all classes, which sum to one at every pixel.
+    def probabilities(
+        self,
+        image: ImageLike,
+        *,
+        side: int | str | None = None,
+        scales: Sequence[float] | None = None,
+        flip: bool | None = None,
+        fuse: str | None = None,
+    ) -> np.ndarray:
+        """Returns the probabilities of all classes, which sum to one at every pixel, before any CRF.
 
         They are `(C + 1, H, W)` float32; the arguments are those of `predict`.
         """
-        return self._probabilities(to_photograph(image), scales, flip).cpu().numpy()
+        how = self.how(side=side, scales=scales, flip=flip, fuse=fuse)
+        return self._probabilities(to_photograph(image), how).cpu().numpy()
+
+    def how(self, **changes: Any) -> PredictSettings:
+        """Returns the model's protocol with changes; those that are None change nothing.
+
+        Raises:
+            BadInput: there is no such field or value.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        found: PredictSettings = parse(PredictSettings, {**self.protocol.model_dump(), **given}, "prediction")
+        return found
 
     @torch.inference_mode()
-    def _probabilities(self, photo: np.ndarray, scales: tuple[float, ...], flip: bool) -> torch.Tensor:
+    def _probabilities(self, photo: np.ndarray, how: PredictSettings) -> torch.Tensor:
         height, width = photo.shape[:2]
         backbone = self.network.backbone
+        side = {"trained": self.side, "own": max(height, width)}.get(str(how.side), how.side)
+        merged = torch.add if how.fuse == "mean" else torch.maximum
         total: torch.Tensor | None = None
-        for scale in scales:
-            factor = self.side * scale / max(height, width)
+        for scale in how.scales:
+            factor = cast(int, side) * scale / max(height, width)
             size = backbone.grid.fit(height * factor, width * factor)
             pixels = normalise(resize(whole(photo), size).image, backbone)[None].to(self.device)
-            if flip:
+            if how.flip:
                 pixels = torch.cat([pixels, pixels.flip(-1)])
             with inference_autocast(self.device):
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-                logits = on_canvas(self.network, pixels, backbone.stride, batch=1 + flip, local=backbone.local)
-            probabilities = F.softmax(logits.float(), dim=1)
-            if flip:
-                probabilities = (probabilities[:1] + probabilities[1:].flip(-1)) / 2
-            if total is None:
-                total = torch.zeros(probabilities.shape[1], height, width, device=self.device)
-            total += backbone.grid.resize(probabilities, (height, width))[0]
+                logits = on_canvas(self.network, pixels, backbone.stride, batch=len(pixels), local=backbone.local)
+            seen = F.softmax(logits.float(), dim=1) if how.fuse == "mean" else logits.float()
+            if how.flip:
+                seen = (seen[:1] + seen[1:].flip(-1)) * (1 if how.fuse == "max-sum" else 0.5)
+            found = backbone.grid.resize(seen, (height, width))[0]
+            total = found if total is None else merged(total, found)
         assert total is not None
-        return total / len(scales)
+        return total / len(how.scales) if how.fuse == "mean" else total.softmax(dim=0)
 
     def save(self, folder: Path) -> None:
         """Writes `model.safetensors`, then `model.json`; each whole or not at all."""
         backbone = self.network.backbone
         with write_aside(folder / WEIGHTS) as aside:
             save_file({k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}, aside)
-        write_json(
-            folder / DESCRIPTION,
-            {
-                "format": FORMAT,
-                "task": "segmentation",
-                "classes": list(self.classes),
-                "architecture": self._architecture(),
-                "input": {"side": self.side, "mean": list(backbone.mean), "std": list(backbone.std)},
-            },
-        )
+        told = {
+            "format": FORMAT,
+            "task": "segmentation",
+            "classes": list(self.classes),
+            "architecture": self._architecture(),
+            "input": {"side": self.side, "mean": list(backbone.mean), "std": list(backbone.std)},
+        }
+        write_json(folder / DESCRIPTION, told)
+        set_protocol(folder, self.protocol)
 
     def _architecture(self) -> dict[str, Any]:
         network, backbone = self.network, self.network.backbone
@@ -145,7 +197,16 @@ def load(path: str | os.PathLike[str]) -> SegmentationModel:
         raise BadInput(
             f"{folder}: the model's files are damaged or do not belong together ({brief(error)})."
         ) from error
-    return SegmentationModel(network, described.classes, described.input.side)
+    return SegmentationModel(network, described.classes, described.input.side, described.protocol)
+
+
+def set_protocol(folder: Path, protocol: PredictSettings) -> None:
+    """Writes into the `model.json` of a folder how its network looks at photographs, if that says anything else."""
+    told = read_json(folder / DESCRIPTION)
+    other = {key: value for key, value in told.items() if key != "protocol"}
+    now = other if protocol.plain else {**other, "protocol": protocol.model_dump(mode="json")}
+    if now != told:
+        write_json(folder / DESCRIPTION, now)
 
 
 class ModelArchitecture(BaseModel):
@@ -173,6 +234,7 @@ class ModelDescription(BaseModel):
     classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     architecture: ModelArchitecture
     input: ModelInput
+    protocol: PredictSettings = PredictSettings()
 
 
 def _network(parts: ModelArchitecture, num_classes: int) -> DeepLab | FrozenSegmenter:

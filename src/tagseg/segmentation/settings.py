@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 
+from tagseg.errors import nearest
+from tagseg.masks.crf_parameters import CRFS
 from tagseg.networks.settings import DecoderSettings
 from tagseg.settings import Count, Norms, OutputStride, ScaleRange, Settings, SidePixels
 
 HeadName = Literal["aspp", "largefov", "tokens"]
+NO_CRF = "none"
+
+
+def _known_crf(name: str) -> str:
+    known = [NO_CRF, *CRFS]
+    if name not in known:
+        raise ValueError(f"there is no such CRF{nearest(name, known) or '.'} Known: {', '.join(known)}")
+    return name
+
+
+class PredictSettings(Settings):
+    """Settings of the test protocol: how a trained network looks at a photograph whose mask is wanted.
+
+    A published protocol looks at several sizes and at mirror images, and sharpens with a CRF.
+    """
+
+    # long side of the photograph at scale 1, pixels; "trained", that of the training; "own", the photograph's
+    side: SidePixels | Literal["trained", "own"] = "trained"
+    scales: tuple[PositiveFloat, ...] = Field(default=(1.0,), min_length=1)
+    flip: bool = False  # look at the mirrored photograph too
+    # what becomes of several sizes: "mean", of their probabilities; "max", the largest logits, those of a photograph
+    # and its mirror image averaged (AFA's published code); "max-sum", these added (ToCo's), which a CRF believes more
+    fuse: Literal["mean", "max", "max-sum"] = "mean"
+    crf: Annotated[str, AfterValidator(_known_crf)] = NO_CRF  # published parameters, by name
+
+    @property
+    def plain(self) -> bool:
+        """Returns whether the photograph is looked at once, as in the training, and nothing follows."""
+        return self == PredictSettings()
 
 
 class SegmentSettings(Settings):

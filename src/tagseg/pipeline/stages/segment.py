@@ -13,6 +13,7 @@ from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.segmenting import own_model, segmentation_backbone, teach, teach_decoder, with_encoder
 from tagseg.pipeline.settings import segments_itself
+from tagseg.segmentation.model import set_protocol
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -64,4 +65,8 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     return TrainingRecord(epochs=epochs)
 
 
-STAGE = Stage(name="segment", record=TrainingRecord, inputs=_inputs, work=_work)
+def _describe(run: Run, folder: Path) -> None:
+    set_protocol(folder, run.settings.predict)
+
+
+STAGE = Stage(name="segment", record=TrainingRecord, inputs=_inputs, work=_work, describe=_describe)
