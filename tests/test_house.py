@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "report": set(),
     "attribution": {"networks"},
     "masks": {"networks"},
-    "segmentation": {"data", "networks"},
+    "segmentation": {"data", "networks", "masks"},  # a model may end with a CRF
     "methods": {"segmentation", "masks", "data", "networks"},
     "pipeline": {"methods", "segmentation", "masks", "data", "networks", "evaluation", "report"},
 }
