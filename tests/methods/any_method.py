@@ -6,15 +6,18 @@ from typing import Any
 
 import torch
 
-from tagseg.data.dataset import Sample
+from tagseg.data.dataset import MaskFolder, Sample
 from tagseg.data.reading import read_dataset
+from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.base import Method
 from tagseg.methods.frozen import Frozen
+from tagseg.methods.refinements import load_network
+from tagseg.methods.refinements.base import AffinityNetwork
 from tagseg.methods.single_stage import SingleStage
 from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline import training
-from tagseg.pipeline.training import Schedule, train
+from tagseg.pipeline.training import Schedule, Sharing, train
 from tagseg.progress import Reporter
 
 SMALL: dict[str, Any] = {  # of these every method takes what it knows
@@ -56,8 +59,25 @@ def exact() -> None:
     training.trainer_precision = lambda _: "32-true"  # type: ignore[attr-defined]
 
 
+def affinity_taught(
+    name: str, data: Path, folder: Path, sharing: Sharing = Sharing(), epochs: int = 2
+) -> AffinityNetwork:
+    """A refinement's network after two epochs, or none, with the true masks as labels."""
+    found = refinements()[name]
+    assert isinstance(found, LearntRefinement)
+    kind, samples = load_network(found), read_dataset(data).train[:4]
+    small = {"epochs": 2, "batch_size": 2, "side": 64, "radius": 3}
+    settings = kind.Settings(**{k: v for k, v in small.items() if k in kind.Settings.model_fields})
+    torch.manual_seed(0)
+    network = kind("test_resnet", "random", settings, 4)
+    views = network.label_views(samples, 0, MaskFolder(data / "masks"))
+    if epochs:
+        train(network, views, Schedule(epochs, 2, seed=0), folder, name, Reporter(quiet=True), sharing)
+    return network
+
+
 def taught(
-    name: str, samples: tuple[Sample, ...], classes: tuple[str, ...], folder: Path, processes: int = 1
+    name: str, samples: tuple[Sample, ...], classes: tuple[str, ...], folder: Path, sharing: Sharing = Sharing()
 ) -> Method:
     """The method after two epochs, or as many as were left to do in `folder`."""
     schedule = Schedule(SMALL["epochs"], SMALL["batch_size"], seed=0)
@@ -65,5 +85,5 @@ def taught(
     if network.accumulates:
         network.accumulated = network.accumulator(folder / "accumulated", samples, [(64, 64)] * len(samples))
     views = network.training_views(samples, seed=0)
-    train(network, views, schedule, folder, name, Reporter(quiet=True), processes, rests=network.rests)
+    train(network, views, schedule, folder, name, Reporter(quiet=True), sharing, rests=network.rests)
     return network

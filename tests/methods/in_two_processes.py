@@ -1,4 +1,4 @@
-"""Run by two processes at once: teaches every method, and writes what each process has learnt.
+"""Run by two processes at once: teaches every method and refinement, and writes what each process has learnt.
 
 python -m torch.distributed.run --nproc_per_node 2 tests/methods/in_two_processes.py DATA OUT
 """
@@ -11,7 +11,8 @@ import torch
 
 from tagseg.methods.table import method_names
 from tagseg.pipeline import training
-from tests.methods.any_method import exact, some, taught
+from tagseg.pipeline.training import Sharing
+from tests.methods.any_method import affinity_taught, exact, some, taught
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -20,7 +21,11 @@ if __name__ == "__main__":
     # the processes are there already; what is asked of them is the same
     training._strategy = lambda processes, rests: spawned(processes, rests).replace("_spawn", "")
     exact()
+    networks: dict[str, torch.nn.Module] = {}
     for name in method_names():
-        network = taught(name, samples, classes, out / name, processes=2)
+        networks[name] = taught(name, samples, classes, out / name, Sharing(2))
+    for name in ("psa", "irn"):
+        networks[name] = affinity_taught(name, Path(sys.argv[1]), out / name, Sharing(2))
+    for name, network in networks.items():
         values = {key: value.detach().cpu() for key, value in network.named_parameters()}
         torch.save(values, out / name / f"process-{os.environ['RANK']}.pt")

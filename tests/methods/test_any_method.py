@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from tagseg.data.loading import TrainingLoader
 from tagseg.errors import BadInput
 from tagseg.methods.base import Method
 from tagseg.methods.saved import load_saved, save_classifier
 from tagseg.methods.table import load_method, method_names, method_settings
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline import training
+from tagseg.pipeline.training import Sharing
 from tests.conftest import interrupted_in, names
-from tests.methods.any_method import built, exact, some, taught
+from tests.methods.any_method import affinity_taught, built, exact, some, taught
 
 each = pytest.mark.parametrize("name", method_names())
 
@@ -136,7 +138,7 @@ def test_two_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path, monke
         [*launcher, str(script), str(tiny_set), str(tmp_path)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in method_names():
+    for name in (*method_names(), "psa", "irn"):
         first, second = (torch.load(tmp_path / name / f"process-{n}.pt", weights_only=True) for n in range(2))
         assert all(torch.equal(first[key], second[key]) for key in first), name
     monkeypatch.setattr(Backbone, "freeze", Backbone.freeze)
@@ -146,13 +148,53 @@ def test_two_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path, monke
     for name in method_names():
         if name == "frozen":  # its decoder drops features at random, in every process others
             continue
-        network, before = taught(name, samples, classes, tmp_path / "one" / name), built(name, classes)
         shared = torch.load(tmp_path / name / "process-0.pt", weights_only=True)
-        start = dict(before.named_parameters())
-        for key, value in network.named_parameters():
-            # Adam's first steps are of one size wherever a gradient is not exactly zero, whatever its rounding
-            moved = (value - start[key]).abs().max()
-            apart = (value.cpu() - shared[key]).abs()
-            assert apart.max() <= 1e-6 + 2.1 * moved, (name, key)
-            assert (apart > 1e-6 + 0.02 * moved).float().mean() < 0.02, (name, key)
-        assert all(torch.isfinite(value).all() for value in first.values()), name
+        same(taught(name, samples, classes, tmp_path / "one" / name), built(name, classes), shared)
+    for name in ("psa", "irn"):
+        shared = torch.load(tmp_path / name / "process-0.pt", weights_only=True)
+        one = affinity_taught(name, tiny_set, tmp_path / "one" / name)
+        same(one, affinity_taught(name, tiny_set, tmp_path / "none" / name, epochs=0), shared)
+
+
+def same(network: torch.nn.Module, before: torch.nn.Module, shared: dict[str, torch.Tensor]) -> None:
+    """Checks that a network has learnt what is `shared`, but for rounding."""
+    start = dict(before.named_parameters())
+    for key, value in network.named_parameters():
+        # Adam's first steps are of one size wherever a gradient is not exactly zero, whatever its rounding
+        moved = (value - start[key]).abs().max()
+        apart = (value.cpu() - shared[key]).abs()
+        assert torch.isfinite(shared[key]).all(), key
+        assert apart.max() <= 1e-6 + 2.1 * moved, key
+        assert (apart > 1e-6 + 0.02 * moved).float().mean() < 0.02, key
+
+
+def test_a_batch_in_parts_teaches_what_it_does_at_once(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Backbone, "freeze", Backbone.freeze)
+    monkeypatch.setattr(training, "trainer_precision", training.trainer_precision)
+    exact()
+    samples, classes = some(tiny_set)
+    whole, before = taught("cam", samples, classes, tmp_path / "whole"), built("cam", classes)
+    parts = taught("cam", samples, classes, tmp_path / "parts", Sharing(accumulate=2))
+    same(whole, before, dict(parts.named_parameters()))
+    loader = TrainingLoader(whole.training_views(samples, seed=0), 2, 0, threads=1, parts=2)
+    assert [len(batch["image"]) for batch in loader] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "batches", "found"),
+    [
+        ((1, 1), (16,), (1, 1)),
+        ((4, 1), (16,), (4, 1)),
+        ((8, 1), (5,), (5, 1)),
+        ((2, 1), (3,), (1, 1)),
+        ((4, 1), (10,), (2, 1)),
+        ((8, 1), (16, 8), (8, 1)),
+        ((8, 1), (32, 12), (4, 1)),
+        ((1, 4), (16,), (1, 4)),
+        ((1, 3), (16,), (1, 4)),
+        ((4, 4), (16, 8), (4, 2)),
+        ((2, 100), (6,), (2, 3)),
+    ],
+)
+def test_how_batches_are_shared(asked: tuple[int, int], batches: tuple[int, ...], found: tuple[int, int]):
+    assert Sharing(*asked).of(*batches) == found

@@ -133,6 +133,7 @@ class TrainingLoader:
         batch_size: photographs a step and process.
         seed: fixes the order.
         threads: how many views are made at once.
+        parts: that come one after the other instead of a batch.
     """
 
     def __init__(
@@ -144,8 +145,10 @@ class TrainingLoader:
         *,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
     ) -> None:
-        self.views, self.batch_size, self.threads = views, batch_size, threads
+        self.views, self.threads = views, threads
+        self.batch_size = batch_size // parts
         length = len(views)  # type: ignore[arg-type]
         self.sampler = EpochSampler(length, batch_size, seed, rank=rank, world_size=world_size)
 

@@ -163,6 +163,7 @@ class Method(lightning.LightningModule):
         return loss
 
     average: MovingAverage | None = None  # of the network while it learns, where it teaches
+    _averaged = 0  # the last step that moved it; a step may have several batches
 
     def begin_average(self) -> MovingAverage | None:
         """Returns a moving average that teaches the network, when training begins; by default there is none."""
@@ -174,9 +175,10 @@ class Method(lightning.LightningModule):
         self.average = self.begin_average()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Moves the average a little towards the network."""
-        if self.average is not None:
+        """Moves the average a little towards the network, once a step."""
+        if self.average is not None and self.global_step > self._averaged:
             self.average.update(self.global_step)
+            self._averaged = self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the average in the checkpoint."""

@@ -41,8 +41,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         classifier.read_texts(Path(s.data.texts), stand_in(s.backbone, s.weights))
     if s.segment.network == "deeplab" and not segments_itself(s):
         _check_segmentation(s)
-    batches = [part.batch_size for part in (s.train, s.train.successor, s.segment) if part is not None]
-    check_processes(s.processes, *batches, s.train.batch_size_at(0))
+    check_processes(s.processes)
     learnt = refinements().get(str(s.masks.learnt))
     if isinstance(learnt, LearntRefinement):
         load_network(learnt)(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()

@@ -21,6 +21,7 @@ from tagseg.pipeline.run_folder import AFTER, Finished, RunFolder
 from tagseg.pipeline.saliency import from_folder, with_saliency
 from tagseg.pipeline.settings import FitSettings, segments_itself
 from tagseg.pipeline.stages import ORDER
+from tagseg.pipeline.training import Sharing
 from tagseg.progress import Reporter
 
 R = TypeVar("R", bound=Record)
@@ -55,6 +56,11 @@ class Run:
     def method(self) -> type[Method]:
         """Returns the class of the run's method."""
         return load_method(self.settings.method)
+
+    @property
+    def sharing(self) -> Sharing:
+        """Returns how batches are worked on."""
+        return Sharing(self.settings.processes, self.settings.accumulate)
 
     @property
     def uses_saliency(self) -> bool:

@@ -26,7 +26,7 @@ from tagseg.pipeline.masking import refine_scores
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run import Run
 from tagseg.pipeline.settings import FitSettings, MaskSettings
-from tagseg.pipeline.training import Schedule, save_network, train
+from tagseg.pipeline.training import Schedule, Sharing, save_network, train
 from tagseg.progress import Reporter
 from tagseg.segmentation.decoder import Decoder, DecoderTraining, FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab
@@ -72,7 +72,7 @@ def teach(
     folder: Path,
     name: str,
     reporter: Reporter,
-    processes: int = 1,
+    sharing: Sharing = Sharing(),
 ) -> tuple[SegmentationModel, list[EpochRecord]]:
     """Puts a DeepLab head on `backbone` and trains both with the mask of every sample.
 
@@ -80,7 +80,7 @@ def teach(
         backbone: with its weights loaded and its frozen parts frozen.
         masks: where the mask of a sample lies.
         seed, views_seed: of the order of the photographs, and of their windows.
-        folder, name, reporter, processes: see `tagseg.pipeline.training.train`.
+        folder, name, reporter, sharing: see `tagseg.pipeline.training.train`.
 
     Returns:
         the model, and the record of its epochs.
@@ -91,7 +91,7 @@ def teach(
     views = TrainingViews(samples, len(classes), backbone, spec)
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
     module = SegmentationTraining(network, settings, schedule.steps(len(samples)))
-    epochs = train(module, views, schedule, folder, name, reporter, processes)
+    epochs = train(module, views, schedule, folder, name, reporter, sharing)
     return SegmentationModel(network, classes, round(side * PREDICTION_MARGIN)), epochs
 
 

@@ -155,6 +155,9 @@ class FitSettings(Settings):
     weights: str = "pretrained"  # "pretrained" (timm's), "random", or a file
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     processes: Count = 1  # that train together, one GPU each; the result is the same but for rounding
+    # parts that a process works on one after the other, of its share of a batch, so that it fits into memory; a mean
+    # over what is counted (labelled pixels) is then that of the parts' means, and norms by the batch are by the part
+    accumulate: Count = 1
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()  # the frozen transformer, where something needs its features
     cache: CacheSettings = CacheSettings()  # of the features of frozen networks

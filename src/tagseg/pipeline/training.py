@@ -59,6 +59,27 @@ class Schedule:
         return sum(-(-photographs // self.batch(epoch)) for epoch in range(self.epochs))
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """How a batch is worked on: by how many processes together, and in how many parts one after the other.
+
+    processes: at most.
+    accumulate: parts that a process's share of a batch is split into at least, so that a large batch fits into little
+        memory; their gradients are added before a step.
+    """
+
+    processes: int = 1
+    accumulate: int = 1
+
+    def of(self, *batches: int) -> tuple[int, int]:
+        """Returns the processes and the parts for batches of these sizes, all of whose shares and parts are whole."""
+        common = math.gcd(*batches)
+        processes = max(n for n in range(1, min(self.processes, common) + 1) if common % n == 0)
+        share = common // processes
+        parts = min(n for n in range(min(self.accumulate, share), share + 1) if share % n == 0)
+        return processes, parts
+
+
 def train(
     module: lightning.LightningModule,
     views: Dataset[Any],
@@ -66,7 +87,7 @@ def train(
     folder: Path,
     name: str,
     reporter: Reporter,
-    processes: int = 1,
+    sharing: Sharing = Sharing(),
     *,
     rests: bool = False,
 ) -> list[EpochRecord]:
@@ -74,19 +95,26 @@ def train(
 
     Everything random in an epoch depends on seed and epoch only, and the epoch's end is on the disk before the next
     begins, so the weights do not depend on whether and where the process was killed. Several processes share every
-    batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding. With `rests` some
-    parameters may learn nothing in some steps.
+    batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding; a batch that cannot
+    be shared evenly by all of them is shared by as many as can. With `rests` some parameters may learn nothing in some
+    steps.
 
     Returns:
         a record of every epoch.
 
     Raises:
-        BadInput: the processes cannot share the batch or the GPUs, or a loss is no finite number.
+        BadInput: there are fewer GPUs than processes, or a loss is no finite number.
     """
     _quieten()
     device = default_device()
-    check_processes(processes, *schedule.batches())
-    loaders = Loaders(views, schedule, processes)
+    check_processes(sharing.processes)
+    processes, parts = sharing.of(*schedule.batches())
+    if processes < sharing.processes:
+        reporter.say(
+            f"{name}: {processes} of {sharing.processes} processes work, for no more can share a batch of "
+            f"{' or '.join(map(str, sorted(schedule.batches())))} evenly"
+        )
+    loaders = Loaders(views, schedule, processes, parts)
     log = EpochLog(name, schedule, schedule.steps(len(views)), reporter)  # type: ignore[arg-type]
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists() and not _is_whole(checkpoint):
@@ -99,6 +127,7 @@ def train(
         sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
         max_epochs=schedule.epochs,
+        accumulate_grad_batches=parts,
         reload_dataloaders_every_n_epochs=int(len(schedule.batches()) > 1),
         logger=False,
         enable_progress_bar=False,
@@ -146,30 +175,24 @@ def _strategy(processes: int, rests: bool) -> str:
     return "ddp_spawn_find_unused_parameters_true" if rests else "ddp_spawn"
 
 
-def check_processes(processes: int, *batch_sizes: int) -> None:
-    """Refuse what `train` cannot do with so many processes.
+def check_processes(processes: int) -> None:
+    """Refuses more processes than there are GPUs, where there are GPUs.
 
     Raises:
-        BadInput: there are fewer GPUs, or a batch cannot be shared evenly.
+        BadInput: there are fewer.
     """
     if default_device().type == "cuda" and processes > torch.cuda.device_count():
         raise BadInput(
             f"processes {processes}: this machine has {torch.cuda.device_count()} GPUs; give at most as many."
         )
-    for batch_size in batch_sizes:
-        if batch_size % processes:
-            raise BadInput(
-                f"processes {processes}: a batch of {batch_size} cannot be shared evenly; "
-                "choose a batch_size that is a multiple of it."
-            )
 
 
 class Loaders(lightning.LightningDataModule):
     """Gives every process its share of the photographs."""
 
-    def __init__(self, views: Dataset[Any], schedule: Schedule, processes: int) -> None:
+    def __init__(self, views: Dataset[Any], schedule: Schedule, processes: int, parts: int = 1) -> None:
         super().__init__()
-        self.views, self.schedule, self.processes = views, schedule, processes
+        self.views, self.schedule, self.processes, self.parts = views, schedule, processes, parts
 
     def train_dataloader(self) -> TrainingLoader:
         """Returns the batches of this process."""
@@ -178,6 +201,7 @@ class Loaders(lightning.LightningDataModule):
             self.views,
             self.schedule.batch(self.trainer.current_epoch) // self.processes,
             self.schedule.seed,
+            parts=self.parts,
             threads=max(1, min(8, cpu_count() // self.processes)),
             rank=self.trainer.global_rank,
             world_size=self.processes,

@@ -20,6 +20,7 @@ from tagseg.masks.random_walk import directions, shifted, sources
 from tagseg.masks.refinements.learnt import LearntSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.precision import inference_autocast
+from tagseg.networks.ranks import ranks, shared_sum
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,11 @@ def pairs(labels: torch.Tensor, radius: float) -> tuple[torch.Tensor, torch.Tens
 
 
 def mean_over(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Returns the mean of the chosen values; 0, with zero gradient, when there are none."""
-    return torch.where(chosen, values, 0).sum() / (chosen.sum() + 1e-5)
+    """Returns the mean of the chosen values of all processes; 0, with zero gradient, when there are none.
+
+    See `tagseg.networks.ranks.shared_mean`.
+    """
+    return ranks()[1] * torch.where(chosen, values, 0).sum() / (shared_sum(chosen.sum()) + 1e-5)
 
 
 def affinity_losses(

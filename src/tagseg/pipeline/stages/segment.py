@@ -59,7 +59,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         folder=folder,
         name="segment",
         reporter=run.reporter,
-        processes=run.settings.processes,
+        sharing=run.sharing,
     )
     model.save(folder)
     return TrainingRecord(epochs=epochs)
