@@ -29,7 +29,12 @@ def test_a_run_leaves_what_it_promises(tiny_set: Path, tiny_run: Any):
         assert mask.shape == read_mask(sample.mask).shape
         assert set(np.unique(mask).tolist()) <= {0, *(t + 1 for t in sample.tags)}
     assert len(MapStore(run / "mine")) == len(data.train)
-    assert sorted(p.name for p in (run / "segment").iterdir()) == ["model.json", "model.safetensors", "stage.json"]
+    assert sorted(p.name for p in (run / "segment").iterdir()) == [
+        "log.csv",
+        "model.json",
+        "model.safetensors",
+        "stage.json",
+    ]
     assert json.loads((run / "metrics.json").read_text()) == tiny_run.metrics.present()
     model = tagseg.load(run)
     assert model.classes == data.classes

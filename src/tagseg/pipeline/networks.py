@@ -15,6 +15,7 @@ from tagseg.networks.features import Levels
 from tagseg.pipeline.run import needs_encoder
 from tagseg.pipeline.segmenting import segmentation_backbone
 from tagseg.pipeline.settings import FitSettings, segments_itself
+from tagseg.pipeline.step_log import check_logger
 from tagseg.pipeline.training import check_processes
 
 
@@ -42,6 +43,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     if s.segment.network == "deeplab" and not segments_itself(s):
         _check_segmentation(s)
     check_processes(s.processes)
+    check_logger(s.log)
     learnt = refinements().get(str(s.masks.learnt))
     if isinstance(learnt, LearntRefinement):
         load_network(learnt)(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()

@@ -25,7 +25,7 @@ from tagseg.networks.settings import DecoderSettings
 from tagseg.pipeline.masking import refine_scores
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run import Run
-from tagseg.pipeline.settings import FitSettings, MaskSettings
+from tagseg.pipeline.settings import FitSettings, LogSettings, MaskSettings
 from tagseg.pipeline.training import Schedule, Sharing, save_network, train
 from tagseg.progress import Reporter
 from tagseg.segmentation.decoder import Decoder, DecoderTraining, FrozenSegmenter
@@ -73,6 +73,7 @@ def teach(
     name: str,
     reporter: Reporter,
     sharing: Sharing = Sharing(),
+    log: LogSettings = LogSettings(),
 ) -> tuple[SegmentationModel, list[EpochRecord]]:
     """Puts a DeepLab head on `backbone` and trains both with the mask of every sample.
 
@@ -80,7 +81,7 @@ def teach(
         backbone: with its weights loaded and its frozen parts frozen.
         masks: where the mask of a sample lies.
         seed, views_seed: of the order of the photographs, and of their windows.
-        folder, name, reporter, sharing: see `tagseg.pipeline.training.train`.
+        folder, name, reporter, sharing, log: see `tagseg.pipeline.training.train`.
 
     Returns:
         the model, and the record of its epochs.
@@ -91,7 +92,7 @@ def teach(
     views = TrainingViews(samples, len(classes), backbone, spec)
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
     module = SegmentationTraining(network, settings, schedule.steps(len(samples)))
-    epochs = train(module, views, schedule, folder, name, reporter, sharing)
+    epochs = train(module, views, schedule, folder, name, reporter, sharing, log=log)
     return SegmentationModel(network, classes, round(side * PREDICTION_MARGIN)), epochs
 
 
@@ -129,7 +130,7 @@ def teach_decoder(
     views = FeatureViews(samples, len(classes), run.features(), cells, seed, masks)
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
     module = DecoderTraining(head, settings, schedule.steps(len(samples)))
-    epochs = train(module, views, schedule, folder, name, run.reporter)
+    epochs = train(module, views, schedule, folder, name, run.reporter, log=run.settings.log)
     if keep:
         write_json(folder / "epochs.json", [epoch.present() for epoch in epochs])
         save_network(head, folder / keep)

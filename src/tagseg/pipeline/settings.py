@@ -147,6 +147,13 @@ def check_sharpening(refine: str) -> None:
         raise BadInput(f"refine '{refine}': {learning[0]} learns from all photographs, in 'tagseg fit --refine'.")
 
 
+class LogSettings(Settings):
+    """Settings of the log of trainings, `log.csv` in the folder of every stage that trains."""
+
+    every: Count = 20  # steps a line
+    to: Literal["csv", "tensorboard", "wandb"] = "csv"  # where lines go beside the file, by Lightning's loggers
+
+
 class FitSettings(Settings):
     """Everything that decides what a run computes."""
 
@@ -158,6 +165,7 @@ class FitSettings(Settings):
     # parts that a process works on one after the other, of its share of a batch, so that it fits into memory; a mean
     # over what is counted (labelled pixels) is then that of the parts' means, and norms by the batch are by the part
     accumulate: Count = 1
+    log: LogSettings = LogSettings()
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()  # the frozen transformer, where something needs its features
     cache: CacheSettings = CacheSettings()  # of the features of frozen networks

@@ -32,6 +32,8 @@ from tagseg.files import write_aside
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run_folder import CHECKPOINT
+from tagseg.pipeline.settings import LogSettings
+from tagseg.pipeline.step_log import StepLog, find_logger
 from tagseg.progress import Reporter
 
 _SEED_STRIDE = 1_000_003  # epochs of different seeds do not share random numbers
@@ -89,6 +91,7 @@ def train(
     reporter: Reporter,
     sharing: Sharing = Sharing(),
     *,
+    log: LogSettings = LogSettings(),
     rests: bool = False,
 ) -> list[EpochRecord]:
     """Trains `module` on `views`, from the last finished epoch in `folder` if there is one.
@@ -115,7 +118,7 @@ def train(
             f"{' or '.join(map(str, sorted(schedule.batches())))} evenly"
         )
     loaders = Loaders(views, schedule, processes, parts)
-    log = EpochLog(name, schedule, schedule.steps(len(views)), reporter)  # type: ignore[arg-type]
+    epochs = EpochLog(name, schedule, schedule.steps(len(views)), reporter)  # type: ignore[arg-type]
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists() and not _is_whole(checkpoint):
         reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
@@ -129,7 +132,8 @@ def train(
         max_epochs=schedule.epochs,
         accumulate_grad_batches=parts,
         reload_dataloaders_every_n_epochs=int(len(schedule.batches()) > 1),
-        logger=False,
+        logger=find_logger(log, folder, name),
+        log_every_n_steps=1 << 30,  # what modules log themselves; `StepLog` says more
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -138,7 +142,8 @@ def train(
         # whatever cluster this runs in, the processes are those that are started here
         plugins=[WholeCheckpoints(), LightningEnvironment()],
         callbacks=[
-            log,
+            epochs,
+            StepLog(folder, log.every),
             ModelCheckpoint(
                 dirpath=folder,
                 filename=Path(CHECKPOINT).stem,
@@ -153,8 +158,8 @@ def train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     if processes > 1:  # the log was kept by another process
-        log.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][log.state_key])
-    return log.epochs
+        epochs.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][epochs.state_key])
+    return epochs.epochs
 
 
 def _is_whole(checkpoint: Path) -> bool:

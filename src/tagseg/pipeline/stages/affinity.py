@@ -149,7 +149,7 @@ class _Affinity:
             network.load_state_dict(load_file(path))
             return network, [EpochRecord(**epoch) for epoch in read_json(self.folder / EPOCHS)]
         views = network.label_views(samples, s.seed + 2, self.labels)
-        epochs = train(network, views, schedule, self.folder, "affinity", reporter, self.run.sharing)
+        epochs = train(network, views, schedule, self.folder, "affinity", reporter, self.run.sharing, log=s.log)
         write_json(self.folder / EPOCHS, [epoch.present() for epoch in epochs])
         save_network(network, path)
         return network, epochs

@@ -60,6 +60,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         name="segment",
         reporter=run.reporter,
         sharing=run.sharing,
+        log=run.settings.log,
     )
     model.save(folder)
     return TrainingRecord(epochs=epochs)

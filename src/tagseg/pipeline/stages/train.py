@@ -55,7 +55,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         views = network.feature_views(samples, s.seed, FeatureStore(run.path / "frozen"))
     else:
         views = network.training_views(samples, s.seed)
-    epochs = train(network, views, schedule, folder, "train", run.reporter, run.sharing, rests=network.rests)
+    epochs = train(network, views, schedule, folder, "train", run.reporter, run.sharing, log=s.log, rests=network.rests)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
         network.accumulated.close()
