@@ -618,13 +618,23 @@ def demo(
 @app.command(cls=Command)
 def recipes(
     name: Annotated[Optional[str], typer.Argument(help="Print all settings of this one as YAML.")] = None,  # noqa: UP045
+    published: Annotated[
+        bool, typer.Option("--published", help="Print what the paper and its code have, beside it, as Markdown.")
+    ] = False,
 ) -> None:
     """List the recipes, or print one with all its settings."""
     import yaml
 
+    from tagseg.pipeline.published import markdown, names
     from tagseg.pipeline.settings import recipe_names, resolve
 
-    if name is None:
+    if published:
+        if name is not None and name not in names():
+            resolve(name)
+            raise BadInput(f"recipe '{name}': it follows no publication; those that do: {', '.join(names())}.")
+        chosen = names() if name is None else [name]
+        typer.echo("\n\n".join(f"## {one}\n\n{markdown(one)}" for one in chosen))
+    elif name is None:
         typer.echo("\n".join(recipe_names()))
     else:
         typer.echo(

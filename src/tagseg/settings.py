@@ -39,6 +39,10 @@ class TrainSettings(Settings):
         del epoch
         return self.batch_size
 
+    def steps(self, photographs: int) -> int:
+        """Returns how many optimiser steps the training of so many photographs takes."""
+        return sum(-(-photographs // self.batch_size_at(epoch)) for epoch in range(self.epochs))
+
     @property
     def warmup_epochs(self) -> int:
         """Returns how many epochs pass before that sets in which makes the method more than a classifier."""

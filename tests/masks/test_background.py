@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
+from tagseg.masks.background import histogram, keep_confident, label_mask, otsu_score, with_background
 
 
 def brute_force(values: np.ndarray) -> float:
@@ -37,3 +37,12 @@ def test_labels():
     assert scores.shape == (3, 1, 3)
     assert label_mask(scores, (4, 9)).tolist() == [[0, 10, 5]]
     assert label_mask(scores, (4, 9)).dtype == np.uint8
+
+
+def test_the_surest_half_of_every_label_stays():
+    scores = np.array([[[0.9, 0.8, 0.1, 0.2, 0.0]], [[0.1, 0.7, 0.9, 0.3, 0.5]], [[0.0, 0.0, 0.0, 0.1, 0.1]]])
+    mask = label_mask(scores, (0, 1))
+    assert mask.tolist() == [[0, 0, 1, 1, 1]]
+    assert keep_confident(mask, scores, 0.5).tolist() == [[0, 255, 1, 255, 255]]  # rounded down
+    assert keep_confident(mask, scores, 1.0).tolist() == mask.tolist()
+    assert keep_confident(mask[:, :1], scores[:, :, :1], 0.5).tolist() == [[255]]

@@ -5,7 +5,8 @@ from torch.nn import functional as F
 from tagseg.grid import Grid
 from tagseg.networks.backbone import Backbone
 from tagseg.segmentation.deeplab import DeepLab
-from tagseg.segmentation.training import segmentation_loss
+from tagseg.segmentation.settings import SegmentSettings
+from tagseg.segmentation.training import SegmentationTraining, segmentation_loss
 
 
 def test_loss_is_the_mean_over_labelled_pixels():
@@ -48,3 +49,34 @@ def test_both_heads_keep_the_grid(head: str, size: tuple[int, int]):
 def test_aspp_spans_the_published_pixels(stride: int, dilations: tuple[int, ...]):
     network = DeepLab(Backbone("test_resnet", output_stride=stride), "aspp", 5)
     assert tuple(branch.dilation[0] for branch in network.head.branches) == dilations
+
+
+def test_several_sizes_teach_at_the_published_stride(monkeypatch: pytest.MonkeyPatch):
+    """DeepLab's MSC: losses at 1, 0.75 and 0.5 of the size, and of the largest logits, at a stride of 8."""
+    network = DeepLab(Backbone("test_resnet", output_stride=8), "aspp", 3).eval()
+    settings = SegmentSettings(loss_stride=8, multi_scale=True)
+    batch = {"image": torch.randn(2, 3, 65, 65), "mask": torch.randint(0, 4, (2, 65, 65))}
+    told = SegmentationTraining(network, settings, 1)
+    monkeypatch.setattr(told, "log", lambda *_: None)
+    labels = batch["mask"][:, ::8, ::8]
+    seen = []
+    for side in (65, 49, 33):
+        image = F.interpolate(batch["image"], (side, side), mode="bilinear", align_corners=True)
+        seen.append(F.interpolate(network(image), (9, 9), mode="bilinear", align_corners=True))
+    seen.append(torch.stack(seen).amax(dim=0))
+    expected = sum(F.cross_entropy(logits, labels) for logits in seen)
+    torch.testing.assert_close(told.training_step(batch, 0), expected, rtol=0.02, atol=0)
+    plain = SegmentationTraining(network, SegmentSettings(loss_stride=8), 1)
+    monkeypatch.setattr(plain, "log", lambda *_: None)
+    torch.testing.assert_close(plain.training_step(batch, 0), F.cross_entropy(seen[0], labels), rtol=1e-4, atol=0)
+
+
+def test_biases_of_the_head_learn_twenty_times_faster():
+    network = DeepLab(Backbone("test_resnet", output_stride=16), "aspp", 3)
+    settings = SegmentSettings(optimiser="sgd", learning_rate=0.001, bias_factor=2, weight_decay=0.0005)
+    groups = SegmentationTraining(network, settings, 10).configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): (round(g["lr"] / 0.001), g["weight_decay"]) for g in groups for p in g["params"]}
+    branch = network.head.branches[0]
+    assert rates[id(branch.weight)] == (10, 0.0005)
+    assert rates[id(branch.bias)] == (20, 0.0)
+    assert {rates[id(p)] for p in network.backbone.parameters() if p.ndim > 1} == {(1, 0.0005)}

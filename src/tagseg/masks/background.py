@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tagseg.labels import IGNORE
+
 BINS = 256
 
 
@@ -50,3 +52,24 @@ def label_mask(scores: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
     They are 0 for background and `classes[k] + 1` for map k.
     """
     return np.array([0, *(c + 1 for c in classes)], dtype=np.uint8)[scores.argmax(axis=0)]
+
+
+def keep_confident(mask: np.ndarray, scores: np.ndarray, share: float) -> np.ndarray:
+    """Returns a mask in which only the surest pixels of every label are known.
+
+    Args:
+        mask: `(H, W)` uint8.
+        scores: `(K + 1, H, W)`, of which it is made; a pixel is the surer, the further its score is before the next.
+        share: of the pixels of a label that stay, in (0, 1], rounded down; the others are 255.
+
+    Source: KTSE's published code, between IRN and the segmentation network.
+    """
+    if share == 1 or len(scores) < 2:
+        return mask
+    two = np.partition(scores, -2, axis=0)[-2:]
+    margin, kept = two[1] - two[0], np.full_like(mask, IGNORE)
+    for label in np.unique(mask):
+        places = np.flatnonzero(mask == label)
+        order = np.argsort(-margin.flat[places], kind="stable")
+        kept.flat[places[order[: int(share * len(places))]]] = label
+    return kept

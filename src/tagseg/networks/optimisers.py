@@ -23,23 +23,25 @@ def poly_optimiser(
     power: float = 0.9,
     decay_all: bool = False,
     hold: float = 0.0,
+    bias_factor: float = 1.0,
 ) -> dict[str, Any]:
     """Returns optimiser and per-step schedule with poly decay, as Lightning takes them.
 
     The schedule is `min((step + 1) / (warmup + 1), 1) * (1 - step / steps) ** power`; the share `hold` of the steps is
-    at the full rate first, and what is left falls like that. The head learns `head_factor`
-    times faster, each of `more` by its own factor. Norms and biases are not decayed unless `decay_all` is set. SGD has
-    momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide its rates by ten).
+    at the full rate first, and what is left falls like that. The head learns `head_factor` times faster, each of `more`
+    by its own factor; norms and biases `bias_factor` times faster still, and they are not decayed unless `decay_all` is
+    set. SGD has momentum 0.9 (the published "poly optimiser" of PSA and IRN loses its momentum to a slip: divide its
+    rates by ten).
     """
     groups = []
     for module, factor in ((backbone, 1.0), (head, head_factor), *more):
         trained = [p for p in module.parameters() if p.requires_grad]
-        for decay, members in (
-            (weight_decay, [p for p in trained if p.ndim > 1]),
-            (weight_decay * decay_all, [p for p in trained if p.ndim <= 1]),
+        for times, decay, members in (
+            (1.0, weight_decay, [p for p in trained if p.ndim > 1]),
+            (bias_factor, weight_decay * decay_all, [p for p in trained if p.ndim <= 1]),
         ):
             if members:
-                groups.append({"params": members, "lr": learning_rate * factor, "weight_decay": decay})
+                groups.append({"params": members, "lr": learning_rate * factor * times, "weight_decay": decay})
     optimiser: torch.optim.Optimizer = (
         torch.optim.AdamW(groups) if kind == "adamw" else torch.optim.SGD(groups, momentum=0.9)
     )

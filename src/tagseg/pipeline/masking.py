@@ -16,7 +16,7 @@ from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.errors import BadInput
 from tagseg.grid import Grid
 from tagseg.labels import IGNORE
-from tagseg.masks.background import histogram, label_mask, otsu_score, with_background
+from tagseg.masks.background import histogram, keep_confident, label_mask, otsu_score, with_background
 from tagseg.masks.refinements import FeatureRefinement, NamedRefinement
 from tagseg.masks.rescaling import on_cells
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
@@ -138,9 +138,11 @@ def mask_of(stored: StoredMaps, sample: Sample, background: float, settings: Mas
     if not maps.size:
         return np.zeros(photo.shape[:2], dtype=np.uint8)
     if not settings.saliency:
-        return label_mask(refine_scores(photo, with_background(maps, background), settings, sample.name), sample.tags)
+        scores = refine_scores(photo, with_background(maps, background), settings, sample.name)
+        return keep_confident(label_mask(scores, sample.tags), scores, settings.keep)
     saliency = read_saliency(sample, photo.shape[:2]).astype(np.float32) / 255
-    mask = label_mask(refine_scores(photo, oaa_scores(maps, saliency), settings, sample.name), sample.tags)
+    scores = refine_scores(photo, oaa_scores(maps, saliency), settings, sample.name)
+    mask = keep_confident(label_mask(scores, sample.tags), scores, settings.keep)
     return ignore_conflicts(mask, maps, saliency)
 
 

@@ -13,7 +13,7 @@ from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone, stand_in
 from tagseg.networks.features import Levels
 from tagseg.pipeline.run import needs_encoder
-from tagseg.pipeline.segmenting import segmentation_backbone
+from tagseg.pipeline.segmenting import backbone_of
 from tagseg.pipeline.settings import FitSettings, segments_itself
 from tagseg.pipeline.step_log import check_logger
 from tagseg.pipeline.training import check_processes
@@ -46,7 +46,9 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     check_logger(s.log)
     learnt = refinements().get(str(s.masks.learnt))
     if isinstance(learnt, LearntRefinement):
-        load_network(learnt)(s.backbone, "random", s.masks.of(learnt.name), 1).check_window()
+        own = s.masks.of(learnt.name)
+        name, weights = backbone_of(own, s)
+        load_network(learnt)(name, stand_in(name, weights), own, 1).check_window()
     if s.train.frozen:
         features += _stored(classifier.backbone, s.train.side) * views
     return 8 * sum(p.numel() * p.element_size() for p in classifier.parameters()) / 1e6, features
@@ -59,7 +61,7 @@ def _stored(backbone: Backbone, side: int) -> float:
 
 
 def _check_segmentation(settings: FitSettings) -> None:
-    name, weights = segmentation_backbone(settings)
+    name, weights = backbone_of(settings.segment, settings)
     if settings.segment.start == "classifier" and (settings.segment.backbone or settings.backbone) != settings.backbone:
         raise BadInput(
             f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."

@@ -17,6 +17,7 @@ from tagseg.data.views import ViewSpec
 from tagseg.files import read_json, write_json
 from tagseg.grid import PIXELS
 from tagseg.masks.background import label_mask
+from tagseg.masks.refinements.learnt import LearntSettings
 from tagseg.methods.base import Method
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.features import Levels
@@ -38,9 +39,8 @@ from tagseg.segmentation.training import SegmentationTraining
 PREDICTION_MARGIN = 1.25  # photographs are segmented at this times the training window, whose mean scale it is
 
 
-def segmentation_backbone(settings: FitSettings) -> tuple[str, str]:
-    """Returns the name and the weights of the segmentation network's backbone."""
-    own = settings.segment
+def backbone_of(own: SegmentSettings | LearntSettings, settings: FitSettings) -> tuple[str, str]:
+    """Returns the name and the weights of the backbone of a network that comes after the classifier's."""
     name = own.backbone or settings.backbone
     return name, own.weights or (settings.weights if name == settings.backbone else "pretrained")
 

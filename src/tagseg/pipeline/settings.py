@@ -64,6 +64,9 @@ class MaskChain(Settings):
     background: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = (
         "auto"  # the score in 0..1 that a map must exceed
     )
+    # share of the pixels of every label that stay, those whose score is furthest before the next one's; the others are
+    # unknown (0.5 of IRN's masks in KTSE's published code)
+    keep: float = Field(default=1.0, gt=0, le=1)
     saliency: bool = False  # score the background by what is not salient, and ignore where maps and saliency conflict
     refine: Annotated[str, AfterValidator(check_chain)] = "par"  # one refinement, or several with + between, or none
 

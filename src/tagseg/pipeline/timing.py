@@ -17,8 +17,9 @@ BATCHES = 5  # that a trial sees an epoch
 
 def updates_of(settings: TrainSettings, photographs: int) -> int:
     """Returns how many optimiser steps the training of so many photographs takes, a second network's among them."""
-    steps = sum(-(-photographs // settings.batch_size_at(epoch)) for epoch in range(settings.epochs))
-    return steps + (0 if settings.successor is None else updates_of(settings.successor, photographs))
+    return settings.steps(photographs) + (
+        0 if settings.successor is None else updates_of(settings.successor, photographs)
+    )
 
 
 def for_updates(recipe: str, settings: dict[str, Any], photographs: int, updates: int) -> dict[str, Any]:

@@ -66,4 +66,11 @@ class SegmentSettings(Settings):
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0
+    bias_factor: PositiveFloat = 1.0  # how much faster biases learn than weights; 2 as published (Caffe's)
     weight_decay: NonNegativeFloat = 0.01
+    # pixels along a place where the loss is taken; published codes have 8, the output stride, which loses borders, and
+    # full size costs more than the network on a CPU
+    loss_stride: Literal[1, 2, 4, 8] = 4
+    # whether windows are seen at 0.75 and 0.5 of their size too, and the losses of the three and of their largest
+    # logits are added (DeepLab's "MSC")
+    multi_scale: bool = False

@@ -7,30 +7,35 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 
+from tagseg.grid import PIXELS
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.losses import segmentation_loss
 from tagseg.segmentation.settings import SegmentSettings
 
+MULTI_SCALE = (0.75, 0.5)  # of a window, beside its own size
+
 
 class SegmentationTraining(lightning.LightningModule):
-    """The training of DeepLab by the cross-entropy at a quarter of the resolution.
-
-    That is between the published output stride (which loses borders) and full size (which costs more than the network
-    on a CPU).
-    """
-
-    LOSS_STRIDE = 4
+    """The training of DeepLab by the cross-entropy at the settings' `loss_stride`."""
 
     def __init__(self, network: DeepLab, settings: SegmentSettings, steps: int) -> None:
         super().__init__()
         self.network, self.settings, self.steps = network, settings, steps
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """Returns the mean cross-entropy over labelled pixels."""
-        masks = self.network.backbone.grid.with_stride(self.LOSS_STRIDE).sample(batch["mask"])
-        logits = self.network.logits_at(batch["image"], (masks.shape[-2], masks.shape[-1]))
-        loss = segmentation_loss(logits, masks)
+        """Returns the mean cross-entropy over labelled pixels; with `multi_scale` the sum of four."""
+        s, grid = self.settings, self.network.backbone.grid
+        masks = grid.with_stride(s.loss_stride).sample(batch["mask"])
+        size = (masks.shape[-2], masks.shape[-1])
+        seen = [self.network.logits_at(batch["image"], size)]
+        if s.multi_scale:
+            height, width = batch["image"].shape[-2:]
+            for scale in MULTI_SCALE:
+                smaller = PIXELS.resize(batch["image"], grid.fit(height * scale, width * scale))
+                seen.append(self.network.logits_at(smaller, size))
+            seen.append(torch.stack(seen).amax(dim=0))
+        loss = torch.stack([segmentation_loss(logits, masks) for logits in seen]).sum()
         self.log("loss", loss)
         return loss
 
@@ -43,6 +48,7 @@ class SegmentationTraining(lightning.LightningModule):
             kind=s.optimiser,
             learning_rate=s.learning_rate,
             head_factor=s.head_factor,
+            bias_factor=s.bias_factor,
             weight_decay=s.weight_decay,
             steps=self.steps,
         )

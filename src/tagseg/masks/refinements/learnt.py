@@ -17,6 +17,8 @@ class LearntSettings(Settings):
     `tagseg.pipeline.stages.affinity`), because maps of different networks do not compare.
     """
 
+    backbone: str | None = None  # timm's name; None: that of the classifier
+    weights: str | None = None  # None: those that the classifier began with, or "pretrained" for another backbone
     epochs: Count
     batch_size: Count
     side: SidePixels = 257  # of the square training window, pixels

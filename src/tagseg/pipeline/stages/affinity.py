@@ -20,10 +20,12 @@ from tagseg.masks.refinements.learnt import LearntSettings
 from tagseg.methods.refinements import load_network
 from tagseg.methods.refinements.base import AffinityNetwork, Thresholds
 from tagseg.networks.precision import default_device
+from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.masking import choose_background, spread_maps
 from tagseg.pipeline.mining import SHARD
 from tagseg.pipeline.records import AffinityRecord, EpochRecord
 from tagseg.pipeline.run import Run, Stage
+from tagseg.pipeline.segmenting import backbone_of
 from tagseg.pipeline.training import Schedule, save_network, train
 from tagseg.segmentation.encoder import load_encoder, side_by_side
 
@@ -52,7 +54,9 @@ def _inputs(run: Run) -> dict[str, Any]:
         settings = run.settings.masks.of(found.name).model_dump(mode="json")
         return {**run.keys("mine", "features"), "refinement": found.name, "settings": settings}
     masks, name = run.settings.masks, _refinement(run).name
+    weights = masks.of(name).weights
     return {
+        **({"weights": weights_digest(weights)} if weights else {}),
         **run.keys("mine"),
         "refinement": name,
         "background": masks.background,
@@ -143,7 +147,8 @@ class _Affinity:
         s, reporter = self.run.settings, self.run.reporter
         schedule = Schedule(self.settings.epochs, self.settings.batch_size, s.seed)
         torch.manual_seed(s.seed + 2)  # other random numbers than those of the classifier
-        network = self.kind(s.backbone, s.weights, self.settings, schedule.steps(len(samples)))
+        name, weights = backbone_of(self.settings, s)
+        network = self.kind(name, weights, self.settings, schedule.steps(len(samples)))
         path = self.folder / NETWORK
         if path.exists() and (self.folder / EPOCHS).exists():
             network.load_state_dict(load_file(path))

@@ -11,7 +11,7 @@ from tagseg.networks.backbone import Backbone
 from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
-from tagseg.pipeline.segmenting import own_model, segmentation_backbone, teach, teach_decoder, with_encoder
+from tagseg.pipeline.segmenting import backbone_of, own_model, teach, teach_decoder, with_encoder
 from tagseg.pipeline.settings import segments_itself
 from tagseg.segmentation.model import set_protocol
 
@@ -42,7 +42,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         with_encoder(run, head, s.decoder).save(folder)
         return TrainingRecord(epochs=epochs)
     torch.manual_seed(run.settings.seed + 1)
-    name, weights = segmentation_backbone(run.settings)
+    name, weights = backbone_of(s, run.settings)
     backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)
     if s.start == "classifier":
         backbone.load_state_dict(run.classifier().backbone.state_dict())
