@@ -32,7 +32,7 @@ from tagseg.networks.settings import CacheSettings
 from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.featuring import store_features
 from tagseg.pipeline.fit import FILES, fit
-from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve
+from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve, yaml_fault
 from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
 from tagseg.progress import Reporter
 from tagseg.segmentation.encoder import load_encoder
@@ -197,7 +197,7 @@ def rows_of(rows: str | os.PathLike[str] | Sequence[str] | Mapping[str, tuple[st
     try:
         values = parse_yaml(source.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise BadInput(f"{rows}: this is not valid YAML.") from error
+        raise BadInput(f"{rows}: these rows are not valid YAML ({yaml_fault(error)}).") from error
     found = []
     for name, value in (values if isinstance(values, dict) else {}).items():
         own = dict(value) if isinstance(value, dict) else {"recipe": value}

@@ -272,7 +272,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     try:
         values = parse_yaml(text) or {}
     except yaml.YAMLError as error:
-        raise BadInput(f"{recipe}: this is not valid YAML ({_yaml_fault(error)}).") from error
+        raise BadInput(f"{recipe}: this is not valid YAML ({yaml_fault(error)}).") from error
     if not isinstance(values, dict):
         raise BadInput(f"{recipe}: a recipe is a table of settings, this is a {type(values).__name__}.")
     return values
@@ -285,8 +285,8 @@ def parse_yaml(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    """What is wrong, and in which line."""
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """Returns what is wrong, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return brief(error) if mark is None or problem is None else f"line {mark.line + 1}: {problem}"
 
@@ -313,5 +313,5 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
         try:
             values[key.strip()] = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise BadInput(f"--set {pair}: the value is not valid YAML ({_yaml_fault(error)}).") from error
+            raise BadInput(f"--set {pair}: the value is not valid YAML ({yaml_fault(error)}).") from error
     return values
