@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tagseg.commands.compare import compare
     from tagseg.commands.demo import demo
     from tagseg.commands.evaluate import evaluate
+    from tagseg.commands.plan import plan
     from tagseg.commands.predict import predict
     from tagseg.commands.refine import refine
     from tagseg.data.objects import read_samples
@@ -42,6 +43,7 @@ __all__ = [
     "fit",
     "load",
     "locate",
+    "plan",
     "predict",
     "read_samples",
     "refine",
@@ -60,6 +62,7 @@ _HOMES = {
     "fit": "tagseg.pipeline.fit",
     "load": "tagseg.segmentation.model",
     "locate": "tagseg.explaining.locate",
+    "plan": "tagseg.commands.plan",
     "predict": "tagseg.commands.predict",
     "read_samples": "tagseg.data.objects",
     "refine": "tagseg.commands.refine",

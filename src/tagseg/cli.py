@@ -165,6 +165,33 @@ def fit(
 
 
 @app.command(cls=Command)
+def plan(
+    data: Data,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "--method", help="METHOD, DATASET/METHOD (see 'tagseg recipes'), or a file.")
+    ] = "photos/cam",
+    gpus: Annotated[int, typer.Option(min=1, help="Processes that are to train together, one GPU each.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where the run would lie, for the room on that disk.")] = Path("."),
+    assignments: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting. Repeatable."),
+    ] = None,
+    backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
+    weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a run would do, how long it would take, and what it needs, by a short trial on this machine."""
+    from tagseg.pipeline.settings import parse_assignments
+
+    named = {"backbone": backbone, "weights": weights, "encoder.name": encoder, "encoder.weights": encoder_weights}
+    settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
+    found = tagseg.plan(data, recipe=recipe, settings=settings, processes=gpus, out=out, quiet=quiet)
+    typer.echo(found.markdown())
+
+
+@app.command(cls=Command)
 def compare(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the comparison; the same command goes on where it was stopped.")],

@@ -76,10 +76,21 @@ def fit(
     if until not in ORDER:
         hint = nearest(until, list(ORDER)) or "."
         raise BadInput(f"until '{until}': there is no such stage{hint} Known: {', '.join(ORDER)}.")
-    reporter = Reporter(quiet)
     chosen = resolve(recipe, settings, saliency=saliency)
-    photographs, facts = _inspected(data, Path(out), chosen, until, skip_bad, reporter)
-    run = _open(Path(out), photographs, facts, chosen, reporter)
+    return fit_as(data, Path(out), chosen, until, skip_bad, Reporter(quiet))
+
+
+def fit_as(
+    data: Dataset | str | os.PathLike[str],
+    out: Path,
+    chosen: FitSettings,
+    until: str,
+    skip_bad: bool,
+    reporter: Reporter,
+) -> FitResult:
+    """Does the stages of a run up to `until`; see `fit`."""
+    photographs, facts = _inspected(data, out, chosen, until, skip_bad, reporter)
+    run = _open(out, photographs, facts, chosen, reporter)
     for stage in stages(until):
         run = stage.done(run)
     report = run.finished.get("report")
@@ -89,6 +100,18 @@ def fit(
         model=run.path / "segment" if "segment" in run.finished else None,
         metrics=Metrics() if report is None else report.record.metrics,
     )
+
+
+def room_mb(settings: FitSettings, data: Dataset) -> float:
+    """Returns how many megabytes a run takes at most, after its networks have been tried.
+
+    Raises:
+        BadInput: a network does not exist, or does not fit.
+    """
+    from tagseg.pipeline.networks import check_networks
+
+    networks_mb, features_mb = check_networks(settings, data.classes)
+    return networks_mb + PHOTOGRAPH_MB * len(data.samples) + features_mb * len(data.train)
 
 
 def _inspected(
@@ -125,13 +148,11 @@ def _open(out: Path, data: Dataset, facts: FileFacts, settings: FitSettings, rep
     """Opens the run's folder, after its networks have been tried; what computes is imported only now."""
     import torch
 
-    from tagseg.pipeline.networks import check_networks
     from tagseg.pipeline.run import Run
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
-    networks_mb, features_mb = check_networks(settings, data.classes)
-    needed_mb = networks_mb + PHOTOGRAPH_MB * len(data.samples) + features_mb * len(data.train)
+    needed_mb = room_mb(settings, data)
     network = "train" if settings.train.successor is None else "integral"
     folder = RunFolder(out, data.root, facts.digest(data.train), needed_mb, reporter.say, network)
     with explain_full_disk(out):
