@@ -6,7 +6,8 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -55,10 +56,15 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], jobs
     for place in range(jobs):
         places.put(place)
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_take_share, initargs=(places, jobs))
+    waiting, left = {}, iter(enumerate(items))
     try:
-        waiting = {pool.submit(function, item): number for number, item in enumerate(items)}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        for number, item in islice(left, jobs):  # no more, for what a pool has been given cannot be taken back
+            waiting[pool.submit(function, item)] = number
+        while waiting:
+            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(done), done.result()
+                for number, item in islice(left, 1):
+                    waiting[pool.submit(function, item)] = number
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

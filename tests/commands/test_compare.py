@@ -90,6 +90,8 @@ def test_what_cannot_be_compared_is_said(tiny_set: Path, tmp_path: Path):
         ({"updates": 1, "seconds": 1.0}, "not both"),
         ({"seeds": []}, "at least one seed"),
         ({"jobs": 0}, "at least one"),
+        ({"jobs": 2, "seconds": 5.0}, "slow each other down"),
+        ({"jobs": 2, "rows": {"a": ("cam", {"processes": 2})}}, "every job has one GPU"),
         ({"refine": ["irn"]}, "learns from all photographs"),
         ({"refine": ["prox"]}, "did you mean 'proxy'"),
         ({"rows": ["camm"]}, "did you mean 'cam'"),

@@ -11,6 +11,7 @@ from tagseg.cli import app
 from tagseg.commands import plan as planning
 from tagseg.data.reading import read_dataset
 from tagseg.files import read_json
+from tagseg.pipeline.settings import resolve
 from tests.conftest import TINY
 
 KTSE: dict[str, Any] = {**TINY, "train.epochs": 5, "train.batch_size": 4, "train.warmup": 0.4, "train.width": 16}
@@ -38,13 +39,25 @@ def test_it_says_what_a_run_does(tiny_set: Path, tmp_path: Path):
 def test_processes_share_the_steps(tiny_set: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
     small = planning._small
-    monkeypatch.setattr(planning, "_small", lambda settings, part: seen.append(settings) or small(settings, part))
+    monkeypatch.setattr(planning, "_small", lambda settings, of: seen.append(settings) or small(settings, of))
     learnt = {"masks.refine": "irn", "masks.irn.side": 64, "masks.irn.radius": 3, "masks.irn.batch_size": 6}
     settings = {**TINY, **learnt, "segment.batch_size": 5}
     found = tagseg.plan(tiny_set, recipe="cam", settings=settings, processes=4, quiet=True)
     assert seen[0].processes == 1  # the trial itself
     shared = {piece.name: piece.processes for piece in found.work if piece.unit == "steps"}
     assert shared == {"train": 4, "affinity": 3, "segment": 1}
+    assert (seen[0].accumulate, seen[0].segment.batch_size) == (1, 5)
+
+
+def test_what_is_not_shared_and_what_is_shared_by_the_smaller_batch():
+    chosen = resolve("photos/cam", {"processes": 4})
+    assert {name: t.processes for name, t in planning._trainings(chosen).items()} == {
+        "train": 4,
+        "relabel": 1,
+        "segment": 1,
+    }
+    ktse = planning._trainings(resolve("voc/ktse", {"processes": 16}))
+    assert (ktse["train"].processes, ktse["train"].warm, ktse["affinity"].processes) == (8, 10, 16)
 
 
 def test_the_default_recipe_and_the_command(tiny_set: Path, tmp_path: Path):

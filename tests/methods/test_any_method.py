@@ -176,6 +176,9 @@ def test_a_batch_in_parts_teaches_what_it_does_at_once(tiny_set: Path, tmp_path:
     whole, before = taught("cam", samples, classes, tmp_path / "whole"), built("cam", classes)
     parts = taught("cam", samples, classes, tmp_path / "parts", Sharing(accumulate=2))
     same(whole, before, dict(parts.named_parameters()))
+    losses = [torch.load(tmp_path / name / "last.ckpt", weights_only=True)["callbacks"] for name in ("whole", "parts")]
+    one, other = ([e["loss"] for e in next(v for v in c.values() if "epochs" in v)["epochs"]] for c in losses)
+    assert other == pytest.approx(one, rel=1e-3)
     loader = TrainingLoader(whole.training_views(samples, seed=0), 2, 0, threads=1, parts=2)
     assert [len(batch["image"]) for batch in loader] == [1, 1, 1, 1]
 

@@ -327,7 +327,7 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(resnet38, "WIDTH", 4)
     settings = resolve("voc/l2g")
-    assert settings.segment.backbone == "resnet101"
+    assert settings.segment.backbone == "resnet101.tv_in1k"
     network = L2G(settings.backbone, "random", names(20), settings.train, 1000)
     assert (network.side, network.view_side, network.view_cells) == (449, 321, (41, 41))
     assert network.head.classifier.out_channels == network.local_head.classifier.out_channels == 21

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import tagseg
 from tagseg.networks.backbone import Backbone
 from tagseg.segmentation.deeplab import DeepLab
-from tagseg.segmentation.model import SegmentationModel, load, set_protocol
+from tagseg.segmentation.model import SegmentationModel, load, with_protocol
 from tagseg.segmentation.settings import PredictSettings
 
 
@@ -83,7 +83,8 @@ def test_its_protocol_is_kept_and_others_may_be_asked_for(
     assert "protocol" not in json.loads((tmp_path / "model.json").read_text())
     before = (tmp_path / "model.safetensors").stat().st_mtime_ns
     protocol = PredictSettings(side="own", scales=(0.5, 1.0), flip=True, crf="deeplab")
-    set_protocol(tmp_path, protocol)
+    described = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(with_protocol(described, protocol)))
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before
     opened = load(tmp_path)
     assert opened.protocol == protocol
@@ -99,8 +100,7 @@ def test_its_protocol_is_kept_and_others_may_be_asked_for(
         with contextlib.suppress(Exception):
             opened.probabilities(photo, side=side, scales=(1.0,))
         assert abs(max(seen[-1]) - expected) < 16, side
-    set_protocol(tmp_path, PredictSettings())
-    assert load(tmp_path).protocol == PredictSettings()
+    assert with_protocol(with_protocol(described, protocol), PredictSettings()) == described
     with pytest.raises(tagseg.BadInput, match="did you mean 'deeplab'"):
         model.predict(photo, crf="deplab")
     with pytest.raises(tagseg.BadInput, match="'scales' cannot be"):

@@ -108,12 +108,16 @@ def compare(
         raise BadInput("give updates or seconds, not both: they are two ways to be fair.")
     if not seeds:
         raise BadInput("give at least one seed.")
+    if seconds is not None and jobs > 1:
+        raise BadInput("runs at the same time slow each other down; give updates instead of seconds, or one job.")
     for name, number in (("jobs", jobs), ("measure", measure)):
         if number is not None and number < 1:
             raise BadInput(f"{name} {number}: give at least one.")
     chains = [Chain.of(name, given) for name in dict.fromkeys(refine)]
     for number, row in enumerate(table):
-        resolve(row.recipe, known_settings(row.recipe, given) | row.settings)
+        settled = resolve(row.recipe, known_settings(row.recipe, given) | row.settings)
+        if jobs > 1 and settled.processes > 1:
+            raise BadInput(f"row '{row.name}': every job has one GPU; set processes=1, or give one job.")
         twin = next((other.name for other in table[:number] if _slug(other.name) == _slug(row.name)), None)
         if twin is not None:
             raise BadInput(f"rows '{twin}' and '{row.name}' would lie in one folder; name them apart.")
@@ -310,6 +314,7 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
     told = read_json(path) if path.exists() else {}
     if told.get("maps") != stage["inputs"]:
         told = {"maps": stage["inputs"], "machine": task.machine}
+    told.setdefault("machine", "unknown")  # of a comparison that was begun before this was kept
     if told.get("measure") != task.measure or "numbers" not in told:
         told |= {"measure": task.measure, "numbers": {}}
     store, scores = MapStore(task.run / "mine"), dict[str, float]()

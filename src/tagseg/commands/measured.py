@@ -102,9 +102,8 @@ class Chain:
     def key(self) -> str:
         """Returns what the numbers of the chain depend on."""
         encoder = self.encoder.model_dump_json() if self.spreads else ""
-        return (
-            f"{self.settings.model_dump_json(include={'background', 'refine', 'crf', *steps_of(self.name)})}{encoder}"
-        )
+        kept = {"background", "refine", "crf", *steps_of(self.name)} | ({"keep"} if self.settings.keep < 1 else set())
+        return f"{self.settings.model_dump_json(include=kept)}{encoder}"
 
     @property
     def cut_by(self) -> str:

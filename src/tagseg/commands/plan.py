@@ -131,47 +131,95 @@ def plan(
     free = shutil.disk_usage(there).free
     if disk > free:
         raise BadInput(f"{out}: the run needs about {disk / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.")
-    clock, part = _Clock(quiet), _part(chosen)
-    _trial(photographs, _small(alone, part), clock)
-    sharing = Sharing(processes, chosen.accumulate)
+    clock = _Clock(quiet)
+    trainings = _trainings(chosen)
+    _trial(photographs, _small(alone, trainings), clock)
+    evaluated = len(photographs.val) or len(photographs.train)
+    counts = {"check": len(photographs.samples), "predict": evaluated, "plain": evaluated, "report": evaluated}
     work = []
     for name, unit, seconds in clock.pieces():
         if unit == "steps":
-            work += _steps(name, seconds, chosen, len(photographs.train), part, sharing)
+            work += _steps(trainings[name], seconds, len(photographs.train))
         else:
-            count = {"check": len(photographs.samples), "predict": _val(photographs), "report": _val(photographs)}
-            each = _slope(seconds)
-            work.append(PlannedWork(name, count.get(name, len(photographs.train)), unit, None, 1, each))
-    return Plan(tuple(work), _memory(), part, disk, free)
+            count = counts.get(name, len(photographs.train))
+            work.append(PlannedWork(name, count, unit, None, 1, _slope(seconds)))
+    return Plan(tuple(work), _memory(), max(training.part for training in trainings.values()), disk, free)
 
 
-def _val(data: Dataset) -> int:
-    return len(data.val) or len(data.train)
+@dataclass(frozen=True)
+class _Training:
+    """A training of the run.
+
+    name: as its bar is called.
+    epochs: the batch size of every epoch.
+    warm: how many of them are a warm-up.
+    processes: that share a batch.
+    part: photographs that a process sees at a time in the trial.
+    small: whether the trial uses a batch of that many, rather than the batch of the settings.
+    """
+
+    name: str
+    epochs: tuple[int, ...]
+    warm: int
+    processes: int
+    part: int
+    small: bool = True
 
 
-def _part(settings: FitSettings) -> int:
-    """Photographs that a process sees at a time in the trial: few where that takes long, all of a batch elsewhere."""
+def _trainings(settings: FitSettings) -> dict[str, _Training]:
+    """The trainings of a run, by the names of their bars."""
     import torch
 
-    if not torch.cuda.is_available() and not settings.train.frozen:
-        return min(PART, settings.train.batch_size)
-    shared, parts = Sharing(settings.processes, settings.accumulate).of(settings.train.batch_size)
-    return settings.train.batch_size // shared // parts
+    sharing = Sharing(settings.processes, settings.accumulate)
+
+    def shared(name: str, epochs: list[int], warm: int, fast: bool) -> _Training:
+        processes, parts = sharing.of(*epochs)
+        part = max(epochs) // processes // parts if fast else min(PART, *epochs)
+        return _Training(name, tuple(epochs), warm, processes, part)
+
+    gpu, train, chain = torch.cuda.is_available(), settings.train, settings.masks
+    sizes = [train.batch_size_at(epoch) for epoch in range(train.epochs)]
+    warm = train.warmup_epochs if getattr(train, "warmup", 0) else 0
+    found = [shared("train", sizes, warm, gpu or train.frozen)]
+    after: dict[str, Any] = {"integral": train.successor, "affinity": chain.of(str(chain.learnt))}
+    if settings.segment.network == "deeplab":
+        after["segment"] = settings.segment
+    found += [
+        shared(name, [own.batch_size] * own.epochs, 0, gpu or (name == "integral" and train.frozen))
+        for name, own in after.items()
+        if own is not None
+    ]
+    decoders: dict[str, Any] = {"relabel": chain.of(str(chain.taught))}
+    if settings.segment.network == "decoder":
+        decoders["segment"] = settings.segment.decoder
+    found += [
+        _Training(name, (own.batch_size,) * own.epochs, 0, 1, own.batch_size, small=False)
+        for name, own in decoders.items()
+        if own is not None
+    ]
+    return {training.name: training for training in found}
 
 
-def _small(settings: FitSettings, part: int) -> FitSettings:
+def _small(settings: FitSettings, trainings: dict[str, _Training]) -> FitSettings:
     """The settings of a trial: two epochs, one of them of a warm-up where there is one, with everything set in."""
     values = settings.model_dump(mode="json")
-    trained = [values["train"], values["segment"], values["train"].get("integral")]
-    trained.append(values["masks"].get(str(settings.masks.learnt)))
-    for some in filter(None, trained):
-        if "epochs" in some:
-            some |= {"epochs": 2, "batch_size": part}
+    places = {
+        "train": values["train"],
+        "integral": values["train"].get("integral"),
+        "affinity": values["masks"].get(str(settings.masks.learnt)),
+        "segment": values["segment"],
+    }
+    for name, some in places.items():
+        if some is None or name not in trainings or not trainings[name].small:
+            continue
+        part = trainings[name].part
+        some |= {"epochs": 2, "batch_size": part}
         some |= {key: 0.0 for key in EVERYTHING_AT_ONCE if key in some}
         if some.get("warmup"):
             some["warmup"] = 0.5
         if some.get("warmup_batch_size"):
             some["warmup_batch_size"] = part
+    values["accumulate"] = 1  # a part is a batch of its own
     values["log"] = {"every": 100_000, "to": "csv"}
     kind = type(settings.train)
     values["train"] = kind.model_validate(values["train"])
@@ -195,37 +243,23 @@ def _trial(data: Dataset, settings: FitSettings, clock: _Clock) -> None:
             ) from error
 
 
-def _steps(
-    name: str, seconds: list[float], settings: FitSettings, photographs: int, part: int, sharing: Sharing
-) -> list[PlannedWork]:
+def _steps(training: _Training, seconds: list[float], photographs: int) -> list[PlannedWork]:
     """The steps of a training; of one that warms up, in two pieces."""
-    chain, train = settings.masks, settings.train
-    if name == "train":
-        epochs = [train.batch_size_at(epoch) for epoch in range(train.epochs)]
-        warm = train.warmup_epochs
-    else:
-        own: Any = {
-            "integral": train.successor,
-            "affinity": chain.of(str(chain.learnt)),
-            "relabel": chain.of(str(chain.taught)),
-            "segment": settings.segment.decoder if settings.segment.network == "decoder" else settings.segment,
-        }[name]
-        epochs, warm = [own.batch_size] * own.epochs, 0
-    both = bool(warm) and getattr(train, "warmup", None)
-    half = len(seconds) // 2
-    phases = (
-        [("train, warm-up", epochs[:warm], seconds[:half]), ("train", epochs[warm:], seconds[half:])]
-        if both
-        else [(name, epochs, seconds)]
-    )
-    small = name in ("relabel", "segment") and settings.segment.network == "decoder"  # trials leave these batches alone
+    half, warm = len(seconds) // 2, training.warm
+    phases = [(training.name, training.epochs, seconds)]
+    if warm:
+        phases = [
+            (f"{training.name}, warm-up", training.epochs[:warm], seconds[:half]),
+            (training.name, training.epochs[warm:], seconds[half:]),
+        ]
     found = []
-    for called, sizes, times in phases:
+    for name, sizes, times in phases:
         for size in dict.fromkeys(sizes):
-            shared, _ = sharing.of(size)
-            steps = sum(-(-photographs // s) for s in sizes if s == size)
-            photo = _slope(times) / (size if small else part)
-            found.append(PlannedWork(called, steps, "steps", size, shared, photo * size / shared))
+            steps = sizes.count(size) * -(-photographs // size)
+            share = size / training.processes
+            found.append(
+                PlannedWork(name, steps, "steps", size, training.processes, _slope(times) * share / training.part)
+            )
     return found
 
 

@@ -28,6 +28,7 @@ class AEFT(PyramidClassifier):
     """
 
     Settings = AEFTSettings
+    whole_batches = True
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss, and after the warm-up the attract and the repulse loss."""

@@ -59,6 +59,9 @@ class Method(lightning.LightningModule):
     """Whether it has `segment`, and with it `decoder` on `backbone`, `decoder_name` and `side`."""
     rests: ClassVar[bool] = False
     """Whether some parameters learn nothing in some steps, which several processes must know of."""
+    whole_batches: ClassVar[bool] = False
+    """Whether photographs of a batch meet, or some of them have another part than others, so that a batch cannot be
+    worked on in parts."""
     on_features: ClassVar[bool] = False
     """Whether it learns from tags and the backbone's features of whole photographs alone, so that these may be computed
     once (`train.frozen`)."""
@@ -189,6 +192,7 @@ class Method(lightning.LightningModule):
         """Takes up the average from a checkpoint."""
         if self.average is not None:
             self.average.averages = checkpoint["average"]
+            self._averaged = checkpoint["global_step"]
 
     def heads(self) -> list[nn.Module]:
         """Returns the networks that learn `head_factor` times faster than the backbone: by default all others."""

@@ -63,6 +63,7 @@ class KTSE(PyramidClassifier):
     """
 
     Settings = KTSESettings
+    whole_batches = True
     others = 1
     enlarges = True
 

@@ -150,7 +150,8 @@ class Backbone(nn.Module):
 def _can_have_16(name: str) -> bool:
     """Whether a network can be dilated to a stride of 16, or has it."""
     try:
-        return _probe(_create(name, "random", 16))[1] == 16
+        with torch.random.fork_rng(devices=[]):  # what is asked once must not move the random numbers of who asks first
+            return _probe(_create(name, "random", 16))[1] == 16
     except BadInput:
         if name in _OWN or timm.is_model(name):
             return False

@@ -38,7 +38,7 @@ def measure(run: Run, folder: Path, background: float) -> Metrics:
     if run.settings.predict.plain or not data.val:
         plain = predictions
     else:
-        predict_all(run, plain, PredictSettings())
+        predict_all(run, plain, PredictSettings(), "plain")
     if not data.val:
         return Metrics(train=train)
     with run.reporter.bar("report", len(data.val), "photographs") as advance:
@@ -46,11 +46,11 @@ def measure(run: Run, folder: Path, background: float) -> Metrics:
     return Metrics(train=train, val=_measure_val(data, store, plain, predictions, background))
 
 
-def predict_all(run: Run, place: MaskFolder, protocol: PredictSettings) -> None:
+def predict_all(run: Run, place: MaskFolder, protocol: PredictSettings, name: str = "predict") -> None:
     """Segments the evaluation photographs (the training ones where there are none) by a test protocol."""
     model = load(run.path)
     samples = run.data.val or run.data.train
-    with run.reporter.bar("predict", len(samples), "photographs") as advance:
+    with run.reporter.bar(name, len(samples), "photographs") as advance:
         for done, sample in enumerate(samples, start=1):
             if not place(sample).exists():
                 write_mask(place(sample), model.predict(sample.image, **protocol.model_dump()))

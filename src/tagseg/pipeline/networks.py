@@ -33,6 +33,8 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     method: Any = load_method(s.method)
     if s.train.frozen and not method.on_features:
         raise BadInput(f"train.frozen=true: '{s.method}' learns from more than features; set train.frozen=false.")
+    if s.accumulate > 1 and method.whole_batches:
+        raise BadInput(f"accumulate {s.accumulate}: '{s.method}' needs whole batches; set accumulate=1.")
     features, views = 0.0, s.cache.bits / 8 * (1 + s.cache.mirrored + s.cache.parts)
     if needs_encoder(s):
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))

@@ -148,7 +148,8 @@ class Stage(Generic[R]):
     wanted: whether a run has this stage at all.
     outputs: files that it leaves in the run's folder itself.
     edited: whether a file of it that is not as it was written is whole, so that a person must have edited it.
-    describe: brings up to date what only says how its result is used, whether it was done now or before.
+    describe: what files of the stage are to hold that only say how its result is used, by name, as JSON; written
+        whether the result was made now or before.
     """
 
     name: str
@@ -158,7 +159,7 @@ class Stage(Generic[R]):
     wanted: Callable[[Run], bool] = lambda run: True  # noqa: ARG005
     outputs: tuple[str, ...] = ()
     edited: Callable[[Run, Path], bool] = lambda run, path: False  # noqa: ARG005
-    describe: Callable[[Run, Path], None] = lambda run, folder: None  # noqa: ARG005
+    describe: Callable[[Run, Path], dict[str, Any]] = lambda run, folder: {}  # noqa: ARG005
 
     def done(self, run: Run) -> Run:
         """Returns the run with this stage finished, now or before; a run that does not want it stays as it is."""
@@ -167,6 +168,6 @@ class Stage(Generic[R]):
         inputs = self.inputs(run)
         work: Callable[[Path], R] = lambda folder: self.work(run, folder)  # noqa: E731
         edited: Callable[[Path], bool] = lambda path: self.edited(run, path)  # noqa: E731
-        describe: Callable[[Path], None] = lambda folder: self.describe(run, folder)  # noqa: E731
+        describe: Callable[[Path], dict[str, Any]] = lambda folder: self.describe(run, folder)  # noqa: E731
         result = run.folder.complete(self.name, inputs, self.record, work, self.outputs, edited, describe)
         return replace(run, finished={**run.finished, self.name: result})

@@ -118,7 +118,7 @@ class RunFolder:
         work: Callable[[Path], R],
         outputs: tuple[str, ...] = (),
         edited: Callable[[Path], bool] = lambda path: False,  # noqa: ARG005
-        describe: Callable[[Path], None] = lambda folder: None,  # noqa: ARG005
+        describe: Callable[[Path], dict[str, Any]] = lambda folder: {},  # noqa: ARG005
     ) -> Finished[R]:
         """Does `work(folder)` unless it was done before with the same inputs and everything it left is still whole.
 
@@ -133,8 +133,8 @@ class RunFolder:
             work: makes what is not in the folder yet.
             outputs: files that it leaves in the run's folder itself, beside those in its own.
             edited: whether a file that is not as it was written is whole, so that a person must have edited it.
-            describe: brings up to date what in the folder only says how the result is used, which is no reason to make
-                the result again; what comes after the stage is done again if that changes anything.
+            describe: what files in the folder are to hold that only say how the result is used, by name, as JSON: no
+                reason to make the result again; what comes after the stage is done again if that changes anything.
         """
         folder = self.path / name
         inputs = json.loads(json.dumps(inputs))  # as they will be read back
@@ -168,7 +168,8 @@ class RunFolder:
             begun = time.perf_counter()
             record = work(folder)
             seconds = round(time.perf_counter() - begun, 1)
-            describe(folder)
+            for file, value in describe(folder).items():
+                write_json(folder / file, value)
             (folder / CHECKPOINT).unlink(missing_ok=True)
             if not (self.path / RUN_MARKER).exists():
                 raise BadInput(
@@ -187,14 +188,28 @@ class RunFolder:
             write_json(folder / STAGE, done.model_dump(mode="json"))
         return Finished(record, _key(done), seconds, resumed)
 
-    def _described(self, name: str, before: StageFile, describe: Callable[[Path], None]) -> StageFile:
-        """The record of a stage that stays as it is, but for what describes it."""
-        with explain_full_disk(self.path):
-            describe(self.path / name)
-            now = before.model_copy(update={"files": {file: _digest(self.path / file) for file in before.files}})
-            if now != before:
-                self.say(f"{name}: is used otherwise now")
-                write_json(self.path / name / STAGE, now.model_dump(mode="json"))
+    def _described(self, name: str, before: StageFile, describe: Callable[[Path], dict[str, Any]]) -> StageFile:
+        """The record of a stage that stays as it is, but for what describes it.
+
+        While a file is replaced, no digest of it is kept, so that a process that is killed leaves nothing that looks
+        damaged.
+        """
+        folder = self.path / name
+        for file, value in describe(folder).items():
+            key = f"{name}/{file}"
+            if key in before.files and read_json(folder / file) == json.loads(json.dumps(value)):
+                continue
+            self.say(f"{name}: is used otherwise now")
+            with explain_full_disk(self.path):
+                files = {other: digest for other, digest in before.files.items() if other != key}
+                before = self._with_files(name, before, files)
+                write_json(folder / file, value)
+                before = self._with_files(name, before, {**files, key: _digest(folder / file)})
+        return before
+
+    def _with_files(self, name: str, before: StageFile, files: dict[str, str]) -> StageFile:
+        now = before.model_copy(update={"files": dict(sorted(files.items()))})
+        write_json(self.path / name / STAGE, now.model_dump(mode="json"))
         return now
 
     def _left(self, folder: Path, outputs: tuple[str, ...]) -> Iterator[Path]:

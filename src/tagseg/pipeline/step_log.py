@@ -93,7 +93,8 @@ class StepLog(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
         """Writes a line, where one is due."""
-        for term, value in {"loss": outputs["loss"].detach(), **getattr(module, "terms", {})}.items():
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # by which Lightning divides it
+        for term, value in {"loss": loss, **getattr(module, "terms", {})}.items():
             total, count = self._sums.get(term, (0.0, 0))
             self._sums[term] = total + float(value), count + 1
         if trainer.global_step > self._step:

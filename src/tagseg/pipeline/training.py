@@ -303,7 +303,7 @@ class EpochLog(Callback):
         number: int,
     ) -> None:
         """Counts the loss and moves the bar; a loss that is no finite number ends the training."""
-        loss = float(outputs["loss"])
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # by which Lightning divides it
         if not math.isfinite(loss):
             rate = max(group["lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups)
             raise BadInput(

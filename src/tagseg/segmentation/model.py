@@ -158,8 +158,7 @@ class SegmentationModel:
             "architecture": self._architecture(),
             "input": {"side": self.side, "mean": list(backbone.mean), "std": list(backbone.std)},
         }
-        write_json(folder / DESCRIPTION, told)
-        set_protocol(folder, self.protocol)
+        write_json(folder / DESCRIPTION, with_protocol(told, self.protocol))
 
     def _architecture(self) -> dict[str, Any]:
         network, backbone = self.network, self.network.backbone
@@ -200,13 +199,10 @@ def load(path: str | os.PathLike[str]) -> SegmentationModel:
     return SegmentationModel(network, described.classes, described.input.side, described.protocol)
 
 
-def set_protocol(folder: Path, protocol: PredictSettings) -> None:
-    """Writes into the `model.json` of a folder how its network looks at photographs, if that says anything else."""
-    told = read_json(folder / DESCRIPTION)
-    other = {key: value for key, value in told.items() if key != "protocol"}
-    now = other if protocol.plain else {**other, "protocol": protocol.model_dump(mode="json")}
-    if now != told:
-        write_json(folder / DESCRIPTION, now)
+def with_protocol(described: dict[str, Any], protocol: PredictSettings) -> dict[str, Any]:
+    """Returns what `model.json` is to say, so that its network looks at photographs by a protocol."""
+    other = {key: value for key, value in described.items() if key != "protocol"}
+    return other if protocol.plain else {**other, "protocol": protocol.model_dump(mode="json")}
 
 
 class ModelArchitecture(BaseModel):

@@ -17,6 +17,8 @@ def _inputs(run: Run) -> dict[str, Any]:
     s = run.settings.masks
     part, kept = s.part(after=False), {"background", "saliency", *s.names(after=False)} - {s.learnt or ""}
     settings = part.model_dump(mode="json", include=kept)
+    if s.keep < 1:
+        settings["keep"] = s.keep
     inputs = {**run.keys("mine", "affinity"), "refine": part.refine, "settings": settings}
     return inputs | (run.keys("saliency") if s.saliency else {})
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
+from tagseg.files import read_json
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.segmenting import backbone_of, own_model, teach, teach_decoder, with_encoder
 from tagseg.pipeline.settings import segments_itself
-from tagseg.segmentation.model import set_protocol
+from tagseg.segmentation.model import with_protocol
+from tagseg.segmentation.saved import DESCRIPTION
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -66,8 +68,8 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     return TrainingRecord(epochs=epochs)
 
 
-def _describe(run: Run, folder: Path) -> None:
-    set_protocol(folder, run.settings.predict)
+def _describe(run: Run, folder: Path) -> dict[str, Any]:
+    return {DESCRIPTION: with_protocol(read_json(folder / DESCRIPTION), run.settings.predict)}
 
 
 STAGE = Stage(name="segment", record=TrainingRecord, inputs=_inputs, work=_work, describe=_describe)
