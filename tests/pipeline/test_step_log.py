@@ -59,7 +59,10 @@ def test_what_is_done_again_is_written_once(tiny_set: Path, tmp_path: Path):
     shutil.rmtree(tmp_path / "run")
     fewer = {**SETTINGS, "log.every": 2}
     tagseg.fit(tiny_set, tmp_path / "run", **{**how, "settings": fewer})
-    assert all(int(line["step"]) % 2 == 0 for line in lines(log))
+    assert [int(line["step"]) for line in lines(log)] == sorted({*steps[1::2], steps[-1]})
+    shutil.rmtree(tmp_path / "run")
+    tagseg.fit(tiny_set, tmp_path / "run", **{**how, "settings": {**SETTINGS, "log.every": 1000}})
+    assert [int(line["step"]) for line in lines(log)] == steps[-1:]
 
 
 def test_a_logger_is_told_the_same(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

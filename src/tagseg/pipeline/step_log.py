@@ -57,11 +57,12 @@ class StepLog(Callback):
 
     Args:
         folder: of the stage.
-        every: steps a line.
+        every: steps a line; the last one has a line in any case.
+        steps: of the whole training.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.path, self.every = folder / LOG, every
+    def __init__(self, folder: Path, every: int, steps: int) -> None:
+        self.path, self.every, self.steps = folder / LOG, every, steps
         self.lines: list[dict[str, float]] = []
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -87,7 +88,7 @@ class StepLog(Callback):
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
         """Measures the gradients of a step that will have a line."""
         del optimizer
-        if (trainer.global_step + 1) % self.every == 0:
+        if self._due(trainer.global_step + 1):
             norms = [p.grad.detach().float().norm() for p in module.parameters() if p.grad is not None]
             self._norm = float(torch.stack(norms).norm()) if norms else 0.0
 
@@ -99,10 +100,13 @@ class StepLog(Callback):
             self._sums[term] = total + float(value), count + 1
         if trainer.global_step > self._step:
             self._step = trainer.global_step
-            if self._step % self.every == 0:
+            if self._due(self._step):
                 self._line(trainer, module)
                 self._begin()
         self._idle_since = time.perf_counter()
+
+    def _due(self, step: int) -> bool:
+        return step % self.every == 0 or step == self.steps
 
     def _begin(self) -> None:
         self._begun = self._idle_since = time.perf_counter()

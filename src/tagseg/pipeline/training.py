@@ -118,7 +118,8 @@ def train(
             f"{' or '.join(map(str, sorted(schedule.batches())))} evenly"
         )
     loaders = Loaders(views, schedule, processes, parts)
-    epochs = EpochLog(name, schedule, schedule.steps(len(views)), reporter)  # type: ignore[arg-type]
+    steps = schedule.steps(len(views))  # type: ignore[arg-type]
+    epochs = EpochLog(name, schedule, steps, reporter)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists() and not _is_whole(checkpoint):
         reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
@@ -143,7 +144,7 @@ def train(
         plugins=[WholeCheckpoints(), LightningEnvironment()],
         callbacks=[
             epochs,
-            StepLog(folder, log.every),
+            StepLog(folder, log.every, steps),
             ModelCheckpoint(
                 dirpath=folder,
                 filename=Path(CHECKPOINT).stem,
