@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -273,6 +272,10 @@ def _memory() -> tuple[int, str]:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved(), "of the GPU"
+    try:
+        import resource
+    except ImportError:  # a system that does not tell
+        return 0, "(this system does not tell how much)"
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * (1 if sys.platform == "darwin" else 1024), "of this process"
 
