@@ -93,6 +93,12 @@ EncoderWeights = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--encoder-weights", help="Its weights: 'pretrained', 'random' or a file."),
 ]
+BackboneName = Annotated[Optional[str], typer.Option(help="timm's name of the network.")]  # noqa: UP045
+BackboneWeights = Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")]  # noqa: UP045
+Assignments = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=4. Repeatable."),
+]
 
 
 def _encoder(name: str | None, weights: str | None) -> Any:
@@ -115,12 +121,9 @@ def fit(
             help="METHOD, DATASET/METHOD (see 'tagseg recipes'), a YAML file, or the Python file of a method.",
         ),
     ] = "photos/cam",
-    assignments: Annotated[
-        Optional[list[str]],  # noqa: UP045, typer reads annotations on Python 3.10
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=4. Repeatable."),
-    ] = None,
-    backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
-    weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    assignments: Assignments = None,
+    backbone: BackboneName = None,
+    weights: BackboneWeights = None,
     encoder: EncoderName = None,
     encoder_weights: EncoderWeights = None,
     refine: Annotated[
@@ -140,17 +143,8 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Train a segmentation network from tagged photographs."""
-    from tagseg.pipeline.settings import parse_assignments
-
-    named = {
-        "backbone": backbone,
-        "weights": weights,
-        "encoder.name": encoder,
-        "encoder.weights": encoder_weights,
-        "masks.refine": refine,
-        "seed": seed,
-    }
-    settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
+    more = {"masks.refine": refine, "seed": seed}
+    settings = _changed(assignments, backbone, weights, encoder, encoder_weights, more)
     result = tagseg.fit(
         data,
         out,
@@ -172,21 +166,15 @@ def plan(
     ] = "photos/cam",
     gpus: Annotated[int, typer.Option(min=1, help="Processes that are to train together, one GPU each.")] = 1,
     out: Annotated[Path, typer.Option(help="Where the run would lie, for the room on that disk.")] = Path("."),
-    assignments: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting. Repeatable."),
-    ] = None,
-    backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
-    weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    assignments: Assignments = None,
+    backbone: BackboneName = None,
+    weights: BackboneWeights = None,
     encoder: EncoderName = None,
     encoder_weights: EncoderWeights = None,
     quiet: Quiet = False,
 ) -> None:
     """Say what a run would do, how long it would take, and what it needs, by a short trial on this machine."""
-    from tagseg.pipeline.settings import parse_assignments
-
-    named = {"backbone": backbone, "weights": weights, "encoder.name": encoder, "encoder.weights": encoder_weights}
-    settings = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
+    settings = _changed(assignments, backbone, weights, encoder, encoder_weights)
     found = tagseg.plan(data, recipe=recipe, settings=settings, processes=gpus, out=out, quiet=quiet)
     typer.echo(found.markdown())
 
@@ -213,8 +201,8 @@ def compare(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of all rows that know it. Repeatable."),
     ] = None,
-    backbone: Annotated[Optional[str], typer.Option(help="timm's name of the network.")] = None,  # noqa: UP045
-    weights: Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")] = None,  # noqa: UP045
+    backbone: BackboneName = None,
+    weights: BackboneWeights = None,
     encoder: EncoderName = None,
     encoder_weights: EncoderWeights = None,
     measure: Annotated[
@@ -225,15 +213,12 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Hold methods against each other on photographs that have masks: equal updates or equal time, several seeds."""
-    from tagseg.pipeline.settings import parse_assignments
-
     if (methods is None) == (rows is None):
         raise BadInput("say which methods to compare: --methods cam,oaa,... or --rows FILE, one of the two.")
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise BadInput(f"--seeds {seeds}: give whole numbers with commas between them, e.g. 0,1,2.") from error
-    named = {"backbone": backbone, "weights": weights, "encoder.name": encoder, "encoder.weights": encoder_weights}
     found = tagseg.compare(
         data,
         out,
@@ -242,7 +227,7 @@ def compare(
         updates=updates,
         seconds=seconds,
         refine=[chain.strip() for chain in refine.split(",")],
-        settings=parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None},
+        settings=_changed(assignments, backbone, weights, encoder, encoder_weights),
         measure=measure,
         jobs=jobs,
         quiet=quiet,
@@ -668,6 +653,22 @@ def recipes(
             yaml.safe_dump(resolve(name).model_dump(mode="json"), sort_keys=False, default_flow_style=None),
             nl=False,
         )
+
+
+def _changed(
+    assignments: list[str] | None,
+    backbone: str | None,
+    weights: str | None,
+    encoder: str | None,
+    encoder_weights: str | None,
+    more: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The settings that options change, by dotted keys."""
+    from tagseg.pipeline.settings import parse_assignments
+
+    named = {"backbone": backbone, "weights": weights, "encoder.name": encoder, "encoder.weights": encoder_weights}
+    named |= more or {}
+    return parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
 
 
 def _list(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -138,3 +139,8 @@ def file_digest(path: Path) -> str:
 def with_ending(stem: Path, ending: str) -> Path:
     """Returns the path `NAME.ending` of the stem `NAME` and `.ending`, whatever dots the name has."""
     return stem.with_name(stem.name + ending)
+
+
+def free_bytes(path: Path) -> int:
+    """Returns the room that is left on the disk where `path` lies, or would lie."""
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ import numpy as np
 from tagseg.data.dataset import Dataset
 from tagseg.data.reading import opened
 from tagseg.errors import BadInput
+from tagseg.files import free_bytes
 from tagseg.pipeline.fit import fit_as, room_mb
 from tagseg.pipeline.settings import DEFAULT_RECIPE, FitSettings, resolve
 from tagseg.pipeline.training import Sharing
@@ -126,8 +126,7 @@ def plan(
     photographs = opened(data, chosen.data.tags)
     alone = chosen.model_copy(update={"processes": 1})
     disk = int(1e6 * room_mb(alone, photographs))
-    there = next(p for p in (Path(out), *Path(out).absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(Path(out))
     if disk > free:
         raise BadInput(f"{out}: the run needs about {disk / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.")
     clock = _Clock(quiet)

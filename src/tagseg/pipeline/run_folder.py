@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,16 @@ from typing import Any, Generic, TextIO, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tagseg.errors import BadInput, brief, explain_full_disk, unwritable
-from tagseg.files import RUN_MARKER, file_digest, is_partial, make_folder, read_json, remove_partial, write_json
+from tagseg.files import (
+    RUN_MARKER,
+    file_digest,
+    free_bytes,
+    is_partial,
+    make_folder,
+    read_json,
+    remove_partial,
+    write_json,
+)
 from tagseg.pipeline.records import Record
 
 FORMAT = 2
@@ -278,8 +286,7 @@ def _something_else(path: Path) -> BadInput:
 
 
 def _check_room(path: Path, needed_mb: float) -> None:
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free / 1e6
+    free = free_bytes(path) / 1e6
     used = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6 if path.is_dir() else 0
     if free < needed_mb - used:
         raise BadInput(

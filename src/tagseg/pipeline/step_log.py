@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import Strategy
 
 from tagseg.errors import BadInput
 from tagseg.files import write_aside
@@ -48,6 +49,23 @@ def find_logger(settings: LogSettings, folder: Path, name: str) -> Logger | bool
     return False
 
 
+class Means:
+    """Means of terms of the loss over batches; they stay on their device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[torch.Tensor, int]] = {}  # and of how many batches
+
+    def add(self, terms: Mapping[str, torch.Tensor]) -> None:
+        """Adds the terms of a batch, which need not be the same in all of them."""
+        for term, value in terms.items():
+            total, count = self._sums.get(term, (torch.zeros((), device=value.device), 0))
+            self._sums[term] = total + value, count + 1
+
+    def over_all(self, strategy: Strategy) -> dict[str, float]:
+        """Returns the means over all processes, all of which must ask."""
+        return {t: float(strategy.reduce(total / n, reduce_op="mean")) for t, (total, n) in self._sums.items()}
+
+
 class StepLog(Callback):
     """Writes `log.csv`, and tells Lightning's logger the same.
 
@@ -64,6 +82,7 @@ class StepLog(Callback):
     def __init__(self, folder: Path, every: int, steps: int) -> None:
         self.path, self.every, self.steps = folder / LOG, every, steps
         self.lines: list[dict[str, float]] = []
+        self._means = Means()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Keeps the lines of the steps that need not be done again."""
@@ -95,13 +114,11 @@ class StepLog(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
         """Writes a line, where one is due."""
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # by which Lightning divides it
-        for term, value in {"loss": loss, **getattr(module, "terms", {})}.items():
-            total, count = self._sums.get(term, (0.0, 0))
-            self._sums[term] = total + float(value), count + 1
+        self._means.add({"loss": loss, **getattr(module, "terms", {})})
         if trainer.global_step > self._step:
             self._step = trainer.global_step
             if self._due(self._step):
-                self._line(trainer, module)
+                self._line(trainer)
                 self._begin()
         self._idle_since = time.perf_counter()
 
@@ -111,12 +128,10 @@ class StepLog(Callback):
     def _begin(self) -> None:
         self._begun = self._idle_since = time.perf_counter()
         self._waited, self._photographs, self._norm = 0.0, 0, math.nan
-        self._sums: dict[str, tuple[float, int]] = {}
+        self._means = Means()
 
-    def _line(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def _line(self, trainer: lightning.Trainer) -> None:
         seconds = time.perf_counter() - self._begun
-        means = torch.tensor([total / count for total, count in self._sums.values()], device=module.device)
-        means = trainer.strategy.reduce(means, reduce_op="mean")
         line = {
             "step": self._step,
             "epoch": trainer.current_epoch + 1,
@@ -124,7 +139,7 @@ class StepLog(Callback):
             "gradient_norm": self._norm,
             "images_per_second": self._photographs * trainer.world_size / seconds,
             "waiting": self._waited / seconds,
-            **dict(zip(self._sums, means.tolist(), strict=True)),
+            **self._means.over_all(trainer.strategy),
         }
         if not trainer.is_global_zero:
             return

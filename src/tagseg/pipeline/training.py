@@ -33,7 +33,7 @@ from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run_folder import CHECKPOINT
 from tagseg.pipeline.settings import LogSettings
-from tagseg.pipeline.step_log import StepLog, find_logger
+from tagseg.pipeline.step_log import Means, StepLog, find_logger
 from tagseg.progress import Reporter
 
 _SEED_STRIDE = 1_000_003  # epochs of different seeds do not share random numbers
@@ -287,7 +287,7 @@ class EpochLog(Callback):
         torch.manual_seed(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
         self._begun = self._idle_since = time.perf_counter()
         self._waited, self._loss, self._steps = 0.0, 0.0, 0
-        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sums, and of how many steps
+        self._terms = Means()
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Counts the time spent waiting for data."""
@@ -314,9 +314,7 @@ class EpochLog(Callback):
             )
         self._loss += loss
         self._steps += 1
-        for term, value in getattr(module, "terms", {}).items():  # of others than methods there are none
-            total, steps = self._terms.get(term, (torch.zeros(()), 0))
-            self._terms[term] = total.to(value.device) + value, steps + 1
+        self._terms.add(getattr(module, "terms", {}))  # of others than methods there are none
         self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
         self._idle_since = time.perf_counter()
 
@@ -325,8 +323,7 @@ class EpochLog(Callback):
         seconds = time.perf_counter() - self._begun
         own = torch.tensor(self._loss / max(1, self._steps), device=module.device)
         loss = float(trainer.strategy.reduce(own, reduce_op="mean"))
-        means = {name: total / steps for name, (total, steps) in self._terms.items()}
-        terms = {name: float(trainer.strategy.reduce(mean, reduce_op="mean")) for name, mean in means.items()}
+        terms = self._terms.over_all(trainer.strategy)
         rate = _rate_factor(trainer)
         self.epochs.append(
             EpochRecord(
