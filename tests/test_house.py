@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tagseg"
-GROUND = {"errors", "labels", "grid", "files", "cores", "kernels", "progress", "settings", "version"}
+GROUND = {"errors", "labels", "grid", "files", "cores", "kernels", "progress", "run_lengths", "settings", "version"}
 MAY_IMPORT = {
     "data": set(),
     "networks": set(),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tagseg.commands.plan import plan
     from tagseg.commands.predict import predict
     from tagseg.commands.refine import refine
+    from tagseg.commands.segments import cut_segments
     from tagseg.data.objects import read_samples
     from tagseg.explaining.decompose import decompose
     from tagseg.explaining.explain import explain
@@ -35,6 +36,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "cut_segments",
     "decompose",
     "demo",
     "evaluate",
@@ -54,6 +56,7 @@ __all__ = [
 _HOMES = {
     "check": "tagseg.commands.check",
     "compare": "tagseg.commands.compare",
+    "cut_segments": "tagseg.commands.segments",
     "decompose": "tagseg.explaining.decompose",
     "demo": "tagseg.commands.demo",
     "evaluate": "tagseg.commands.evaluate",

@@ -350,6 +350,20 @@ def refine(
 
 
 @app.command(cls=Command)
+def segments(
+    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
+    encoder: Annotated[Path, typer.Option(help="SAM's image encoder, an ONNX file.")],
+    decoder: Annotated[Path, typer.Option(help="SAM's decoder, an ONNX file.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json, COCO's run lengths.")],
+    points: Annotated[int, typer.Option(min=1, help="Points of the grid, per side.")] = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Cut everything in photographs out with SAM, for `--refine segments`; what is there already is kept."""
+    written = tagseg.cut_segments(images, encoder, decoder, out, points=points, quiet=quiet)
+    typer.echo(f"segments of {len(written)} photographs in {out}; use them with --set masks.segments.folder={out}")
+
+
+@app.command(cls=Command)
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Folder of masks.")],
     truth: Annotated[Path, typer.Argument(help="Folder of true masks of the same names.")],

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from tagseg.errors import BadInput, brief
+from tagseg.run_lengths import decode_runs
 
 OF_SEGMENT, OF_LABEL = 0.5, 0.85  # shares that the overlap must exceed
 
@@ -86,40 +86,12 @@ def read_segments(folder: Path, name: str, size: tuple[int, ...]) -> list[np.nda
     try:
         found = json.loads(text.read_text(encoding="utf-8"))
         listed = found["annotations"] if isinstance(found, dict) else found
-        masks = [_decoded(entry["segmentation"]) for entry in listed]
+        masks = [decode_runs(entry["segmentation"]) for entry in listed]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{text}: this is no list of segments in COCO's run lengths ({brief(error)}).") from error
     for mask in masks:
         _check_size(text, mask.shape, size)
     return masks
-
-
-def _decoded(lengths: dict[str, Any]) -> np.ndarray:
-    """COCO's run lengths, as numbers or as its compressed text, column by column, as `(H, W)` bool."""
-    height, width = lengths["size"]
-    counts = lengths["counts"]
-    runs = _numbers(counts) if isinstance(counts, str) else [int(n) for n in counts]
-    if sum(runs) != height * width:
-        raise ValueError(f"run lengths of {sum(runs)} pixels for {width} x {height}")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
-
-
-def _numbers(text: str) -> list[int]:
-    """The numbers in COCO's compressed text: 5 bits a character, of differences to the number before the last."""
-    numbers: list[int] = []
-    value, shift = 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        numbers.append(value + (numbers[-2] if len(numbers) > 2 else 0))
-        value, shift = 0, 0
-    return numbers
 
 
 def _check_size(path: Path, size: tuple[int, ...], wanted: tuple[int, ...]) -> None:

@@ -22,7 +22,9 @@ def refine(name: str, scores: np.ndarray, settings: SegmentsSettings = SegmentsS
     from tagseg.masks.segments import read_segments, refine_by_segments
 
     if settings.folder is None:
-        raise BadInput("segments: there is no folder of them; set masks.segments.folder=DIR.")
+        raise BadInput(
+            "segments: there is no folder of them; make one with tagseg segments, and set masks.segments.folder=DIR."
+        )
     return refine_by_segments(scores, read_segments(Path(settings.folder), name, scores.shape[1:]))
 
 
