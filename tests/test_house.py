@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "data": set(),
     "networks": set(),
     "evaluation": set(),
-    "export": set(),
+    "export": {"data"},
     "report": set(),
     "attribution": {"networks"},
     "masks": {"networks"},
@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "pipeline": {"methods", "segmentation", "masks", "data", "networks", "evaluation", "report"},
 }
 MAY_IMPORT["explaining"] = {"methods", "attribution", "export"} | MAY_IMPORT["methods"] | {"evaluation", "report"}
-MAY_IMPORT["commands"] = {"pipeline"} | MAY_IMPORT["pipeline"]
+MAY_IMPORT["commands"] = {"pipeline", "export"} | MAY_IMPORT["pipeline"]
 MAY_IMPORT["studies"] = {"explaining"} | MAY_IMPORT["explaining"]
 MAY_IMPORT["app"] = {"explaining"} | MAY_IMPORT["explaining"]
 ROOMS = sorted(MAY_IMPORT)

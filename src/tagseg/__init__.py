@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tagseg.commands.compare import compare
     from tagseg.commands.demo import demo
     from tagseg.commands.evaluate import evaluate
+    from tagseg.commands.export import export_masks
     from tagseg.commands.plan import plan
     from tagseg.commands.predict import predict
     from tagseg.commands.refine import refine
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "explain",
     "explore",
+    "export_masks",
     "fit",
     "load",
     "locate",
@@ -62,6 +64,7 @@ _HOMES = {
     "evaluate": "tagseg.commands.evaluate",
     "explain": "tagseg.explaining.explain",
     "explore": "tagseg.app.launch",
+    "export_masks": "tagseg.commands.export",
     "fit": "tagseg.pipeline.fit",
     "load": "tagseg.segmentation.model",
     "locate": "tagseg.explaining.locate",

@@ -44,6 +44,7 @@ def _names() -> dict[str, str]:
     from tagseg.data.readers import readers
     from tagseg.explaining.table import ATTRIBUTIONS
     from tagseg.export import box_formats
+    from tagseg.export.mask_formats import mask_formats
     from tagseg.masks.refinements import NONE, refinements, sharpening_names
     from tagseg.pipeline.stages import ORDER
     from tagseg.studies.table import STUDIES
@@ -56,6 +57,7 @@ def _names() -> dict[str, str]:
         "attributions": _either(ATTRIBUTIONS),
         "studies": _either(STUDIES),
         "formats": _either(box_formats()),
+        "masks": _either(mask_formats()),
     }
 
 
@@ -318,7 +320,7 @@ def predict(
 def refine(
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     masks: Annotated[
-        Path, typer.Option(help="Folder of rough masks of the same names: NAME.png (indices) or NAME.npy (scores).")
+        Path, typer.Option(help="Rough masks of the same names: NAME.png (indices), NAME.npy (scores), or {masks}.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the refined masks.")],
     refine: Annotated[str, typer.Option(help="{sharpening}; several with + between.")] = "crf",
@@ -350,6 +352,47 @@ def refine(
 
 
 @app.command(cls=Command)
+def export(
+    source: Annotated[Path, typer.Argument(help="A run, or masks: a folder of PNGs, COCO's JSON, any format below.")],
+    to: Annotated[str, typer.Option(help="{masks}.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result, which must not be there yet.")],
+    images: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="Photographs, or folders of them; by default those of the run's data."),
+    ] = None,
+    classes: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Class names, one a line, where masks have none; or a run that has them."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Of a run: train (its pseudo-masks), val (what its network says), or both: train,val.")
+    ] = "train",
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Parts that hang together are objects of their own.")
+    ] = False,
+    polygons: Annotated[bool, typer.Option("--polygons", help="Outlines instead of run lengths (coco, cvat).")] = False,
+    prefix: Annotated[
+        str, typer.Option(help="What stands before the path of a photograph (labelstudio).")
+    ] = "/data/local-files/?d=",
+    quiet: Quiet = False,
+) -> None:
+    """Write masks for other tools: COCO, YOLO, VOC, Label Studio, CVAT, or PNGs with their class names."""
+    result = tagseg.export_masks(
+        source,
+        to,
+        out,
+        images=images,
+        classes=classes,
+        splits=tuple(filter(None, split.split(","))),
+        instances=instances,
+        polygons=polygons,
+        prefix=prefix,
+        quiet=quiet,
+    )
+    typer.echo(f"masks of {result.photographs} photographs: {result.path}")
+
+
+@app.command(cls=Command)
 def segments(
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     encoder: Annotated[Path, typer.Option(help="SAM's image encoder, an ONNX file.")],
@@ -365,8 +408,8 @@ def segments(
 
 @app.command(cls=Command)
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Folder of masks.")],
-    truth: Annotated[Path, typer.Argument(help="Folder of true masks of the same names.")],
+    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="Masks: a folder of PNGs, or {masks}.")],
+    truth: Annotated[Path, typer.Argument(help="True masks of the same names, in any of these formats.")],
     classes: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Class names: a text file, COCO's annotations, or a run; else looked for beside the masks."),

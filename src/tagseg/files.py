@@ -107,9 +107,9 @@ def is_partial(path: Path) -> bool:
     return process.isdigit() and f".{ending}" == PARTIAL
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON, whole or not at all; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
+    """Writes a value as JSON, whole or not at all; numbers that are not finite become null."""
+    text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
     with write_aside(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 

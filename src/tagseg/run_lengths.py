@@ -41,7 +41,7 @@ def decode_runs(lengths: dict[str, Any]) -> np.ndarray:
     """
     height, width = lengths["size"]
     counts = lengths["counts"]
-    runs = _numbers(counts) if isinstance(counts, str) else [int(n) for n in counts]
+    runs = numbers_of(counts) if isinstance(counts, str) else [int(n) for n in counts]
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise ValueError(f"run lengths of {sum(runs)} pixels for {width} x {height}")
     values = np.arange(len(runs)) % 2 == 1
@@ -62,7 +62,8 @@ def _text(numbers: Sequence[int]) -> str:
     return "".join(characters)
 
 
-def _numbers(text: str) -> list[int]:
+def numbers_of(text: str) -> list[int]:
+    """Returns the run lengths in COCO's compressed text, which may be damaged, as numbers."""
     numbers: list[int] = []
     value, shift = 0, 0
     for character in text:

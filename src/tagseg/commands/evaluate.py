@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from tagseg.data.dataset import check_classes
-from tagseg.data.images import numbers_in, read_index_png
+from tagseg.data.images import numbers_in
 from tagseg.data.objects import class_names
 from tagseg.data.readers.coco import coco_class_names
 from tagseg.data.readers.folder import read_class_names
 from tagseg.data.reading import read_dataset
-from tagseg.data.walking import find_images
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, nearest
 from tagseg.evaluation.iou import Confusion, ScoreTable
+from tagseg.export.mask_formats import MaskSet, read_masks
 from tagseg.files import RUN_MARKER, read_json, write_json
 from tagseg.labels import IGNORE, MAX_CLASSES
 from tagseg.segmentation.saved import DESCRIPTION
@@ -39,12 +42,14 @@ def evaluate(
     classes: Sequence[str] | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
-    """Returns the IoU, precision and recall of a folder of masks.
+    """Returns the IoU, precision and recall of masks.
 
-    Every PNG below `predictions` is compared with the PNG of the same relative name below `truth`. Predictions without
-    a truth and truths without a prediction are counted in the result and otherwise left out.
+    Every mask of `predictions` is compared with that of the same name in `truth`. Predictions without a truth and
+    truths without a prediction are counted in the result and otherwise left out.
 
     Args:
+        predictions, truth: a folder that is searched through for PNGs, or any other format of
+            `tagseg.export.mask_formats`; classes of those that name them are compared by their names.
         classes: names, background left out; or where they are: a text file, one class a line, COCO's annotations, the
             folder of a run, of a model or of a data set. Without them they are looked for in `classes.txt` in or beside
             either folder, and in the run that the predictions belong to; if there are none, numbers are used.
@@ -54,51 +59,51 @@ def evaluate(
         BadInput: a folder is missing, no mask has a truth, or one has another size or values that are no classes.
     """
     predictions, truth = Path(predictions), Path(truth)
-    for folder in (predictions, truth):
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: there is no such folder.")
+    for path in (predictions, truth):
+        if not path.exists():
+            raise BadInput(f"{path}: there is no such folder.")
     found, right_of = _masks(predictions), _masks(truth)
-    if not found:
-        raise BadInput(f"{predictions}: there are no PNG masks in this folder.")
-    names = [name for name in found if name in right_of]
+    names = [name for name in found.masks if name in right_of.masks]
     if not names:
-        name, path = next(iter(found.items()))
+        name = next(iter(found.masks))
         raise BadInput(
-            f"{path}: there is no truth {truth / name}, nor one of any other prediction; give both the same names."
+            f"{_at(predictions, name)}: there is no truth {truth / name}{'.png' if right_of.plain else ''}, nor one of "
+            "any other prediction; give both the same names."
         )
-    pairs = [(found[name], right_of[name]) for name in names]
-    known = _class_names(predictions, truth, classes)
-    size = len(known) if known is not None else _highest([path for pair in pairs for path in pair])
+    pairs = [(found.masks[name], right_of.masks[name]) for name in names]
+    known = _class_names(predictions, truth, classes) or [*(right_of.classes or found.classes)] or None
+    size = len(known) if known is not None else max(_highest(found, names), _highest(right_of, names))
     if known is None:
         known = [f"class {c}" for c in range(1, size + 1)]
     problems = check_classes(known, "class names")
     if problems:
         raise BadInput(problems[0].text)
+    orders = [_order(masks.classes, known, path) for masks, path in ((found, predictions), (right_of, truth))]
     confusion = Confusion(size)
     held: tuple[set[int], set[int]] = set(), set()  # the numbers in all predictions, and in all truths
-    for prediction, truth_of in pairs:
-        mask, right = read_index_png(prediction), read_index_png(truth_of)
+    for name, (draw, draw_truth) in zip(names, pairs, strict=True):
+        mask, right = (order(read()) for order, read in zip(orders, (draw, draw_truth), strict=True))
         if mask.shape != right.shape:
             raise BadInput(
-                f"{prediction}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
+                f"{_at(predictions, name)}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
                 f"the truth {right.shape[1]} x {right.shape[0]}; predict at the photograph's size."
             )
-        for which, values, numbers in zip((prediction, truth_of), (mask, right), held, strict=True):
+        for where, values, numbers in zip((predictions, truth), (mask, right), held, strict=True):
             numbers.update(numbers_in(values))
             wrong = next((value for value in sorted(numbers) if value > size and value != IGNORE), None)
             if wrong is not None:
-                raise BadInput(f"{which}: the mask holds the value {wrong}, but there are {size} classes.")
+                raise BadInput(f"{_at(where, name)}: the mask holds the value {wrong}, but there are {size} classes.")
         confusion.add(mask, right)
-    for path, numbers, what in zip(pairs[0], held, ("predictions", "truths"), strict=True):
+    for where, numbers, what in zip((predictions, truth), held, ("predictions", "truths"), strict=True):
         if numbers <= {0, IGNORE} and IGNORE in numbers:
             raise BadInput(
-                f"{path}: the {what} hold nothing but 0 and {IGNORE}, and {IGNORE} means ignore; write the number of "
-                "its class where the object is."
+                f"{_at(where, names[0])}: the {what} hold nothing but 0 and {IGNORE}, and {IGNORE} means ignore; write "
+                "the number of its class where the object is."
             )
     result = Evaluation(
         masks=len(names),
-        truths_without_prediction=len(right_of) - len(names),
-        predictions_without_truth=len(found) - len(names),
+        truths_without_prediction=len(right_of.masks) - len(names),
+        predictions_without_truth=len(found.masks) - len(names),
         **dict(confusion.scores().table(tuple(known))),
     )
     if out is not None:
@@ -106,9 +111,29 @@ def evaluate(
     return result
 
 
-def _masks(folder: Path) -> dict[str, Path]:
-    """The PNG masks below a folder by their relative names; hidden ones are none."""
-    return {name: path for name, path in find_images(folder).photographs.items() if path.suffix.lower() == ".png"}
+def _masks(path: Path) -> MaskSet:
+    """The masks at a path; the class names beside a folder of PNGs are looked for elsewhere (`_class_names`)."""
+    found = read_masks(path)
+    return replace(found, classes=()) if found.plain else found
+
+
+def _at(where: Path, name: str) -> str:
+    """A mask in words: its file, or where it is and what it is called."""
+    return f"{where / name}.png" if (where / f"{name}.png").is_file() else f"{where}: {name}"
+
+
+def _order(classes: tuple[str, ...], known: list[str], path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What numbers the masks of a set with class names of its own as those that are known."""
+    if not classes or list(classes) == known:
+        return lambda mask: mask
+    strange = next((name for name in classes if name not in known), None)
+    if strange is not None:
+        raise BadInput(
+            f"{path}: '{strange}' is no class here{nearest(strange, known) or '.'} Known: {', '.join(known)}."
+        )
+    table = np.arange(IGNORE + 1, dtype=np.uint8)
+    table[1 : len(classes) + 1] = [known.index(name) + 1 for name in classes]
+    return lambda mask: table[mask]
 
 
 def _class_names(
@@ -116,7 +141,7 @@ def _class_names(
 ) -> list[str] | None:
     """The class names that are given, or that lie where one would put them."""
     if given is not None:
-        return _names_at(Path(given)) if isinstance(given, str | os.PathLike) else class_names(given)
+        return names_at(Path(given)) if isinstance(given, str | os.PathLike) else class_names(given)
     lists = [p / "classes.txt" for p in (truth, predictions, predictions.parent, truth.parent)]
     said = {path: read_class_names(path) for path in lists if path.is_file()}
     if lists[0] in said and said.get(lists[1], said[lists[0]]) != said[lists[0]]:
@@ -124,10 +149,15 @@ def _class_names(
     if said:
         return next(iter(said.values()))
     run = predictions.absolute().parent  # that the masks were made in
-    return _names_at(run) if (run / RUN_MARKER).is_file() and (run / "segment" / DESCRIPTION).is_file() else None
+    return names_at(run) if (run / RUN_MARKER).is_file() and (run / "segment" / DESCRIPTION).is_file() else None
 
 
-def _names_at(path: Path) -> list[str]:
+def names_at(path: Path) -> list[str]:
+    """Returns the class names in a text file, COCO's annotations, or the folder of a run, a model or a data set.
+
+    Raises:
+        BadInput: there are none.
+    """
     if path.suffix == ".json" and path.is_file():
         return coco_class_names(path)
     if not path.is_dir():
@@ -152,14 +182,14 @@ def _described_classes(path: Path) -> list[str]:
     raise BadInput(f"{path}: there are no class names in this file; give a text file, one class a line.")
 
 
-def _highest(masks: list[Path]) -> int:
-    """The highest class in any mask."""
+def _highest(masks: MaskSet, names: list[str]) -> int:
+    """The highest class in any mask of these names."""
     highest = 1
-    for path in masks:
-        values = read_index_png(path)
+    for name in names:
+        values = masks.masks[name]()
         highest = max(highest, int(values[values != IGNORE].max(initial=0)))
         if highest > MAX_CLASSES:
             raise BadInput(
-                f"{path}: the mask holds the value {highest}, and {MAX_CLASSES} is the highest class that can be."
+                f"{name}: the mask holds the value {highest}, and {MAX_CLASSES} is the highest class that can be."
             )
     return highest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tagseg.data.images import numbers_in, read_image, read_index_png, voc_palet
 from tagseg.data.photographs import OVERLAY, find_photographs
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief, explain_full_disk
+from tagseg.export.mask_formats import mask_formats, read_masks
 from tagseg.labels import IGNORE
 from tagseg.masks.refinements import NONE, FeatureRefinement, Refinement
 from tagseg.networks.settings import EncoderSettings
@@ -22,6 +23,8 @@ from tagseg.pipeline.settings import MaskSettings, sharpening
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import write_picture
+
+Rough = Path | Callable[[], np.ndarray]  # a file of scores or numbers, or what draws a mask
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def refine(
 
     Args:
         images: photographs, or folders that are searched through; names below a folder are kept.
-        masks: folder of rough masks of the same names; photographs without one are left out.
+        masks: folder of rough masks of the same names, or masks in any other format of `tagseg.export.mask_formats`;
+            photographs without one are left out.
         out: folder for the refined masks (palette PNG).
         refine: a refinement that learns nothing (see `tagseg.masks.refinements`), or several with + between them.
         crf: a name of `tagseg.masks.crf_parameters.CRFS`.
@@ -64,16 +68,12 @@ def refine(
     """
     settings = sharpening(refine, crf)
     masks, out = Path(masks), Path(out)
-    if not masks.is_dir():
+    if not masks.exists():
         raise BadInput(f"{masks}: there is no such folder of rough masks.")
     given = [images] if isinstance(images, str | os.PathLike) else images
     found = find_photographs(given, out, (".png", OVERLAY) if overlay else (".png",))
-    there = {composed(p.relative_to(masks).as_posix()): p for p in sorted(masks.rglob("*")) if p.is_file()}
-    pairs = [
-        (name, photo, rough)
-        for name, photo in found.items()
-        if (rough := there.get(f"{name}.npy", there.get(f"{name}.png"))) is not None
-    ]
+    there = _rough_masks(masks)
+    pairs = [(name, photo, there[name]) for name, photo in found.items() if name in there]
     if not pairs:
         raise BadInput(f"{masks}: no mask has the name of a photograph, for example {next(iter(found))}.png or .npy.")
     if out.resolve() == masks.resolve():
@@ -85,10 +85,10 @@ def refine(
     if len(pairs) < len(found):
         reporter.say(f"{len(found) - len(pairs)} photographs have no rough mask and are left out")
 
-    def work(item: tuple[str, Path, Path]) -> Path:
-        name, photo_path, rough_path = item
+    def work(item: tuple[str, Path, Rough]) -> Path:
+        name, photo_path, rough = item
         photo = read_image(photo_path)
-        mask = _refine_one(photo, name, rough_path, settings, encoder)
+        mask = _refine_one(photo, name, rough, settings, encoder)
         write_mask(out / f"{name}.png", mask)
         if overlay:
             write_picture(out / f"{name}{OVERLAY}", overlay_mask(photo, mask, voc_palette()))
@@ -107,11 +107,25 @@ def refine(
     return Refined(written, len(written) / (time.perf_counter() - begun))
 
 
-def _refuse_binary(masks: list[Path]) -> None:
+def _rough_masks(path: Path) -> dict[str, Rough]:
+    """Rough masks by name: files of scores before files of numbers, or what is there in another format."""
+    if path.is_dir():
+        files = {composed(p.relative_to(path).as_posix()): p for p in sorted(path.rglob("*")) if p.is_file()}
+        found = {
+            name[:-4]: file for ending in (".png", ".npy") for name, file in files.items() if name.endswith(ending)
+        }
+        if ".npy" in {file.suffix for file in found.values()} or not any(
+            kind.holds(path) for kind in mask_formats().values() if not kind.plain
+        ):
+            return dict(found)
+    return dict(read_masks(path).masks)
+
+
+def _refuse_binary(masks: list[Rough]) -> None:
     """Masks of 0 and 255 alone name no class: 255 is meant for the object, and would be read as what is not known."""
     ignored = False
     for path in masks:
-        if path.suffix == ".npy":
+        if not isinstance(path, Path) or path.suffix == ".npy":
             return
         values = set(numbers_in(read_index_png(path)))
         if values - {0, IGNORE}:
@@ -125,11 +139,11 @@ def _refuse_binary(masks: list[Path]) -> None:
 
 
 def _refine_one(
-    photo: np.ndarray, name: str, rough: Path, settings: MaskSettings, encoder: EncoderSettings | None
+    photo: np.ndarray, name: str, rough: Rough, settings: MaskSettings, encoder: EncoderSettings | None
 ) -> np.ndarray:
     from tagseg.pipeline.masking import refine_scores
 
-    if rough.suffix == ".npy":
+    if isinstance(rough, Path) and rough.suffix == ".npy":
         try:
             scores = np.load(rough, allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -141,7 +155,8 @@ def _refine_one(
         if not np.isfinite(scores).all():
             raise BadInput(f"{rough}: these scores hold numbers that are not finite; make them again.")
         return refine_scores(photo, scores.astype(np.float32), settings, name, encoder).argmax(axis=0).astype(np.uint8)
-    labels = read_index_png(rough)
+    labels = read_index_png(rough) if isinstance(rough, Path) else rough()
+    rough = rough if isinstance(rough, Path) else Path(name)
     if labels.shape != photo.shape[:2]:
         raise BadInput(
             f"{rough}: the mask has {labels.shape[1]} x {labels.shape[0]} pixels, its photograph {photo.shape[1]} x "

@@ -68,6 +68,7 @@ def cut_segments(
                         }
                         for s in segments
                     ],
+                    indent=None,
                 )
                 advance(number, f"{len(segments)} segments")
     return list(files.values())

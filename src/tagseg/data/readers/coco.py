@@ -26,6 +26,7 @@ from tagseg.data.readers import Reader
 from tagseg.data.tables import SPLITS, is_background
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief
+from tagseg.run_lengths import numbers_of
 
 _ROBOFLOW = "_annotations.coco.json"
 _WORDS = {"minival": "val", "valminusminival": "val", "holdout": "val", "testdev": "test"}
@@ -58,7 +59,7 @@ def find_coco(root: Path) -> Path | None:
 
 def _sources(root: Path) -> list[_Source]:
     found = []
-    plain = [p for split in SPLITS if (p := root / "annotations" / f"{split}.json").is_file() and _is_coco(p)]
+    plain = [p for split in SPLITS if (p := root / "annotations" / f"{split}.json").is_file() and is_coco(p)]
     for path in [*sorted((root / "annotations").glob("instances_*.json")), *plain]:
         name = path.stem.removeprefix("instances_")
         split = _split_of(name)
@@ -71,7 +72,7 @@ def _sources(root: Path) -> list[_Source]:
             found.append(_Source(path, split, (root / folder, root / folder / "images")))
     if found:
         return found
-    alone = next((p for name in _ALONE if (p := root / name).is_file() and _is_coco(p)), None)
+    alone = next((p for name in _ALONE if (p := root / name).is_file() and is_coco(p)), None)
     return [] if alone is None else [_Source(alone, "train", (root, root / "images", root / "data"))]
 
 
@@ -96,16 +97,22 @@ def _has_own_folder(source: _Source) -> bool:
     return any(folder.is_dir() for folder in source.folders[:2])
 
 
-def _is_coco(path: Path) -> bool:
+def is_coco(path: Path) -> bool:
+    """Returns whether a file is JSON of COCO's kind."""
     try:
-        said = _load.__wrapped__(path)  # not kept, for it may be another's file
+        said = load_coco.__wrapped__(path)  # not kept, for it may be another's file
     except BadInput:
         return False
     return all(isinstance(said.get(key), list) for key in ("images", "annotations", "categories"))
 
 
 @cache
-def _load(path: Path) -> dict[str, Any]:
+def load_coco(path: Path) -> dict[str, Any]:
+    """Reads a file of COCO's annotations, which is kept until `load_coco.cache_clear()`.
+
+    Raises:
+        BadInput: it is not JSON, or no table.
+    """
     try:
         said = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -128,7 +135,7 @@ def read_coco(root: Path) -> Dataset:
     sources = _sources(root)
     if "train" not in {source.split for source in sources}:
         raise BadInput(f"{root}: there are no annotations for training, such as annotations/instances_train2017.json.")
-    _load.cache_clear()
+    load_coco.cache_clear()
     reading = _Reading()
     notes = [f"{s.path}: a test split, which nothing here uses, and left out." for s in sources if s.split == "test"]
     for source in sources:
@@ -142,7 +149,7 @@ def read_coco(root: Path) -> Dataset:
         reading.add_classes(source)
     for source in used:
         splits[source.split] += tuple(reading.samples(source))
-    _load.cache_clear()
+    load_coco.cache_clear()
     if {s.name for s in splits["train"]} & {s.name for s in splits["val"]}:  # splits in folders of their own
         splits = {split: tuple(replace(s, name=f"{split}/{s.name}") for s in splits[split]) for split in splits}
     if reading.empty:
@@ -167,38 +174,38 @@ class _Reading:
         self.empty = self.without_outline = self.of_nothing = 0  # photographs, photographs, annotations
 
     def add_classes(self, source: _Source) -> None:
-        said = _load(source.path)
-        annotations = _entries(said, "annotations", source.path) if "annotations" in said else []
-        used = {_id(a.get("category_id")) for a in annotations}
-        categories = _entries(said, "categories", source.path)
+        said = load_coco(source.path)
+        annotations = entries_of(said, "annotations", source.path) if "annotations" in said else []
+        used = {id_of(a.get("category_id")) for a in annotations}
+        categories = entries_of(said, "categories", source.path)
         above = {str(c.get("supercategory")) for c in categories}
         self._tell_twice(source, "categories", categories)
         for category in sorted(categories, key=lambda c: _number(c.get("id"))):
-            name = _name(category)
+            name = category_name(category)
             # Roboflow puts the name of the whole first, as a category of which nothing is
-            whole = category.get("supercategory") == "none" and name in above and _id(category.get("id")) not in used
+            whole = category.get("supercategory") == "none" and name in above and id_of(category.get("id")) not in used
             if not name:
                 self.problems.append(Problem(f"{source.path}: category {category.get('id')} has no name; add it."))
             if name and not whole and not is_background(name) and name not in self.classes:
                 self.classes.append(name)
 
     def samples(self, source: _Source) -> Iterable[Sample]:
-        said = _load(source.path)
-        categories = _entries(said, "categories", source.path)
-        background = {_id(c.get("id")) for c in categories if is_background(_name(c))}
-        tag_of = {_id(c.get("id")): self._tag(c) for c in categories}
+        said = load_coco(source.path)
+        categories = entries_of(said, "categories", source.path)
+        background = {id_of(c.get("id")) for c in categories if is_background(category_name(c))}
+        tag_of = {id_of(c.get("id")): self._tag(c) for c in categories}
         of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in _entries(said, "annotations", source.path):
-            if _id(annotation.get("category_id")) not in background:
-                of_image[_id(annotation.get("image_id"))].append(annotation)
-        images = sorted(_entries(said, "images", source.path), key=lambda image: _number(image.get("id")))
+        for annotation in entries_of(said, "annotations", source.path):
+            if id_of(annotation.get("category_id")) not in background:
+                of_image[id_of(annotation.get("image_id"))].append(annotation)
+        images = sorted(entries_of(said, "images", source.path), key=lambda image: _number(image.get("id")))
         self._tell_twice(source, "images", images)
-        listed = {_id(image.get("id")) for image in images}
+        listed = {id_of(image.get("id")) for image in images}
         self.of_nothing += sum(len(found) for image, found in of_image.items() if image not in listed)
         files = [_inside(image.get("file_name")) for image in images]
         folder = _folder(source, files)
         for info, file in zip(images, files, strict=True):
-            annotations = of_image.get(_id(info.get("id")), [])
+            annotations = of_image.get(id_of(info.get("id")), [])
             if not annotations:
                 self.empty += 1
             elif file is None:
@@ -210,13 +217,13 @@ class _Reading:
 
     def _tell_twice(self, source: _Source, what: str, entries: list[dict[str, Any]]) -> None:
         """Two entries with one number share whatever refers to it."""
-        seen = Counter(_id(entry.get("id")) for entry in entries)
+        seen = Counter(id_of(entry.get("id")) for entry in entries)
         number = next((number for number, count in seen.items() if count > 1), None)
         if number is not None:
             self.problems.append(Problem(f"{source.path}: {number} is the id of several {what}; number them anew."))
 
     def _tag(self, category: dict[str, Any]) -> int | None:
-        name = _name(category)
+        name = category_name(category)
         return self.classes.index(name) if name in self.classes else None
 
     def _sample(
@@ -237,7 +244,7 @@ class _Reading:
         known, whole = [], True
         shapes: list[tuple[int, float, Any]] = []
         for annotation in annotations:
-            tag = tag_of.get(_id(annotation.get("category_id")))
+            tag = tag_of.get(id_of(annotation.get("category_id")))
             if tag is None:
                 number = annotation.get("category_id")
                 self.problems.append(
@@ -247,7 +254,7 @@ class _Reading:
                 )
                 continue
             known.append((tag, annotation))
-            shape = _shape(annotation.get("segmentation"))
+            shape = shape_of(annotation.get("segmentation"))
             whole = whole and shape is not None
             area = annotation.get("area")
             shapes.append((tag, float(area) if isinstance(area, int | float) else 0.0, shape))
@@ -269,21 +276,23 @@ def coco_class_names(path: Path) -> list[str]:
     """
     reading = _Reading()
     reading.add_classes(_Source(path, "train", ()))
-    _load.cache_clear()
+    load_coco.cache_clear()
     return reading.classes
 
 
-def _id(value: Any) -> Any:
-    """What entries refer to each other by, as a word: some tools write numbers here and words there."""
+def id_of(value: Any) -> Any:
+    """Returns what entries refer to each other by, as a word: some tools write numbers here and words there."""
     return str(value) if isinstance(value, int | str) else repr(value)
 
 
-def _name(category: dict[str, Any]) -> str:
+def category_name(category: dict[str, Any]) -> str:
+    """Returns the name of a category; empty if it has none."""
     name = category.get("name")
     return composed(str(name).strip()) if isinstance(name, str | int) else ""
 
 
-def _entries(said: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+def entries_of(said: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """Returns the list of tables of a name, which must be there."""
     entries = said.get(key)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise BadInput(f"{path}: '{key}' must be a list of tables, as in COCO's annotations.")
@@ -312,8 +321,8 @@ def _folder(source: _Source, files: list[str | None]) -> Path:
     return source.folders[int(np.argmax(counts))]
 
 
-def _shape(segmentation: Any) -> Any:
-    """Polygons of at least three corners, or run lengths; None where there are none."""
+def shape_of(segmentation: Any) -> Any:
+    """Returns the polygons of at least three corners, or the run lengths, of an annotation; None if it has none."""
     if isinstance(segmentation, list):
         if segmentation and not isinstance(segmentation[0], list):  # one polygon without its brackets
             segmentation = [segmentation]
@@ -328,23 +337,6 @@ def _flat(polygon: Any) -> list[Any]:
         return []
     pairs = all(isinstance(corner, list) and len(corner) == 2 for corner in polygon)
     return [number for corner in polygon for number in corner] if pairs else polygon
-
-
-def _counts(code: str | bytes) -> list[int]:
-    """The run lengths in COCO's compressed form: five bits a sign; from the third on differences to the one before
-    the last."""
-    counts: list[int] = []
-    value = shift = 0
-    for sign in code.encode() if isinstance(code, str) else code:
-        bits = sign - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    return counts
 
 
 def _box(tag: int, box: Any) -> Box | None:
@@ -399,7 +391,9 @@ def _check_shape(shape: Any, height: int, width: int) -> None:
         return
     if list(shape["size"]) != [height, width]:
         raise ValueError(f"run lengths for {shape['size']} in a photograph of {[height, width]}")
-    counts = shape["counts"] if isinstance(shape["counts"], list) else _counts(shape["counts"])
+    counts = shape["counts"]
+    if not isinstance(counts, list):
+        counts = numbers_of(counts.decode("latin-1") if isinstance(counts, bytes) else counts)
     if sum(counts) != height * width or min(counts, default=0) < 0:
         raise ValueError("the run lengths do not add up to the photograph's pixels")
 

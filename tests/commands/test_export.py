@@ -1,0 +1,112 @@
+"""`tagseg export`: of a run and of masks of any origin, and what it refuses."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tagseg
+from tagseg.data.images import read_index_png, write_mask
+from tagseg.export.mask_formats import mask_formats, read_masks
+from tagseg.files import read_json
+
+
+def masks_of(run: Path) -> dict[str, np.ndarray]:
+    return {path.stem: read_index_png(path) for path in (run / "masks").glob("*.png")}
+
+
+@pytest.mark.parametrize("kind", mask_formats())
+def test_pseudo_masks_of_a_run(kind: str, tiny_run: Any, tmp_path: Path):
+    found = tagseg.export_masks(tiny_run.folder, kind, tmp_path / "out", quiet=True)
+    assert found.path.exists()
+    read = read_masks(found.path)
+    right = masks_of(tiny_run.folder)
+    assert set(read.masks) == set(right)
+    assert found.photographs == len(right)
+    for name, mask in right.items():
+        np.testing.assert_array_equal(read.masks[name](), mask)
+    result = tagseg.evaluate(found.path, tiny_run.folder / "masks")  # of another format, by names
+    assert result.miou == 100
+
+
+def test_what_the_network_says_is_for_evaluation(tiny_run: Any, tmp_path: Path):
+    opened = tagseg.export_masks(tiny_run.folder, "yolo", tmp_path / "out", splits=("train", "val"), quiet=True).path
+    text = opened.read_text()
+    assert "train: images/train\nval: images/val\n" in text
+    assert len(list((opened.parent / "images" / "val").iterdir())) == len(
+        list((tiny_run.folder / "report" / "predictions").glob("*.png"))
+    )
+
+
+def test_from_one_format_to_another(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    """COCO's numbers, CVAT's names, Label Studio's order of the alphabet: the same pixels of the same classes."""
+    previous = tiny_run.folder
+    for number, kind in enumerate(["coco", "cvat", "labelstudio", "yolo", "png", "voc", "coco"]):
+        out = tmp_path / f"{number}"
+        previous = tagseg.export_masks(previous, kind, out, images=tiny_set / "images", quiet=True).path
+    last = read_masks(previous)
+    for name, mask in masks_of(tiny_run.folder).items():
+        np.testing.assert_array_equal(last.masks[name](), mask)
+
+
+def test_rough_masks_of_any_format_are_refined(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    coco = tagseg.export_masks(tiny_run.folder, "coco", tmp_path / "coco", quiet=True).path
+    ways = [(tiny_run.folder / "masks", "a"), (coco / "instances_train.json", "b")]
+    for masks, out in ways:
+        tagseg.refine(tiny_set / "images", masks, tmp_path / out, refine="superpixels", quiet=True)
+    for path in sorted((tmp_path / "a").glob("*.png")):
+        np.testing.assert_array_equal(read_index_png(path), read_index_png(tmp_path / "b" / path.name))
+
+
+def test_nothing_is_written_over(tiny_run: Any, tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(tagseg.BadInput, match="this is there already"):
+        tagseg.export_masks(tiny_run.folder, "png", tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_bad_input_leaves_nothing(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    write_mask(masks / "odd.png", np.full((5, 6), 1, dtype=np.uint8))
+    with pytest.raises(tagseg.BadInput, match="nothing says what the classes are called"):
+        tagseg.export_masks(masks, "png", out)
+    (masks / "classes.txt").write_text("cat\n")
+    with pytest.raises(tagseg.BadInput, match="no photograph of the mask odd"):
+        tagseg.export_masks(masks, "yolo", out)
+    with pytest.raises(tagseg.BadInput, match="no photograph of the mask odd"):
+        tagseg.export_masks(masks, "coco", out, images=tiny_set / "images")
+    Image.new("RGB", (6, 7)).save(tmp_path / "odd.jpg")
+    with pytest.raises(tagseg.BadInput, match="odd: the mask has 6 x 5 pixels, its photograph 6 x 7"):
+        tagseg.export_masks(masks, "coco", out, images=tmp_path / "odd.jpg", quiet=True)
+    write_mask(masks / "odd.png", np.full((7, 6), 3, dtype=np.uint8))
+    with pytest.raises(tagseg.BadInput, match="odd: the mask holds the value 3, but there are 1 classes"):
+        tagseg.export_masks(masks, "coco", out, images=tmp_path / "odd.jpg", quiet=True)
+    with pytest.raises(tagseg.BadInput, match="split 'test' does not exist"):
+        tagseg.export_masks(tiny_run.folder, "coco", out, splits=("test",))
+    with pytest.raises(tagseg.BadInput, match="did you mean 'coco'"):
+        tagseg.export_masks(tiny_run.folder, "cocoo", out)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_run_whose_data_has_moved(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.folder, run)
+    marker = read_json(run / "run.json")
+    (run / "run.json").write_text(str({**marker, "data": "/gone"}).replace("'", '"'))
+    with pytest.raises(tagseg.BadInput, match="/gone: the data set of this run is no longer there"):
+        tagseg.export_masks(run, "coco", tmp_path / "out")
+    found = tagseg.export_masks(run, "coco", tmp_path / "out", images=tiny_set / "images", quiet=True)
+    assert found.photographs == len(masks_of(run))
+
+
+def test_classes_of_other_names_are_told(tiny_run: Any, tmp_path: Path):
+    one = tagseg.export_masks(tiny_run.folder, "cvat", tmp_path / "one", quiet=True).path
+    text = one.read_text()
+    name = read_masks(one).classes[0]
+    two = tmp_path / "two.xml"
+    two.write_text(text.replace(f">{name}<", ">strange<").replace(f'"{name}"', '"strange"'))
+    with pytest.raises(tagseg.BadInput, match="'strange' is no class here"):
+        tagseg.evaluate(two, one)
