@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tagseg.commands.demo import demo
     from tagseg.commands.evaluate import evaluate
     from tagseg.commands.export import export_masks
+    from tagseg.commands.export_model import export_onnx
     from tagseg.commands.plan import plan
     from tagseg.commands.predict import predict
     from tagseg.commands.refine import refine
@@ -44,6 +45,7 @@ __all__ = [
     "explain",
     "explore",
     "export_masks",
+    "export_onnx",
     "fit",
     "load",
     "locate",
@@ -65,6 +67,7 @@ _HOMES = {
     "explain": "tagseg.explaining.explain",
     "explore": "tagseg.app.launch",
     "export_masks": "tagseg.commands.export",
+    "export_onnx": "tagseg.commands.export_model",
     "fit": "tagseg.pipeline.fit",
     "load": "tagseg.segmentation.model",
     "locate": "tagseg.explaining.locate",

@@ -354,7 +354,7 @@ def refine(
 @app.command(cls=Command)
 def export(
     source: Annotated[Path, typer.Argument(help="A run, or masks: a folder of PNGs, COCO's JSON, any format below.")],
-    to: Annotated[str, typer.Option(help="{masks}.")],
+    to: Annotated[str, typer.Option(help="{masks}; or onnx, the network of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for the result, which must not be there yet.")],
     images: Annotated[
         Optional[list[Path]],  # noqa: UP045
@@ -374,9 +374,15 @@ def export(
     prefix: Annotated[
         str, typer.Option(help="What stands before the path of a photograph (labelstudio).")
     ] = "/data/local-files/?d=",
+    int8: Annotated[bool, typer.Option("--int8", help="Weights of 8 bits (onnx).")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write masks for other tools: COCO, YOLO, VOC, Label Studio, CVAT, or PNGs with their class names."""
+    """Write masks for other tools (COCO, YOLO, VOC, Label Studio, CVAT, named PNGs), or the network."""
+    if to == "onnx":
+        model = tagseg.export_onnx(source, out, int8=int8, images=images, quiet=quiet)
+        changed = "" if model.changed is None else f"; with 8 bits {100 * model.changed:.1f} % of the pixels change"
+        typer.echo(f"{model.path}: within {model.difference:.1g} of torch at three sizes{changed}")
+        return
     result = tagseg.export_masks(
         source,
         to,

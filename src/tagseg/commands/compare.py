@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from tagseg.commands.comparison import Comparison
-from tagseg.commands.measured import Chain, Measured, Numbers, machine_in_words, prior_in_words
+from tagseg.commands.measured import Chain, Measured, Numbers, machine_in_words
 from tagseg.cores import cpu_count, in_processes
 from tagseg.data.dataset import Dataset, Sample, raise_problems
 from tagseg.data.feature_store import FeatureStore
@@ -30,6 +30,7 @@ from tagseg.files import RUN_MARKER, make_folder, read_json, write_json
 from tagseg.methods.table import load_method
 from tagseg.networks.settings import CacheSettings
 from tagseg.networks.weights import weights_digest
+from tagseg.pipeline.card import prior_in_words
 from tagseg.pipeline.featuring import store_features
 from tagseg.pipeline.fit import FILES, fit
 from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve, yaml_fault

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tagseg.data.images import image_size, numbers_in
 from tagseg.data.photographs import find_photographs
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput, explain_full_disk
+from tagseg.export.folder import new_folder
 from tagseg.export.mask_formats import (
     ExportOptions,
     LabelledPhotograph,
@@ -23,7 +23,7 @@ from tagseg.export.mask_formats import (
     png,
     read_masks,
 )
-from tagseg.files import PARTIAL, RUN_MARKER, make_folder, read_json
+from tagseg.files import RUN_MARKER, read_json
 from tagseg.labels import IGNORE
 from tagseg.progress import Reporter
 
@@ -80,8 +80,6 @@ def export_masks(
             something.
     """
     kind, source, out = find_format(to), Path(source), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out}: this is there already; choose another --out (nothing was changed).")
     found = _of_run(source, splits, images is None) if (source / RUN_MARKER).is_file() else _of_masks(source, classes)
     photos = found.photos
     if images is not None:
@@ -91,17 +89,12 @@ def export_masks(
     if missing and (photos or kind.photographs):
         raise BadInput(f"{source}: there is no photograph of the mask {missing[0]}; say where it is: --images DIR.")
     options = ExportOptions(instances, polygons, prefix)
-    aside = out.with_name(f"{out.name}{PARTIAL}")
-    shutil.rmtree(aside, ignore_errors=True)  # of an earlier call that was killed
-    try:
-        with explain_full_disk(out), reporter.bar("export", len(found.masks), "photographs") as advance:
-            make_folder(aside)
-            opened = kind.write(aside, _labelled(found, photos, kind, reporter, advance), found.classes, options)
-            if out.exists():
-                out.rmdir()
-            os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with (
+        new_folder(out) as aside,
+        explain_full_disk(out),
+        reporter.bar("export", len(found.masks), "photographs") as advance,
+    ):
+        opened = kind.write(aside, _labelled(found, photos, kind, reporter, advance), found.classes, options)
     return Exported(out / opened.relative_to(aside), len(found.masks))
 
 

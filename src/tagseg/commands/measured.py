@@ -22,7 +22,7 @@ from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.masking import choose_background, mask_of, refinement_threads, spread_maps
 from tagseg.pipeline.records import PremiseRecord
-from tagseg.pipeline.settings import FitSettings, MaskSettings, check_sharpening, resolve
+from tagseg.pipeline.settings import MaskSettings, check_sharpening, resolve
 from tagseg.progress import Advance
 from tagseg.segmentation.encoder import load_encoder
 
@@ -184,16 +184,6 @@ class _Spread:
 
     def read(self, name: str) -> StoredMaps:
         return self.chain.maps(self.store, name, self.features)
-
-
-def prior_in_words(settings: FitSettings) -> str:
-    """Returns what a run has seen beside the tags of its photographs."""
-    seen = [] if settings.weights == "random" else ["weights of the backbone (ImageNet's tags, if they are timm's)"]
-    if settings.train.learns_saliency or settings.masks.saliency:
-        seen.append("saliency maps")
-    if settings.data.texts is not None:
-        seen.append("texts")
-    return ", ".join(seen) or "nothing"
 
 
 def machine_in_words() -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tagseg.errors import brief
 from tagseg.files import write_aside, write_json
+from tagseg.pipeline.card import CARD, model_card
 from tagseg.pipeline.measure import measure
-from tagseg.pipeline.records import ReportRecord
+from tagseg.pipeline.records import Metrics, ReportRecord
 from tagseg.pipeline.reporting import gather
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.stages.masks import STAGE as MASKS
@@ -32,7 +34,19 @@ def _work(run: Run, folder: Path) -> ReportRecord:
     write_json(run.path / METRICS, metrics.present())
     with write_aside(run.path / PAGE) as aside:
         write_report(aside, page)
+    _write_card(run, metrics)
     return ReportRecord(metrics=metrics)
+
+
+def _write_card(run: Run, metrics: Metrics) -> None:
+    """Puts the network's card beside it; what only tells something never fails a run."""
+    try:
+        text = model_card(run, metrics)
+    except Exception as error:
+        run.reporter.say(f"report: the model's card is left out, because it could not be made ({brief(error)})")
+        return
+    with write_aside(run.path / "segment" / CARD) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 STAGE = Stage(name="report", record=ReportRecord, inputs=_inputs, work=_work, outputs=(METRICS, PAGE))

@@ -1,0 +1,74 @@
+"""The card of a trained network: what it names, from what it learnt, how good it is, and what binds who uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+
+from tagseg.pipeline.records import Metrics
+from tagseg.pipeline.run import Run
+from tagseg.pipeline.settings import FitSettings
+from tagseg.version import __version__
+
+CARD = "MODEL.md"
+
+
+def prior_in_words(settings: FitSettings) -> str:
+    """Returns what a run has seen beside the tags of its photographs."""
+    seen = [] if settings.weights == "random" else ["weights of the backbone (ImageNet's tags, if they are timm's)"]
+    if settings.train.learns_saliency or settings.masks.saliency:
+        seen.append("saliency maps")
+    if settings.data.texts is not None:
+        seen.append("texts")
+    return ", ".join(seen) or "nothing"
+
+
+def model_card(run: Run, metrics: Metrics) -> str:
+    """Returns the card of a run's segmentation network, as Markdown.
+
+    Args:
+        run: with its segmentation network.
+        metrics: what was measured; true masks were for that alone.
+    """
+    settings, data = run.settings, run.data
+    networks = {settings.backbone: settings.weights}
+    if run.uses_encoder:
+        networks[settings.encoder.name] = settings.encoder.weights
+    lines = [
+        f"# {data.root.resolve().name}, segmented by tags",
+        "",
+        f"A network that tagseg {__version__} has trained from tags alone, without a mask (recipe's method: "
+        f"{settings.method}, seed {settings.seed}).",
+        "",
+        f"- **Classes**, from 1 on (0 is background): {', '.join(data.classes)}.",
+        f"- **Photographs**: {len(data.train)} with tags for training, {len(data.val)} for evaluation.",
+        f"- **Seen beside the tags**: {prior_in_words(settings)}.",
+        f"- **Began with**: {'; '.join(_weights(name, weights) for name, weights in networks.items())}.",
+        "- **Licence**: what binds you are those of these weights and of the photographs; tagseg itself (Apache 2.0) "
+        "asks for nothing.",
+    ]
+    tables = metrics.score_tables()
+    if tables:
+        lines += ["", "| measured with true masks | mIoU | precision | recall |", "|---|---|---|---|"]
+        lines += [f"| {part} | {_one(t.miou)} | {_one(t.precision)} | {_one(t.recall)} |" for part, t in tables.items()]
+        last = list(tables.values())[-1]
+        lines += ["", "| class | IoU |", "|---|---|"]
+        lines += [f"| {name} | {_one(scores.iou)} |" for name, scores in last.classes.items()]
+    else:
+        lines += ["", "Nothing is measured: the data set has no true masks."]
+    changed = "\n".join(f"{key}: {value}" for key, value in settings.model_dump(mode="json").items())
+    return "\n".join([*lines, "", "Every setting of the run:", "", "```", changed, "```", ""])
+
+
+def _weights(name: str, weights: str) -> str:
+    """A network and its weights in words, with the licence that timm knows."""
+    if weights != "pretrained":
+        return f"{name}, {'random weights' if weights == 'random' else f'weights of the file {Path(weights).name}'}"
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    licence = getattr(config, "license", None)
+    return f"{name}, timm's weights ({licence or 'of a licence that timm does not tell'})"
+
+
+def _one(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
