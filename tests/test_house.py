@@ -24,7 +24,7 @@ MAY_IMPORT = {
 MAY_IMPORT["explaining"] = {"methods", "attribution", "export"} | MAY_IMPORT["methods"] | {"evaluation", "report"}
 MAY_IMPORT["commands"] = {"pipeline", "export"} | MAY_IMPORT["pipeline"]
 MAY_IMPORT["studies"] = {"explaining"} | MAY_IMPORT["explaining"]
-MAY_IMPORT["app"] = {"explaining"} | MAY_IMPORT["explaining"]
+MAY_IMPORT["app"] = {"explaining", "pipeline"} | MAY_IMPORT["explaining"]
 ROOMS = sorted(MAY_IMPORT)
 
 

@@ -13,7 +13,7 @@ from tagseg.errors import BadInput
 from tagseg.version import __version__
 
 if TYPE_CHECKING:
-    from tagseg.app.launch import explore
+    from tagseg.app.launch import explore, review
     from tagseg.commands.check import check
     from tagseg.commands.compare import compare
     from tagseg.commands.demo import demo
@@ -53,6 +53,7 @@ __all__ = [
     "predict",
     "read_samples",
     "refine",
+    "review",
     "study",
     "use_method",
 ]
@@ -75,6 +76,7 @@ _HOMES = {
     "predict": "tagseg.commands.predict",
     "read_samples": "tagseg.data.objects",
     "refine": "tagseg.commands.refine",
+    "review": "tagseg.app.launch",
     "study": "tagseg.studies.study",
     "use_method": "tagseg.methods.table",
 }

@@ -614,8 +614,15 @@ def decompose(
 
 
 @app.command("app", cls=Command)
-def explorer(
-    model: Annotated[list[str], typer.Option(help="timm:NAME, torchvision:NAME, or the folder of a run. Repeatable.")],
+def app_(
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="Folder of a run whose pseudo-masks are to be looked through and mended."),
+    ] = None,
+    model: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="To explore instead: timm:NAME, torchvision:NAME, or the folder of a run. Repeatable."),
+    ] = None,
     weights: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="'pretrained', 'random' or a file; once for all models, or once for each."),
@@ -631,7 +638,12 @@ def explorer(
     side: Side = None,
     port: Annotated[Optional[int], typer.Option(help="By default the first free one from 7860.")] = None,  # noqa: UP045
 ) -> None:
-    """Explore by clicking why a classifier decided so, in a web page on this machine."""
+    """Mend the pseudo-masks of a run, or explore why a classifier decided so, in a web page on this machine."""
+    if run is not None and not model:
+        tagseg.review(run, port=port)
+        return
+    if run is not None or not model:
+        raise BadInput("give either the folder of a run, to mend its masks, or --model, to explore a classifier.")
     tagseg.explore(model, weights or ("pretrained",), images=images, patches=patches, side=side, port=port)
 
 
@@ -746,6 +758,7 @@ def _print_fit(result: FitResult) -> None:
     names = {
         "seeds": "seeds, training",
         "pseudo-masks": "pseudo-masks, training",
+        "with corrections": "  with those corrected",
         "class maps": "class maps, evaluation",
         "segmentation": "segmentation, evaluation",
         "test protocol": "  by the test protocol",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tagseg.data.photographs import find_photographs
 from tagseg.errors import BadInput
+from tagseg.progress import Reporter
 
 
 def explore(
@@ -57,3 +58,32 @@ def explore(
 def _name(source: str, weights: str, sources: Sequence[str]) -> str:
     """What the page calls a model: with its weights where the same network is there twice."""
     return f"{source} ({Path(weights).name})" if sources.count(source) > 1 else source
+
+
+def review(run: str | os.PathLike[str], *, port: int | None = None, block: bool = True, quiet: bool = False) -> str:
+    """Serves a page on this machine only, on which the pseudo-masks of a run are looked through and mended.
+
+    The most doubtful ones come first (see `tagseg.app.doubt`). Whatever is drawn is written into the run at once; the
+    next `tagseg fit` on it keeps and learns it. While the page is served, nothing else works on the run.
+
+    Args:
+        run: the folder of a run that has come to its segmentation network.
+        port: None for the first free one from 7860.
+        block: until the process is stopped; else the server goes on beside it.
+        quiet: show no progress.
+
+    Returns:
+        the address.
+
+    Raises:
+        BadInput: there is no such run, another process is at work on it, the port is taken, or the packages of
+            `tagseg[app]` are missing.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise BadInput("the page needs packages that are not installed; pip install 'tagseg[app]'.") from error
+    from tagseg.app.review import Review, serve
+
+    return serve(Review(Path(run), Reporter(quiet)), port=port, block=block)

@@ -55,6 +55,10 @@ class Confusion:
         cells = truth[known].astype(np.int64) * (size + 1) + predicted
         self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
 
+    def __add__(self, other: Confusion) -> Confusion:
+        """Returns the counts of both."""
+        return Confusion(self.counts.shape[0] - 1, self.counts + other.counts)
+
     def scores(self) -> Scores:
         """Returns IoU, precision and recall of every class, the background first."""
         size = self.counts.shape[0]

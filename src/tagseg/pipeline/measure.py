@@ -63,7 +63,7 @@ def _measure_train(run: Run, background: float) -> TrainMetrics | None:
     if not samples:
         return None
     sweep = ThresholdSweep(len(data.classes))
-    pseudo = Confusion(len(data.classes))
+    pseudo, by_hand, corrected = Confusion(len(data.classes)), Confusion(len(data.classes)), run.corrected()
     coverage = Coverage(len(data.classes))
 
     def load_pair(sample: Sample) -> tuple[Sample, np.ndarray, np.ndarray]:
@@ -73,7 +73,7 @@ def _measure_train(run: Run, background: float) -> TrainMetrics | None:
         maps = store.read(sample.name).at(truth.shape)
         sweep.add(maps, sample.tags, truth)
         coverage.add(maps, sample.tags, truth)
-        pseudo.add(mask, truth)
+        (by_hand if sample.name in corrected else pseudo).add(mask, truth)
     oracle, oracle_miou = sweep.oracle()
     scores, curve = sweep.curve(20)
     accumulated = run.accumulated()
@@ -85,6 +85,8 @@ def _measure_train(run: Run, background: float) -> TrainMetrics | None:
         coverage=coverage.table(data.classes),
         curve=Curve(background=scores.tolist(), miou=np.round(100 * curve, 2).tolist()),
         pseudo_masks=pseudo.scores().table(data.classes),
+        corrected=len(corrected),
+        with_corrections=(pseudo + by_hand).scores().table(data.classes) if corrected else None,
         accumulated=None if accumulated is None else measure_rounds(data, accumulated),
     )
 

@@ -147,7 +147,9 @@ class TrainMetrics(Record):
     oracle: the score that masks would have chosen.
     coverage: of class maps cut at half their maximum.
     curve: of seeds, over the background score.
-    pseudo_masks: of the pseudo-masks.
+    pseudo_masks: of the pseudo-masks, those that a person has corrected left out.
+    corrected: how many a person has corrected.
+    with_corrections: of all pseudo-masks; None where nobody has corrected any.
     accumulated: of cumulative maps, after every round, where the method makes some.
     """
 
@@ -158,6 +160,8 @@ class TrainMetrics(Record):
     coverage: CoverageTable
     curve: Curve
     pseudo_masks: ScoreTable
+    corrected: int = 0
+    with_corrections: ScoreTable | None = None
     accumulated: list[RoundCoverage] | None = None
 
 
@@ -192,6 +196,7 @@ class Metrics(Record):
         tables = {
             "seeds": train.seeds if train else None,
             "pseudo-masks": train.pseudo_masks if train else None,
+            "with corrections": train.with_corrections if train else None,
             "class maps": val.class_maps if val else None,
             "segmentation": val.segmentation if val else None,
             "test protocol": val.protocol if val else None,

@@ -77,6 +77,7 @@ def _tiles(metrics: Metrics) -> list[Tile]:
     captions = {
         "seeds": ("Seeds", "training photographs, with their tags"),
         "pseudo-masks": ("Pseudo-masks", "training photographs"),
+        "with corrections": ("With corrections", "the same, and those that a person has corrected"),
         "class maps": ("Class maps", "evaluation photographs, no tags given"),
         "segmentation": ("Segmentation", "evaluation photographs, no tags given"),
         "test protocol": ("Test protocol", "the same network, by the run's test protocol"),
@@ -96,6 +97,11 @@ def _tiles(metrics: Metrics) -> list[Tile]:
 def _remarks(run: Run, metrics: Metrics, cut: MasksRecord) -> list[str]:
     remarks = [_background(run, metrics, cut)]
     train, val = metrics.train, metrics.val
+    if train is not None and train.corrected:
+        remarks.append(
+            f"{train.corrected} pseudo-masks were corrected by hand. They are kept, and counted apart: 'pseudo-masks' "
+            "are the others."
+        )
     if train is not None and train.coverage.noise is not None and train.coverage.recall is not None:
         remarks.append(
             "Cut at half their maximum, the class maps of the training photographs cover "

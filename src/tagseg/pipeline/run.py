@@ -127,7 +127,15 @@ class Run:
 
     def pseudo_masks(self) -> MaskFolder:
         """Returns where the pseudo-masks of the training photographs lie: those of the decoder, where there is one."""
-        return MaskFolder(self.path / "relabel") if "relabel" in self.finished else self.first_masks()
+        return MaskFolder(self.path / self._labels)
+
+    def corrected(self) -> set[str]:
+        """Returns the names of the training photographs whose pseudo-masks a person has corrected."""
+        return self.folder.corrected(self._labels)
+
+    @property
+    def _labels(self) -> str:
+        return "relabel" if "relabel" in self.finished else "masks"
 
 
 def needs_encoder(settings: FitSettings) -> bool:

@@ -115,7 +115,7 @@ class RunFolder:
             make_folder(path)
             described = {"format": FORMAT, "data": str(data.resolve()), "digest": digest, "network": network}
             write_json(marker, described)
-        self._lock = _lock(path)
+        self._lock = lock_run(path)
         remove_partial(path)
 
     def complete(
@@ -195,6 +195,12 @@ class RunFolder:
             )
             write_json(folder / STAGE, done.model_dump(mode="json"))
         return Finished(record, _key(done), seconds, resumed)
+
+    def corrected(self, name: str) -> set[str]:
+        """Returns the files in the folder of a stage that a person has edited, by their paths in it without suffix."""
+        stage = _read_stage(self.path / name / STAGE)
+        files = () if stage is None else stage.corrected
+        return {Path(file).relative_to(name).with_suffix("").as_posix() for file in files}
 
     def _described(self, name: str, before: StageFile, describe: Callable[[Path], dict[str, Any]]) -> StageFile:
         """The record of a stage that stays as it is, but for what describes it.
@@ -362,8 +368,15 @@ def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
     return "its inputs changed"
 
 
-def _lock(path: Path) -> TextIO | None:
-    """Held as long as the process lives, also if it is killed; None where the system has no such locks."""
+def lock_run(path: Path) -> TextIO | None:
+    """Keeps others from working on a run as long as what is returned lives, at most as long as the process.
+
+    Returns:
+        the lock; None where the system has none.
+
+    Raises:
+        BadInput: another process is at work on the run.
+    """
     try:
         import fcntl
     except ImportError:

@@ -1,0 +1,169 @@
+"""Looking through pseudo-masks: what comes first, what a click does, and what the next fit makes of it."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tagseg
+from tagseg.app.doubt import _ranks, disagreement, mean_entropy
+from tagseg.data.images import read_index_png
+from tagseg.files import read_json
+from tests.conftest import TINY
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+BROWSER = os.environ.get("CHROMIUM") or next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def test_what_speaks_against_a_mask():
+    mask = np.array([[0, 1, 1, 255], [0, 0, 2, 2]])
+    assert disagreement(mask, mask) == 0
+    assert disagreement(np.array([[0, 1, 2, 3], [1, 0, 2, 0]]), mask) == pytest.approx(3 / 5)
+    assert disagreement(np.zeros_like(mask), np.zeros_like(mask)) == 0
+    assert mean_entropy(np.full((4, 3, 3), 0.25)) == pytest.approx(1)
+    assert mean_entropy(np.eye(4)[..., None]) == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(_ranks([3.0, 1.0, 2.0, 1.0]), [1, 1 / 6, 2 / 3, 1 / 6])
+    np.testing.assert_allclose(_ranks([5.0]), [0])
+
+
+@pytest.fixture
+def run(tiny_run: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
+
+
+@pytest.fixture
+def review(run: Path) -> Any:
+    from tagseg.app.review import Review
+    from tagseg.progress import Reporter
+
+    opened = Review(run, Reporter(quiet=True))
+    yield opened
+    if opened._lock is not None:
+        opened._lock.close()
+
+
+def test_the_most_doubtful_come_first_and_are_remembered(review: Any, run: Path):
+    listed = review.listed()["photographs"]
+    assert len(listed) == 10
+    assert [p["doubt"] for p in listed] == sorted((p["doubt"] for p in listed), reverse=True)
+    assert all("mask and network differ on" in p["why"] for p in listed)
+    before = (run / "review" / "doubt.json").stat().st_mtime_ns
+    review._lock.close()
+    from tagseg.app.review import Review
+    from tagseg.progress import Reporter
+
+    again = Review(run, Reporter(quiet=True))
+    assert again.listed() == review.listed()
+    assert (run / "review" / "doubt.json").stat().st_mtime_ns == before
+    again._lock.close()
+
+
+def test_decisions(review: Any, run: Path):
+    before = review.mask(0)
+    name = review.samples[0].name
+    drawn = np.where(before == 0, 1, before).astype(np.uint8)
+    assert review.correct(0, drawn.tobytes()) == "corrected"
+    np.testing.assert_array_equal(review.mask(0), drawn)
+    assert review.decide(0, "accepted") == "corrected"  # it stays known that a person drew it
+    assert review.decide(0, "rejected") == "rejected"
+    assert (review.mask(0) == 255).all()
+    assert review.decide(0, "open") == "open"
+    np.testing.assert_array_equal(review.mask(0), before)
+    assert read_json(run / "review" / "decisions.json") == {name: "open"}
+    with pytest.raises(tagseg.BadInput, match="3 values for"):
+        review.correct(0, b"123")
+    with pytest.raises(tagseg.BadInput, match="no class 77"):
+        review.correct(0, np.full_like(before, 77, dtype=np.uint8).tobytes())
+    with pytest.raises(tagseg.BadInput, match="'good': known are"):
+        review.decide(0, "good")
+    np.testing.assert_array_equal(review.mask(0), before)
+
+
+def test_nobody_else_works_on_the_run(review: Any, run: Path, tiny_set: Path):
+    with pytest.raises(tagseg.BadInput, match="another tagseg is at work"):
+        tagseg.fit(tiny_set, run, recipe="cam", settings=TINY, quiet=True)
+
+
+def test_what_is_no_finished_run(tmp_path: Path, run: Path):
+    with pytest.raises(tagseg.BadInput, match="no folder of a run"):
+        tagseg.review(tmp_path)
+    shutil.rmtree(run / "segment")
+    with pytest.raises(tagseg.BadInput, match="has not come to its network"):
+        tagseg.review(run)
+
+
+def test_only_its_own_page_is_answered(run: Path):
+    address = tagseg.review(run, block=False, quiet=True)
+    for headers in ({"Host": "elsewhere.example"}, {"Origin": "http://elsewhere.example"}):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(f"{address}list", headers=headers))
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(f"{address}photo/99")
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(f"{address}mask/0", data=b"12"))
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(f"{address}state/0", data=b"[]"))
+    with pytest.raises(tagseg.BadInput, match="another tagseg is at work"):
+        tagseg.review(run, port=int(address.rstrip("/").rpartition(":")[2]))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium; name one in CHROMIUM")
+def test_three_masks_are_corrected_by_hand_and_learnt(run: Path, tiny_set: Path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    from tagseg.app.review import Review, serve
+    from tagseg.progress import Reporter
+
+    opened = Review(run, Reporter(quiet=True))
+    address = serve(opened, port=None, block=False)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1300, "height": 800})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        names = [p["name"] for p in opened.listed()["photographs"]]
+        for number, (name, key) in enumerate(zip(names, "bsf", strict=False)):  # brush, superpixel, whole region
+            page.wait_for_selector(f"body[data-shown='{name}']")
+            before = read_index_png(opened.place(opened.samples[opened.order[number]]))
+            page.wait_for_function("pieces !== null")
+            page.keyboard.press("u")
+            page.keyboard.press(key)
+            box = page.locator("#mask").bounding_box()
+            page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+            page.mouse.down()
+            page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.5 * box["height"])
+            page.mouse.up()
+            page.wait_for_function(f"document.getElementById('saved').textContent === '{name} is saved'")
+            after = read_index_png(opened.place(opened.samples[opened.order[number]]))
+            assert (after == 255).any()
+            assert (before != after).any()
+            np.testing.assert_array_equal(read_index_png(run / "review" / "before" / f"{name}.png"), before)
+            page.keyboard.press("ArrowRight")
+        page.wait_for_selector(f"body[data-shown='{names[3]}']")
+        page.keyboard.press("a")
+        page.wait_for_selector(f"body[data-shown='{names[4]}']")
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_selector(f"body[data-shown='{names[3]}']")
+        page.keyboard.press("ArrowLeft")  # to the third, which is put back
+        page.wait_for_selector(f"body[data-shown='{names[2]}']")
+        page.keyboard.press("o")
+        page.wait_for_function("document.getElementById('progress').textContent.includes('2 corrected')")
+        assert page.locator("#told").inner_text() == ""
+        browser.close()
+    assert all(url.startswith(address) or url.startswith("blob:") for url in asked)
+    assert [opened.decisions[name] for name in names[:4]] == ["corrected", "corrected", "open", "accepted"]
+    opened._lock.close()
+    drawn = {name: read_index_png(run / "masks" / f"{name}.png") for name in names[:2]}
+    result = tagseg.fit(tiny_set, run, recipe="cam", settings=TINY, quiet=True)
+    assert result.metrics.train.corrected == 2
+    assert result.metrics.train.with_corrections is not None
+    for name, mask in drawn.items():
+        np.testing.assert_array_equal(read_index_png(run / "masks" / f"{name}.png"), mask)
