@@ -4,9 +4,9 @@
         --set encoder.name=NAME --set encoder.weights=FILE
 
 For every seed a run of `tagseg fit` (the seconds of its stages; the features do not depend on the seed, and are
-copied from the first one's with what they took), its evaluation photographs at one scale without tags, the same with
-scales 0.75, 1 and 1.25, flips and the CRF `deeplab` on the probabilities, and a decoder of the same settings that
-true masks taught (*oracle*). Everything resumes. `--plain` leaves the last two out. `--picture FILE` draws evaluation
+copied from the first one's with what they took), its evaluation photographs at one scale without tags and by the
+recipe's test protocol, and a decoder of the same settings that true masks taught (*oracle*), at one scale and by that
+protocol. Everything resumes. `--plain` leaves the last out. `--picture FILE` draws evaluation
 photographs of the first seed instead: those at even steps through the photographs ordered by the IoU of what is in
 them, worst to best.
 """
@@ -33,8 +33,8 @@ from tagseg.pipeline.settings import parse_assignments, resolve
 from tagseg.progress import Reporter
 from tagseg.report.pictures import overlay_map, overlay_mask
 from tagseg.report.sheets import contact_sheet, write_picture
+from tagseg.segmentation.settings import PredictSettings
 
-SCALES = (0.75, 1.0, 1.25)
 COLUMNS = ("maps", "first", "pseudo", "segmentation", "tested", "ceiling", "ceiling_tested", "seconds", "cache_mb")
 
 
@@ -64,18 +64,16 @@ def one(
         "first": miou(data, run / "masks", data.train),
         "pseudo": result.metrics.train.pseudo_masks.miou if result.metrics.train else float("nan"),
         "segmentation": result.metrics.val.segmentation.miou if result.metrics.val else float("nan"),
+        "tested": result.metrics.val.protocol.miou
+        if result.metrics.val and result.metrics.val.protocol
+        else float("nan"),
         "maps": result.metrics.train.seeds.miou if result.metrics.train else float("nan"),
         "seconds": sum(read_json(stage)["seconds"] for stage in run.glob("*/stage.json")),
         "cache_mb": sum(f.stat().st_size for n in ("features", "frozen") for f in (run / n).glob("*.saf*")) / 1e6,
     }
     if plain:
         return found
-    val = [s.image for s in data.val if s.mask is not None]
-    how: dict[str, Any] = {"scales": SCALES, "flip": True, "crf": "deeplab", "quiet": True}
-    if not (run / "tested" / f"{data.val[-1].image.stem}.png").exists():
-        tagseg.predict(run, val, run / "tested", **how)
     chosen = resolve(recipe, {**settings, "seed": seed})
-    found["tested"] = tested(data, run / "tested")
     if chosen.segment.network == "decoder":
         given: Any = SimpleNamespace(
             training=tuple(s for s in data.train if s.mask is not None),
@@ -90,21 +88,13 @@ def one(
             head, _ = teach_decoder(given, lambda s: s.mask, chosen.segment.decoder, top, "ceiling", seed=seed)  # type: ignore[arg-type]
             with_encoder(given, head, chosen.segment.decoder).save(top)
         model = tagseg.load(top)
-        for sample in data.val:
-            write_mask(top / f"{sample.name}.png", model.predict(sample.image))
-        found["ceiling"] = miou(data, top, data.val)
-        tagseg.predict(top, val, top / "tested", **how)
-        found["ceiling_tested"] = tested(data, top / "tested")
+        model.protocol = chosen.predict
+        for place, how in ((top, PredictSettings().model_dump()), (top / "tested", {})):
+            for sample in data.val:
+                write_mask(place / f"{sample.name}.png", model.predict(sample.image, **how))
+        found["ceiling"], found["ceiling_tested"] = (miou(data, p, data.val) for p in (top, top / "tested"))
     write_json(kept, found)
     return found
-
-
-def tested(data: Dataset, folder: Path) -> float:
-    confusion = Confusion(len(data.classes))
-    for sample in data.val:
-        if sample.mask is not None:
-            confusion.add(read_index_png(folder / f"{sample.image.stem}.png"), read_mask(sample.mask))
-    return 100 * float(confusion.scores().miou)
 
 
 def picture(data: Dataset, run: Path, path: Path, rows: int = 5) -> None:

@@ -755,6 +755,8 @@ def _layers(text: str) -> str | list[str]:
 
 
 def _print_fit(result: FitResult) -> None:
+    if result.helped:
+        return
     names = {
         "seeds": "seeds, training",
         "pseudo-masks": "pseudo-masks, training",

@@ -43,3 +43,5 @@ class DecoderSettings(Settings):
     batch_size: Count = 16
     learning_rate: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 0.01
+    # weight of the loss of tags beside that of masks: a class that is tagged must be found somewhere, and no other
+    tags: NonNegativeFloat = 0.0

@@ -20,6 +20,7 @@ from tagseg.pipeline.stages import ORDER, stages
 from tagseg.progress import Reporter
 
 if TYPE_CHECKING:
+    from tagseg.pipeline.cluster import Team
     from tagseg.pipeline.run import Run
 
 FILES = "files.json"  # what was found in the photographs, so that they are not all opened again
@@ -33,12 +34,14 @@ class FitResult:
     folder: of the run.
     report, model: the page, and the folder of the segmentation network; None when the run was told to end before.
     metrics: what was measured, as far as there are masks to measure with.
+    helped: whether this process has only helped the first of those that were started together (docs/clusters.md).
     """
 
     folder: Path
     report: Path | None
     model: Path | None
     metrics: Metrics = field(default_factory=Metrics)
+    helped: bool = False
 
 
 def fit(
@@ -89,6 +92,37 @@ def fit_as(
     reporter: Reporter,
 ) -> FitResult:
     """Does the stages of a run up to `until`; see `fit`."""
+    others = _others()
+    if others is None:
+        return _fit_as(data, out, chosen, until, skip_bad, reporter)
+    if others.helps:
+        others.help()
+        return FitResult(folder=out, report=None, model=None, helped=True)
+    try:
+        if chosen.processes == 1:
+            chosen = chosen.model_copy(update={"processes": others.size})
+        return _fit_as(data, out, chosen, until, skip_bad, reporter)
+    finally:
+        others.end()
+
+
+def _others() -> Team | None:
+    """The processes that torchrun or srun has started together with this one; to ask costs the import of torch."""
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"} & set(os.environ):
+        return None
+    from tagseg.pipeline.cluster import team
+
+    return team()
+
+
+def _fit_as(
+    data: Dataset | str | os.PathLike[str],
+    out: Path,
+    chosen: FitSettings,
+    until: str,
+    skip_bad: bool,
+    reporter: Reporter,
+) -> FitResult:
     photographs, facts = _inspected(data, out, chosen, until, skip_bad, reporter)
     run = _open(out, photographs, facts, chosen, reporter)
     for stage in stages(until):

@@ -30,6 +30,7 @@ from tagseg.data.loading import TrainingLoader
 from tagseg.errors import BadInput
 from tagseg.files import write_aside
 from tagseg.networks.precision import default_device, trainer_precision
+from tagseg.pipeline.cluster import Joined, team
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run_folder import CHECKPOINT
 from tagseg.pipeline.settings import LogSettings
@@ -109,7 +110,6 @@ def train(
         BadInput: there are fewer GPUs than processes, or a loss is no finite number.
     """
     _quieten()
-    device = default_device()
     check_processes(sharing.processes)
     processes, parts = sharing.of(*schedule.batches())
     if processes < sharing.processes:
@@ -117,17 +117,42 @@ def train(
             f"{name}: {processes} of {sharing.processes} processes work, for no more can share a batch of "
             f"{' or '.join(map(str, sorted(schedule.batches())))} evenly"
         )
-    loaders = Loaders(views, schedule, processes, parts)
-    steps = schedule.steps(len(views))  # type: ignore[arg-type]
-    epochs = EpochLog(name, schedule, steps, reporter)
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists() and not _is_whole(checkpoint):
         reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
         checkpoint.unlink(missing_ok=True)
+    arguments = (module, views, schedule, folder, name, reporter, processes, parts, log, rests)
+    others = team() if processes > 1 else None
+    epochs = _train(*arguments) if others is None else others.do(_train, arguments, processes, folder)
+    if processes > 1:  # the log was kept by another process
+        epochs.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][epochs.state_key])
+    return epochs.epochs
+
+
+def _train(
+    module: lightning.LightningModule,
+    views: Dataset[Any],
+    schedule: Schedule,
+    folder: Path,
+    name: str,
+    reporter: Reporter,
+    processes: int,
+    parts: int,
+    log: LogSettings,
+    rests: bool,
+) -> EpochLog:
+    """What one process does, or all those do that somebody else has started; without those it starts them itself."""
+    _quieten()
+    device, others = default_device(), team() if processes > 1 else None
+    steps = schedule.steps(len(views))  # type: ignore[arg-type]
+    epochs = EpochLog(name, schedule, steps, reporter)
+    here = processes if others is None else others.local(processes)
+    loaders = Loaders(views, schedule, processes, parts, max(1, min(8, cpu_count() // here)))
+    checkpoint = folder / CHECKPOINT
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=processes,
-        strategy=_strategy(processes, rests),
+        devices=here,
+        strategy=_strategy(processes, rests, others is not None),
         sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
         max_epochs=schedule.epochs,
@@ -140,8 +165,8 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=folder,
-        # whatever cluster this runs in, the processes are those that are started here
-        plugins=[WholeCheckpoints(), LightningEnvironment()],
+        # whatever cluster this runs in, the processes are those of the team, or those that are started here
+        plugins=[WholeCheckpoints(), LightningEnvironment() if others is None else Joined(others, processes)],
         callbacks=[
             epochs,
             StepLog(folder, log.every, steps),
@@ -158,9 +183,7 @@ def train(
         trainer.fit(module, loaders, ckpt_path=checkpoint if checkpoint.exists() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if processes > 1:  # the log was kept by another process
-        epochs.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][epochs.state_key])
-    return epochs.epochs
+    return epochs
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -175,10 +198,10 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _strategy(processes: int, rests: bool) -> str:
+def _strategy(processes: int, rests: bool, joined: bool) -> str:
     if processes == 1:
         return "auto"
-    return "ddp_spawn_find_unused_parameters_true" if rests else "ddp_spawn"
+    return f"ddp{'' if joined else '_spawn'}{'_find_unused_parameters_true' if rests else ''}"
 
 
 def check_processes(processes: int) -> None:
@@ -187,7 +210,11 @@ def check_processes(processes: int) -> None:
     Raises:
         BadInput: there are fewer.
     """
-    if default_device().type == "cuda" and processes > torch.cuda.device_count():
+    others = team()
+    here = processes if others is None else others.local(processes)
+    if others is not None and processes > others.size:
+        raise BadInput(f"processes {processes}: {others.size} were started together; give at most as many.")
+    if default_device().type == "cuda" and here > torch.cuda.device_count():
         raise BadInput(
             f"processes {processes}: this machine has {torch.cuda.device_count()} GPUs; give at most as many."
         )
@@ -196,9 +223,10 @@ def check_processes(processes: int) -> None:
 class Loaders(lightning.LightningDataModule):
     """Gives every process its share of the photographs."""
 
-    def __init__(self, views: Dataset[Any], schedule: Schedule, processes: int, parts: int = 1) -> None:
+    def __init__(self, views: Dataset[Any], schedule: Schedule, processes: int, parts: int, threads: int) -> None:
         super().__init__()
-        self.views, self.schedule, self.processes, self.parts = views, schedule, processes, parts
+        self.views, self.schedule, self.processes = views, schedule, processes
+        self.parts, self.threads = parts, threads
 
     def train_dataloader(self) -> TrainingLoader:
         """Returns the batches of this process."""
@@ -208,7 +236,7 @@ class Loaders(lightning.LightningDataModule):
             self.schedule.batch(self.trainer.current_epoch) // self.processes,
             self.schedule.seed,
             parts=self.parts,
-            threads=max(1, min(8, cpu_count() // self.processes)),
+            threads=self.threads,
             rank=self.trainer.global_rank,
             world_size=self.processes,
         )

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tagseg.networks.features import LEVELS, Levels
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.settings import DecoderSettings
-from tagseg.segmentation.losses import segmentation_loss
+from tagseg.segmentation.losses import segmentation_loss, tag_loss
 
 WARMUP = 20  # first steps, in which the rate rises
 DROPPED = 0.3  # share of the channels that are left out while it learns
@@ -89,20 +89,29 @@ class FrozenSegmenter(nn.Module):
         return self.head(self.backbone(images))
 
 
+def _inside(boxes: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Where photographs are in squares of cells: y0, y1, x0, x1 `(B, 4)` and `(B, K, h, w)` -> `(B, h, w)` bool."""
+    y, x = (torch.arange(n, device=cells.device) for n in cells.shape[-2:])
+    y0, y1, x0, x1 = boxes.to(cells.device)[:, :, None].unbind(dim=1)
+    return ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None]
+
+
 class DecoderTraining(lightning.LightningModule):
-    """The training of a decoder by the cross-entropy with masks that have several labels along a cell."""
+    """The training of a decoder by the cross-entropy with masks that have several labels along a cell, and by tags."""
 
     def __init__(self, head: Decoder, settings: DecoderSettings, steps: int) -> None:
         super().__init__()
         self.head, self.settings, self.steps = head, settings, steps
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """Returns the mean cross-entropy over labelled places."""
-        logits = self.head(batch["image"])
+        """Returns the mean cross-entropy over labelled places, and that of the tags by its weight."""
+        coarse = self.head(batch["image"]).float()
         masks = batch["mask"]
         size = (masks.shape[-2], masks.shape[-1])
-        logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        logits = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
         loss = segmentation_loss(logits, masks)
+        if self.settings.tags:
+            loss = loss + self.settings.tags * tag_loss(coarse, batch["tags"], _inside(batch["inside"], coarse))
         self.log("loss", loss)
         return loss
 

@@ -1,0 +1,117 @@
+"""Processes that torchrun or srun has started learn what those learn that a run starts itself, and end together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tagseg.files import file_digest
+from tagseg.pipeline import cluster
+from tests.conftest import TINY
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+
+
+def command(data: Path, out: Path, **more: Any) -> list[str]:
+    settings = {**TINY, "train.epochs": 3, **more}
+    return [
+        *("tagseg.cli", "fit", str(data), "--out", str(out), "--recipe", "cam"),
+        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
+    ]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
+
+
+def weights(run: Path) -> list[str]:
+    return [file_digest(run / "train" / "classifier.safetensors"), file_digest(run / "segment" / "model.safetensors")]
+
+
+@pytest.fixture(scope="module")
+def spawned(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What two processes have learnt that the run itself has started."""
+    out = tmp_path_factory.mktemp("spawned") / "run"
+    subprocess.run([sys.executable, "-m", *command(tiny_set, out, processes=2)], check=True, env=environment())
+    return weights(out)
+
+
+def test_torchrun(tiny_set: Path, tmp_path: Path, spawned: list[str]):
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [*TORCHRUN, *command(tiny_set, out)], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert weights(out) == spawned
+    assert done.stdout.count("segmentation, evaluation") == 1  # the other process says nothing
+    assert not list(out.rglob("*.partial"))
+
+
+def test_srun(tiny_set: Path, tmp_path: Path, spawned: list[str]):
+    out, step = tmp_path / "run", []
+    for rank in range(2):
+        slurm = {
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(rank),
+            "SLURM_LOCALID": str(rank),
+            "SLURM_NODEID": "0",
+            "SLURM_JOB_ID": str(20_000 + os.getpid() % 10_000),
+            "SLURM_STEP_ID": "0",
+            "SLURM_NODELIST": "localhost",
+            "SLURM_STEP_TASKS_PER_NODE": "2",
+            "SLURM_JOB_NAME": "fit",
+        }
+        step.append(subprocess.Popen([sys.executable, "-m", *command(tiny_set, out)], env=environment(**slurm)))
+    assert [process.wait(timeout=240) for process in step] == [0, 0]
+    assert weights(out) == spawned
+
+
+def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(tiny_set: Path, tmp_path: Path, spawned: list[str]):
+    out = tmp_path / "run"
+    launched = [*TORCHRUN, *command(tiny_set, out)]
+    agent = subprocess.Popen(launched, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint, waited = out / "train" / "last.ckpt", time.monotonic()
+    while not checkpoint.exists() and not (out / "train" / "stage.json").exists():
+        assert time.monotonic() - waited < 120
+        time.sleep(0.05)
+    while not checkpoint.exists() and agent.poll() is None:
+        time.sleep(0.01)
+    children = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    killed = time.monotonic()
+    assert agent.wait(timeout=60) != 0
+    assert time.monotonic() - killed < 45
+    for child in children:
+        assert not Path("/proc", child).exists()
+    subprocess.run(launched, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    assert weights(out) == spawned
+
+
+def test_who_is_alone(monkeypatch: pytest.MonkeyPatch):
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    cluster.team.cache_clear()
+    assert cluster.team() is None
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # within sbatch, but not started by srun
+    monkeypatch.setenv("SLURM_JOB_NAME", "fit")
+    assert cluster._of_slurm() is None
+    for name, value in {"STEP_ID": "0", "PROCID": "5", "LOCALID": "1", "STEP_TASKS_PER_NODE": "4(x2)"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_NODELIST", "node[12-13]")
+    assert cluster._of_slurm() == (5, 8, 1, 4)
+    assert os.environ["MASTER_ADDR"] == "node12"
+    cluster.team.cache_clear()
+
+
+def test_how_many_are_on_a_machine():
+    second = cluster.Team(rank=5, size=8, local_rank=1, local_size=4, store=None)  # type: ignore[arg-type]
+    assert [second.local(n) for n in (2, 4, 5, 6, 8)] == [0, 0, 1, 2, 4]
