@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tagseg.commands.check import check
     from tagseg.commands.compare import compare
     from tagseg.commands.demo import demo
+    from tagseg.commands.doctor import doctor
     from tagseg.commands.evaluate import evaluate
     from tagseg.commands.export import export_masks
     from tagseg.commands.export_model import export_onnx
@@ -41,6 +42,7 @@ __all__ = [
     "cut_segments",
     "decompose",
     "demo",
+    "doctor",
     "evaluate",
     "explain",
     "explore",
@@ -64,6 +66,7 @@ _HOMES = {
     "cut_segments": "tagseg.commands.segments",
     "decompose": "tagseg.explaining.decompose",
     "demo": "tagseg.commands.demo",
+    "doctor": "tagseg.commands.doctor",
     "evaluate": "tagseg.commands.evaluate",
     "explain": "tagseg.explaining.explain",
     "explore": "tagseg.app.launch",

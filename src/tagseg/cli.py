@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Tags in, masks out: segmentation networks from photographs that are only tagged.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -700,6 +700,25 @@ def demo(
 ) -> None:
     """Make a small data set, run the main job on it, and print where the report lies."""
     _print_fit(tagseg.demo(out, seed=seed, quiet=quiet))
+
+
+@app.command(cls=Command)
+def doctor(
+    recipe: Annotated[
+        str, typer.Option("--recipe", "--method", help="Whose networks to look for, see 'tagseg recipes'.")
+    ] = "photos/cam",
+    assignments: Assignments = None,
+    backbone: BackboneName = None,
+    weights: BackboneWeights = None,
+    encoder: EncoderName = None,
+    encoder_weights: EncoderWeights = None,
+) -> None:
+    """Say what this machine has, what is missing, and whether the networks of a recipe can be loaded."""
+    found = tagseg.doctor(recipe, _changed(assignments, backbone, weights, encoder, encoder_weights))
+    for finding in found:
+        typer.echo(f"{'ok ' if finding.good else '-- '} {finding.what:<24} {finding.text}")
+    if not all(finding.good or not finding.needed for finding in found):
+        raise typer.Exit(1)
 
 
 @app.command(cls=Command)

@@ -67,6 +67,25 @@ class Grid:
             return maps
         return F.interpolate(maps, size=size, mode="bilinear", align_corners=self.corners)
 
+    def resize_rows(self, maps: torch.Tensor, size: tuple[int, ...], rows: slice) -> torch.Tensor:
+        """Interpolates maps to another size, but for some of its rows only: what `resize` gives, a part at a time.
+
+        Args:
+            maps: `(B, K, h, w)`.
+            size: `(H, W)` of the whole.
+            rows: of the whole, n of them.
+
+        Returns:
+            `(B, K, n, W)`.
+        """
+        import torch
+
+        down, across = (
+            torch.from_numpy(self.weights(np.arange(side, dtype=np.float32)[part], side, cells)).to(maps)
+            for side, part, cells in zip(size, (rows, slice(None)), maps.shape[-2:], strict=True)
+        )
+        return torch.matmul(torch.matmul(down, maps), across.T)
+
     def sample(self, labels: Array) -> Array:
         """Takes the label at the centre of every cell. `(B, H, W) -> (B, h, w)`."""
         offset = 0 if self.corners else self.stride // 2

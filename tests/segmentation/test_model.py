@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import tagseg
 from tagseg.networks.backbone import Backbone
+from tagseg.segmentation import model as model_file
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.model import SegmentationModel, load, with_protocol
 from tagseg.segmentation.settings import PredictSettings
@@ -159,3 +160,25 @@ def test_damaged_models_are_named(model: SegmentationModel, tmp_path: Path):
     described.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(tagseg.BadInput, match="format 99"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{}, {"scales": (0.75, 1.0), "flip": True}, {"scales": (0.75, 1.0), "fuse": "max"}])
+def test_large_photographs_are_labelled_in_bands(
+    model: SegmentationModel, photo: np.ndarray, how: dict, monkeypatch: pytest.MonkeyPatch
+):
+    whole = model.predict(photo, **how)
+    monkeypatch.setattr(model_file, "_AT_ONCE", 100)
+    monkeypatch.setattr(model_file, "_BAND", 500)
+    assert (model.predict(photo, **how) != whole).mean() < 1e-3
+
+
+def test_of_large_photographs_a_smaller_copy_is_sharpened(
+    model: SegmentationModel, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    whole = model.predict(photo, crf="deeplab")
+    monkeypatch.setattr(model_file, "_CRF_PIXELS", photo.shape[0] * photo.shape[1] // 4)
+    monkeypatch.setattr(model_file, "_BAND", 500)
+    small = model.predict(photo, crf="deeplab")
+    assert small.shape == whole.shape
+    assert set(np.unique(small)) <= set(range(len(model.classes) + 1))
+    assert (small == whole).mean() > 0.8

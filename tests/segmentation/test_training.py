@@ -1,10 +1,15 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from tagseg.grid import Grid
 from tagseg.networks.backbone import Backbone
+from tagseg.networks.settings import DecoderSettings
+from tagseg.segmentation.decoder import Decoder, DecoderTraining
 from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.losses import tag_loss
 from tagseg.segmentation.settings import SegmentSettings
 from tagseg.segmentation.training import SegmentationTraining, segmentation_loss
 
@@ -80,3 +85,36 @@ def test_biases_of_the_head_learn_twenty_times_faster():
     assert rates[id(branch.weight)] == (10, 0.0005)
     assert rates[id(branch.bias)] == (20, 0.0)
     assert {rates[id(p)] for p in network.backbone.parameters() if p.ndim > 1} == {(1, 0.0005)}
+
+
+def test_tags_must_be_found_somewhere_in_the_photograph():
+    logits = torch.zeros(2, 3, 6, 10)
+    logits[0, 1, 2:4, 3:5] = 9.0  # class 0 is found in four places
+    logits[1, 2, :, 8:] = 9.0  # class 1 beside the photograph only
+    inside = torch.ones(2, 6, 10, dtype=torch.bool)
+    inside[1, :, 8:] = False
+    found = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    other = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    loss = tag_loss(logits, found, inside)
+    # two of 60 places count: one class at 9, the three others at 0
+    assert loss == pytest.approx((math.log1p(math.exp(-9)) + 3 * math.log(2)) / 4, abs=1e-4)
+    assert tag_loss(logits, other, inside) > loss + 2
+
+
+def test_a_decoder_learns_from_tags_where_masks_say_nothing():
+    torch.manual_seed(0)
+    head = Decoder(9, 3, 8, 0).eval()
+    settings = DecoderSettings(tags=1.0)
+    module = DecoderTraining(head, settings, 10)
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    batch = {
+        "image": torch.randn(2, 9, 6, 6),
+        "mask": torch.full((2, 12, 12), 255),
+        "tags": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        "inside": torch.tensor([[0, 6, 0, 6], [0, 4, 2, 6]]),
+    }
+    module.training_step(batch, 0).backward()
+    assert head.exit.weight.grad.abs().sum() > 0
+    before = DecoderTraining(head, DecoderSettings(), 10)
+    before.log = lambda *_, **__: None  # type: ignore[method-assign]
+    assert before.training_step(batch, 0) == 0

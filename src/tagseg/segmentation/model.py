@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -19,6 +19,7 @@ from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
 from tagseg.errors import BadInput, brief
 from tagseg.files import read_json, write_aside, write_json
+from tagseg.grid import PIXELS
 from tagseg.labels import MAX_CLASSES
 from tagseg.networks.backbone import Backbone, on_canvas
 from tagseg.networks.features import Levels
@@ -30,6 +31,9 @@ from tagseg.segmentation.settings import NO_CRF, HeadName, PredictSettings
 from tagseg.settings import SidePixels, parse
 
 FORMAT = 1
+_AT_ONCE = 1 << 26  # probabilities that are held at a time: 256 MB; of more only a mask is made, in bands of
+_BAND = 1 << 23
+_CRF_PIXELS = 1 << 20  # of larger photographs a smaller copy is sharpened
 Deviation = Annotated[float, Field(gt=0, lt=1e6)]
 
 
@@ -82,19 +86,37 @@ class SegmentationModel:
             fuse: "mean" of the probabilities of all sizes; "max", the largest logits; or "max-sum", these of a
                 photograph and its mirror image added.
             crf: sharpen with the dense CRF of these parameters, a name of `tagseg.masks.crf_parameters.CRFS`; "none".
+                Of photographs of more than one megapixel a smaller copy is sharpened.
 
         Raises:
             BadInput: the image cannot be used, or a value is none of these.
         """
         photo = to_photograph(image)
         how = self.how(side=side, scales=scales, flip=flip, fuse=fuse, crf=crf)
-        found = self._probabilities(photo, how)
+        seen, size = self._seen(photo, how), photo.shape[:2]
         if how.crf != NO_CRF:
-            from tagseg.masks.crf import crf_mask
+            return self._sharpened(photo, seen, how)
+        if (len(self.classes) + 1) * size[0] * size[1] <= _AT_ONCE:
+            return _strongest(self._fused(seen, how, size))
+        return _in_bands(len(self.classes) + 1, size, lambda rows: self._fused(seen, how, size, rows))
 
-            return crf_mask(photo, found.cpu().numpy(), how.crf, device=self.device)
-        classes = found.max(dim=0).indices  # argmax is many times slower on a CPU
-        return classes.to(torch.uint8).cpu().numpy()
+    def _sharpened(self, photo: np.ndarray, seen: list[torch.Tensor], how: PredictSettings) -> np.ndarray:
+        """The mask after a CRF, whose reach in pixels is meant for photographs of half a megapixel: of one that has
+        more than `_CRF_PIXELS`, a smaller copy is sharpened, and the borders of its mask are interpolated."""
+        from tagseg.masks.crf import crf_mask
+
+        size = photo.shape[:2]
+        shrink = min(1.0, (_CRF_PIXELS / (size[0] * size[1])) ** 0.5)
+        small = photo if shrink == 1 else resize(whole(photo), PIXELS.fit(size[0] * shrink, size[1] * shrink)).image
+        probabilities = self._fused(seen, how, small.shape[:2]).cpu().numpy()
+        mask = crf_mask(small, probabilities, how.crf, device=self.device)
+        if shrink == 1:
+            return mask
+        labels = np.flatnonzero(np.bincount(mask.ravel()))
+        layers = torch.from_numpy((mask == labels[:, None, None]).astype(np.float32))[None]
+        return labels.astype(np.uint8)[
+            _in_bands(len(labels), size, lambda rows: PIXELS.resize_rows(layers, size, rows)[0])
+        ]
 
     def probabilities(
         self,
@@ -122,13 +144,16 @@ class SegmentationModel:
         found: PredictSettings = parse(PredictSettings, {**self.protocol.model_dump(), **given}, "prediction")
         return found
 
-    @torch.inference_mode()
     def _probabilities(self, photo: np.ndarray, how: PredictSettings) -> torch.Tensor:
+        return self._fused(self._seen(photo, how), how, photo.shape[:2])
+
+    @torch.inference_mode()
+    def _seen(self, photo: np.ndarray, how: PredictSettings) -> list[torch.Tensor]:
+        """What the network says at every scale, on its cells: probabilities or logits, `(1, C + 1, h, w)`."""
         height, width = photo.shape[:2]
         backbone = self.network.backbone
         side = {"trained": self.side, "own": max(height, width)}.get(str(how.side), how.side)
-        merged = torch.add if how.fuse == "mean" else torch.maximum
-        total: torch.Tensor | None = None
+        found = []
         for scale in how.scales:
             factor = cast(int, side) * scale / max(height, width)
             size = backbone.grid.fit(height * factor, width * factor)
@@ -141,7 +166,19 @@ class SegmentationModel:
             seen = F.softmax(logits.float(), dim=1) if how.fuse == "mean" else logits.float()
             if how.flip:
                 seen = (seen[:1] + seen[1:].flip(-1)) * (1 if how.fuse == "max-sum" else 0.5)
-            found = backbone.grid.resize(seen, (height, width))[0]
+            found.append(seen)
+        return found
+
+    @torch.inference_mode()
+    def _fused(
+        self, seen: list[torch.Tensor], how: PredictSettings, size: tuple[int, int], band: slice | None = None
+    ) -> torch.Tensor:
+        """The probabilities `(C + 1, H, W)` of what the network says at every scale, or a band of their rows."""
+        grid = self.network.backbone.grid
+        merged = torch.add if how.fuse == "mean" else torch.maximum
+        total: torch.Tensor | None = None
+        for scale in seen:
+            found = (grid.resize(scale, size) if band is None else grid.resize_rows(scale, size, band))[0]
             total = found if total is None else merged(total, found)
         assert total is not None
         return total / len(how.scales) if how.fuse == "mean" else total.softmax(dim=0)
@@ -166,6 +203,21 @@ class SegmentationModel:
         if isinstance(network, FrozenSegmenter):
             described |= {"width": network.head.width, "layers": network.head.layers}
         return described | {"head": network.head_name}
+
+
+def _in_bands(labels: int, size: tuple[int, int], scores: Callable[[slice], torch.Tensor]) -> np.ndarray:
+    """The strongest of the labels at every pixel, a band of rows at a time: all scores would take gigabytes."""
+    mask = np.empty(size, dtype=np.uint8)
+    rows = max(1, _BAND // (labels * size[1]))
+    for start in range(0, size[0], rows):
+        band = slice(start, min(start + rows, size[0]))
+        mask[band] = _strongest(scores(band))
+    return mask
+
+
+def _strongest(probabilities: torch.Tensor) -> np.ndarray:
+    """The class of every pixel; argmax is many times slower on a CPU."""
+    return probabilities.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
 def load(path: str | os.PathLike[str]) -> SegmentationModel:
