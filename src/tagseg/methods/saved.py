@@ -17,6 +17,7 @@ from tagseg.errors import BadInput, brief
 from tagseg.files import RUN_MARKER, file_digest, read_json, write_aside, write_json
 from tagseg.methods.base import Method
 from tagseg.methods.table import load_method, method_digest, method_file, method_names
+from tagseg.networks.weights import take_over
 from tagseg.settings import parse
 
 FORMAT = 1
@@ -123,6 +124,24 @@ def load_saved(folder: Path) -> Method:
             f"{folder}: the classifier's files are damaged or do not belong together ({brief(error)})."
         ) from error
     return network
+
+
+def start_from(network: Method, run: Path) -> list[str]:
+    """Gives a new classifier what the classifier of an earlier run has learnt beside its backbone.
+
+    Returns:
+        the names of the classes that both know.
+
+    Raises:
+        BadInput: the run has no classifier that can be read.
+    """
+    before = _described(run / "train").classes
+    try:
+        state = load_file(run / "train" / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{run / 'train' / WEIGHTS}: these weights cannot be read ({brief(error)}).") from error
+    heads = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+    return take_over(network, heads, before, network.classes)
 
 
 def _described(folder: Path) -> ClassifierDescription:

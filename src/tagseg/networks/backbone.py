@@ -18,6 +18,7 @@ from tagseg.grid import Grid
 from tagseg.networks import resnet38, vit_depth8
 from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
+from tagseg.networks.weights import CLASSIFIER, earlier_run
 from tagseg.settings import OutputStride
 
 
@@ -30,7 +31,8 @@ class Backbone(nn.Module):
 
     Args:
         name: timm's name of the architecture, "resnet38", or "vit_small_patch16_224_depth8".
-        weights: `"pretrained"` (timm's own, downloaded), `"random"`, or a `.safetensors`, `.pth` or `.params` file.
+        weights: `"pretrained"` (timm's own, downloaded), `"random"`, a `.safetensors`, `.pth` or `.params` file, or the
+            folder of an earlier run.
         output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own; "auto" for 16 where the
             network can have it, and else for its own.
 
@@ -282,13 +284,17 @@ def _create_flexible(name: str, options: dict) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Reads the state dict in a `.safetensors` or `.pth` file, or the arrays of an MXNet `.params` file.
+    """Reads the state dict in a `.safetensors` or `.pth` file, the arrays of an MXNet `.params` file, or what the
+    backbone of an earlier run has learnt.
 
     Nothing but tensors is unpickled. What training with several GPUs put before the names is taken off.
 
     Raises:
         BadInput: there is no such file, or it cannot be read.
     """
+    run = earlier_run(str(path))
+    if run is not None:
+        path = run / CLASSIFIER
     if not path.is_file():
         raise BadInput(f"{path}: there is no such weights file; give a .safetensors or .pth file, or 'pretrained'.")
     if path.suffix == ".params":
@@ -297,7 +303,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            tensors = load_file(path)
+            return _of_classifier(tensors) if run is not None else tensors
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BadInput(
@@ -310,6 +317,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise BadInput(f"{path}: weights are a table of names and tensors; save the network's state_dict().")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _of_classifier(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a classifier's weights is its backbone."""
+    start = "backbone.network."
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
 
 
 def _load(network: Any, state: dict[str, torch.Tensor], where: str) -> None:

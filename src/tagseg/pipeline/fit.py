@@ -184,6 +184,8 @@ def _open(out: Path, data: Dataset, facts: FileFacts, settings: FitSettings, rep
 
     from tagseg.pipeline.run import Run
 
+    if (out / RUN_MARKER).is_file() and Path(settings.weights).resolve() == out.resolve():
+        raise BadInput(f"weights {settings.weights}: a run cannot start from itself; choose another --out.")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cpu_count())
     needed_mb = room_mb(settings, data)

@@ -23,6 +23,7 @@ from tagseg.networks.backbone import Backbone
 from tagseg.networks.features import Levels
 from tagseg.networks.precision import default_device
 from tagseg.networks.settings import DecoderSettings
+from tagseg.networks.weights import SEGMENTER, take_over
 from tagseg.pipeline.masking import refine_scores
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run import Run
@@ -32,7 +33,7 @@ from tagseg.progress import Reporter
 from tagseg.segmentation.decoder import Decoder, DecoderTraining, FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.encoder import load_encoder, side_by_side
-from tagseg.segmentation.model import SegmentationModel
+from tagseg.segmentation.model import SegmentationModel, load
 from tagseg.segmentation.settings import SegmentSettings
 from tagseg.segmentation.training import SegmentationTraining
 
@@ -74,6 +75,7 @@ def teach(
     reporter: Reporter,
     sharing: Sharing = Sharing(),
     log: LogSettings = LogSettings(),
+    start: Path | None = None,
 ) -> tuple[SegmentationModel, list[EpochRecord]]:
     """Puts a DeepLab head on `backbone` and trains both with the mask of every sample.
 
@@ -82,11 +84,14 @@ def teach(
         masks: where the mask of a sample lies.
         seed, views_seed: of the order of the photographs, and of their windows.
         folder, name, reporter, sharing, log: see `tagseg.pipeline.training.train`.
+        start: see `teach_decoder`.
 
     Returns:
         the model, and the record of its epochs.
     """
     network = DeepLab(backbone, settings.head, len(classes))
+    if start is not None:
+        start_head(network.head, start, classes)
     side, _ = backbone.grid.fit(settings.side, settings.side)
     spec = ViewSpec(side=side, scales=settings.scales, seed=views_seed, masks=masks)
     views = TrainingViews(samples, len(classes), backbone, spec)
@@ -105,6 +110,7 @@ def teach_decoder(
     *,
     seed: int,
     keep: str | None = None,
+    start: Path | None = None,
 ) -> tuple[Decoder, list[EpochRecord]]:
     """Trains a decoder on the stored features of the frozen encoder with the mask of every training photograph.
 
@@ -115,6 +121,7 @@ def teach_decoder(
         folder, name: see `tagseg.pipeline.training.train`.
         seed: of everything random.
         keep: the file in the folder that keeps the trained decoder, to go on with it; None: nothing does.
+        start: the folder of an earlier run whose decoder it starts from, as far as it is of the same kind.
 
     Returns:
         the decoder, and the record of its epochs.
@@ -126,6 +133,8 @@ def teach_decoder(
     if keep and (folder / keep).exists() and (folder / "epochs.json").exists():
         head.load_state_dict(load_file(folder / keep))
         return head, [EpochRecord(**epoch) for epoch in read_json(folder / "epochs.json")]
+    if start is not None:
+        start_head(head, start, classes)
     cells = max(encoder.grid.cells(*encoder.size(1, 1)))
     views = FeatureViews(samples, len(classes), run.features(), cells, seed, masks)
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
@@ -135,6 +144,17 @@ def teach_decoder(
         write_json(folder / "epochs.json", [epoch.present() for epoch in epochs])
         save_network(head, folder / keep)
     return head, epochs
+
+
+def start_head(head: torch.nn.Module, run: Path, classes: tuple[str, ...]) -> None:
+    """Gives a new segmentation head what that of an earlier run has learnt; one of another kind gives nothing."""
+    if not (run / SEGMENTER).is_file():
+        return
+    earlier = load(run)
+    same = type(earlier.network.head) is type(head)
+    if same:
+        state = earlier.to("cpu").network.head.state_dict()
+        take_over(head, state, ["", *earlier.classes], ["", *classes])  # "" is the background
 
 
 def with_encoder(run: Run, head: Decoder, settings: DecoderSettings) -> SegmentationModel:

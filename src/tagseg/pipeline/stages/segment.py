@@ -9,7 +9,7 @@ import torch
 
 from tagseg.files import read_json
 from tagseg.networks.backbone import Backbone
-from tagseg.networks.weights import weights_digest
+from tagseg.networks.weights import earlier_run, weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.segmenting import backbone_of, own_model, teach, teach_decoder, with_encoder
@@ -20,12 +20,16 @@ from tagseg.segmentation.saved import DESCRIPTION
 
 def _inputs(run: Run) -> dict[str, Any]:
     s = run.settings.segment
+    inputs: dict[str, Any]
     if segments_itself(run.settings):
         return {**run.keys("train"), "source": "method"}
     if s.network == "decoder":
         before = run.keys("features", "masks", "relabel")
-        return {**before, "decoder": s.decoder.model_dump(mode="json"), "seed": run.settings.seed}
-    inputs: dict[str, Any] = {
+        inputs = {**before, "decoder": s.decoder.model_dump(mode="json"), "seed": run.settings.seed}
+        if earlier_run(run.settings.weights):
+            inputs["weights"] = weights_digest(run.settings.weights)
+        return inputs
+    inputs = {
         **run.keys("masks", "relabel"),
         "settings": s.model_dump(mode="json", exclude={"decoder"}),
     }
@@ -35,12 +39,14 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 
 def _work(run: Run, folder: Path) -> TrainingRecord:
-    s = run.settings.segment
+    s, earlier = run.settings.segment, earlier_run(run.settings.weights)
     if segments_itself(run.settings):
         own_model(run.classifier(), run.data.classes).save(folder)
         return TrainingRecord(epochs=[])
     if s.network == "decoder":
-        head, epochs = teach_decoder(run, run.pseudo_masks(), s.decoder, folder, "segment", seed=run.settings.seed + 1)
+        head, epochs = teach_decoder(
+            run, run.pseudo_masks(), s.decoder, folder, "segment", seed=run.settings.seed + 1, start=earlier
+        )
         with_encoder(run, head, s.decoder).save(folder)
         return TrainingRecord(epochs=epochs)
     torch.manual_seed(run.settings.seed + 1)
@@ -63,6 +69,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         reporter=run.reporter,
         sharing=run.sharing,
         log=run.settings.log,
+        start=earlier,
     )
     model.save(folder)
     return TrainingRecord(epochs=epochs)

@@ -9,9 +9,9 @@ import torch
 
 from tagseg.data.feature_store import FeatureStore
 from tagseg.files import file_digest
-from tagseg.methods.saved import save_classifier
+from tagseg.methods.saved import save_classifier, start_from
 from tagseg.methods.table import method_digest
-from tagseg.networks.weights import weights_digest
+from tagseg.networks.weights import earlier_run, weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import ACCUMULATED, Run, Stage
 from tagseg.pipeline.training import Schedule, train
@@ -46,6 +46,10 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     torch.manual_seed(s.seed)
     network: Any = run.method
     network = network(s.backbone, s.weights, run.data.classes, s.train, schedule.steps(len(samples)))
+    earlier = earlier_run(s.weights)
+    if earlier is not None:
+        known = start_from(network, earlier)
+        run.reporter.say(f"train: starts from {earlier}, which knows {len(known)} of {len(network.classes)} classes")
     if s.data.texts is not None:
         network.read_texts(Path(s.data.texts), s.weights)
     if network.accumulates:
