@@ -30,6 +30,7 @@ def test_a_run_leaves_what_it_promises(tiny_set: Path, tiny_run: Any):
         assert set(np.unique(mask).tolist()) <= {0, *(t + 1 for t in sample.tags)}
     assert len(MapStore(run / "mine")) == len(data.train)
     assert sorted(p.name for p in (run / "segment").iterdir()) == [
+        "MODEL.md",
         "log.csv",
         "model.json",
         "model.safetensors",

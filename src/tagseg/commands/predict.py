@@ -11,6 +11,7 @@ import numpy as np
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image, voc_palette, write_mask
 from tagseg.data.photographs import OVERLAY, find_photographs
+from tagseg.data.readers.folder import write_class_names
 from tagseg.errors import BadInput, brief, explain_full_disk
 from tagseg.masks.crf_parameters import find_crf
 from tagseg.networks.settings import EncoderSettings
@@ -39,7 +40,7 @@ def predict(
     skip_bad: bool = False,
     quiet: bool = False,
 ) -> list[Path]:
-    """Segments photographs and writes one palette PNG each (0 background, class c at c + 1).
+    """Segments photographs and writes one palette PNG each (0 background, class c at c + 1), and `classes.txt`.
 
     Args:
         run: folder of a finished run or model.
@@ -97,6 +98,8 @@ def predict(
                 write_picture(out / f"{name}{OVERLAY}", overlay_mask(photo, mask, voc_palette()))
             written.append(path)
             advance(len(written), "")
+        if written:
+            write_class_names(out, model.classes)
     return written
 
 

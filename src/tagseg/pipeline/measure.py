@@ -12,6 +12,7 @@ from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, MaskFolder, Sample, multi_hot, read_mask
 from tagseg.data.images import read_index_png, write_mask
 from tagseg.data.map_store import MapStore
+from tagseg.data.readers.folder import write_class_names
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
@@ -55,6 +56,7 @@ def predict_all(run: Run, place: MaskFolder, protocol: PredictSettings, name: st
             if not place(sample).exists():
                 write_mask(place(sample), model.predict(sample.image, **protocol.model_dump()))
             advance(done, "")
+    write_class_names(place.folder, run.data.classes)
 
 
 def _measure_train(run: Run, background: float) -> TrainMetrics | None:

@@ -15,20 +15,22 @@ import torch
 from tagseg.cores import cpu_count
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Dataset, MaskFolder, Sample, read_mask, read_saliency
-from tagseg.data.images import read_image, read_index_png, voc_palette
+from tagseg.data.images import numbers_in, read_image, read_index_png, voc_palette
 from tagseg.data.map_store import MapStore
 from tagseg.errors import brief
+from tagseg.evaluation.iou import iou_of_tags
 from tagseg.networks.precision import default_device, trainer_precision
 from tagseg.pipeline.mining import PRESENT
 from tagseg.pipeline.records import EpochRecord, MasksRecord, Metrics, MineRecord, TrainingRecord
 from tagseg.pipeline.run import Run
 from tagseg.pipeline.run_folder import Finished
 from tagseg.report.html import Chart, GalleryRow, Report, StageLine, Tile
-from tagseg.report.pictures import colour_mask, overlay_map, overlay_mask, thumbnail
+from tagseg.report.pictures import overlay_map, overlay_mask, thumbnail
 from tagseg.segmentation.model import load
 
 Part = TypeVar("Part")
-GALLERY, MAPS_SHOWN = 12, 2  # photographs a split, maps a photograph
+GALLERY, MAPS_SHOWN, EXTREMES = 12, 2, 5  # photographs a split, maps a photograph, best and worst ones
+_BESIDE = ("metrics.json", "segment/MODEL.md", "segment", "masks", "relabel", "report/predictions")  # what has a link
 
 
 def gather(run: Run, folder: Path, metrics: Metrics, cut: MasksRecord) -> Report:
@@ -61,6 +63,7 @@ def gather(run: Run, folder: Path, metrics: Metrics, cut: MasksRecord) -> Report
         settings=settings.model_dump(mode="json"),
         versions=_versions(),
         skipped=[problem.text for problem in data.problems],
+        links=[(name, name) for name in _BESIDE if (run.path / name).exists()],
     )
 
 
@@ -97,6 +100,16 @@ def _tiles(metrics: Metrics) -> list[Tile]:
 def _remarks(run: Run, metrics: Metrics, cut: MasksRecord) -> list[str]:
     remarks = [_background(run, metrics, cut)]
     train, val = metrics.train, metrics.val
+    if (
+        val is not None
+        and val.segmentation is not None
+        and not any(scores.recall for name, scores in val.segmentation.classes.items() if name in run.data.classes)
+    ):
+        remarks.append(
+            "The network calls every evaluation photograph background. It has learnt too little, or from masks that "
+            "are all but empty: look at the pseudo-masks below, train for more epochs (segment.epochs), or lower "
+            "masks.background."
+        )
     if train is not None and train.corrected:
         remarks.append(
             f"{train.corrected} pseudo-masks were corrected by hand. They are kept, and counted apart: 'pseudo-masks' "
@@ -221,7 +234,21 @@ def _gallery(run: Run, kept: Path) -> dict[str, list[GalleryRow]]:
         steps = np.linspace(0, len(samples) - 1, min(GALLERY, len(samples))).round().astype(int)
         return [_row(samples[i], store, pseudo) for i in steps]
 
-    def _row(sample: Sample, store: MapStore, pseudo: bool) -> GalleryRow:
+    def extremes() -> dict[str, list[GalleryRow]]:
+        """The evaluation photographs in which the network is best and worst, of more than a page has anyway."""
+        measured = [s for s in data.val if s.mask is not None and s.tags and predictions(s).exists()]
+        if len(measured) <= GALLERY:
+            return {}
+        ious = {s.name: iou_of_tags(read_index_png(predictions(s)), read_mask(s.mask), s.tags) for s in measured}  # type: ignore[arg-type]
+        measured.sort(key=lambda s: ious[s.name])
+        return {
+            f"Evaluation photographs, the {EXTREMES} {which} by IoU (chosen with masks)": [
+                _row(s, maps, False, f"prediction: IoU {100 * ious[s.name]:.0f}") for s in some
+            ]
+            for which, some in (("worst", measured[:EXTREMES]), ("best", measured[: -EXTREMES - 1 : -1]))
+        }
+
+    def _row(sample: Sample, store: MapStore, pseudo: bool, caption: str = "prediction") -> GalleryRow:
         photo = read_image(sample.image)
         size: tuple[int, int] = photo.shape[:2]
         stored = store.read(sample.name)
@@ -242,15 +269,18 @@ def _gallery(run: Run, kept: Path) -> dict[str, list[GalleryRow]]:
             pictures.append(("pseudo-mask", overlay_mask(photo, mask, voc_palette())))
         kept_mask = predictions(sample)
         predicted = read_index_png(kept_mask) if kept_mask.exists() else model.predict(photo)
-        pictures.append(("prediction", overlay_mask(photo, predicted, voc_palette())))
+        pictures.append((caption, overlay_mask(photo, predicted, voc_palette())))
         if sample.mask is not None:
-            pictures.append(("truth", colour_mask(read_mask(sample.mask), voc_palette())))
+            pictures.append(("truth", overlay_mask(photo, read_mask(sample.mask), voc_palette())))
         tags = [(data.classes[c], _colour(c)) for c in sample.tags]
-        return GalleryRow(sample.name, tags, [(caption, thumbnail(p)) for caption, p in pictures])
+        drawn = [n - 1 for n in numbers_in(predicted) if 0 < n <= len(data.classes) and n - 1 not in sample.tags]
+        others = [(data.classes[c], _colour(c)) for c in drawn]
+        return GalleryRow(sample.name, tags, [(said, thumbnail(p)) for said, p in pictures], others)
 
     return {
         "Training photographs": rows(run.training, training, pseudo=True),
         "Evaluation photographs": rows(data.val, maps, pseudo=False) if data.val else [],
+        **extremes(),
     }
 
 

@@ -14,6 +14,8 @@ import yaml
 from tagseg.report.curves import bar_chart, line_chart
 from tagseg.report.pictures import data_uri
 
+FEW = 30  # classes of which every measure has bars
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -50,11 +52,13 @@ class StageLine:
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One photograph: its name, its tags with their colours, and its pictures `(caption, (H, W, 3) uint8)`."""
+    """One photograph: its name, its tags with their colours, its pictures `(caption, (H, W, 3) uint8)`, and classes
+    with their colours that are drawn in them without being tagged."""
 
     name: str
     tags: Sequence[tuple[str, tuple[int, int, int]]]
     pictures: Sequence[tuple[str, np.ndarray]]
+    others: Sequence[tuple[str, tuple[int, int, int]]] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Report:
     settings: everything that decided what was computed.
     versions: of what computed it.
     skipped: sentences about photographs that were left out.
+    links: names and paths, from the page, of what lies beside it.
     """
 
     title: str
@@ -85,6 +90,7 @@ class Report:
     settings: Mapping[str, Any]
     versions: Sequence[tuple[str, str]]
     skipped: Sequence[str] = field(default=())
+    links: Sequence[tuple[str, str]] = field(default=())
 
 
 def render(report: Report) -> str:
@@ -117,9 +123,10 @@ def _table(tiles: Sequence[Tile]) -> dict[str, Any]:
     if not tiles:
         return {}
     names = list(tiles[0].classes)
+    drawn = tiles if len(names) <= FEW else tiles[-1:]  # bars of all would be a page of their own
     rows = [(name, [tile.classes[name] for tile in tiles]) for name in names]
-    groups = {tile.name: [tile.classes[name] for name in names] for tile in tiles}
-    return {"columns": list(groups), "rows": rows, "chart": bar_chart(groups, names, x="IoU (%)")}
+    groups = {tile.name: [tile.classes[name] for name in names] for tile in drawn}
+    return {"columns": [tile.name for tile in tiles], "rows": rows, "chart": bar_chart(groups, names, x="IoU (%)")}
 
 
 def _duration(seconds: float) -> str:

@@ -13,13 +13,6 @@ from PIL import Image
 from tagseg.labels import IGNORE
 
 
-def colour_mask(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colours a mask: `(H, W)` indices -> `(H, W, 3)` uint8; ignore is light grey."""
-    palette = palette.copy()
-    palette[IGNORE] = 224
-    return palette[mask]
-
-
 def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Returns the photograph with the mask's classes laid over it and their borders drawn white."""
     inside = ((mask > 0) & (mask != IGNORE))[..., None]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from tagseg.data.class_folders import MASK_ENDINGS, by_class_folder, refuse_foreign, split_folders
@@ -24,7 +25,9 @@ from tagseg.data.readers import Reader
 from tagseg.data.tables import SPLITS, Row, key, label_text, read_table, read_text, without_suffix
 from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput, brief, nearest
+from tagseg.files import write_aside
 
+CLASSES = "classes.txt"
 _RESERVED = frozenset({"images", "masks", "saliency", "boxes", "annotations"})
 _DEEPEST = 20  # folders below each other
 
@@ -200,6 +203,15 @@ def read_class_names(path: Path) -> list[str]:
     return classes
 
 
+def write_class_names(folder: Path, classes: Sequence[str]) -> None:
+    """Writes `classes.txt`, a name a line in the order of the numbers in masks, background first; a file of that name
+    which somebody has there already stays as it is."""
+    path = folder / CLASSES
+    if not path.exists():
+        with write_aside(path) as aside:
+            aside.write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
+
+
 def _by_name(photos: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
     groups: dict[str, list[Path]] = defaultdict(list)
     for relative, path in photos.items():
@@ -213,7 +225,7 @@ def _by_name(photos: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
 
 
 def _read_classes(root: Path, rows: list[Row], by_name: dict[str, Path]) -> tuple[list[str], list[Problem]]:
-    path = root / "classes.txt"
+    path = root / CLASSES
     if path.exists():
         classes = read_class_names(path)
         return classes, check_classes(classes, path)

@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from tagseg.data.images import read_index_png, write_mask
-from tagseg.data.readers.folder import read_class_names
+from tagseg.data.readers.folder import CLASSES, read_class_names, write_class_names
 from tagseg.data.walking import find_images
 from tagseg.errors import BadInput
-from tagseg.export.mask_formats import ExportOptions, LabelledPhotograph, MaskFormat, MaskSet, write_text
-
-CLASSES = "classes.txt"
+from tagseg.export.mask_formats import ExportOptions, LabelledPhotograph, MaskFormat, MaskSet
 
 
 def write(
@@ -22,7 +20,7 @@ def write(
     del options
     for item in photographs:
         write_mask(folder / f"{item.name}.png", item.mask)
-    write_text(folder / CLASSES, "\n".join(["background", *classes]) + "\n")
+    write_class_names(folder, classes)
     return folder
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tagseg.data.readers.folder import write_class_names
 from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
 from tagseg.pipeline.masking import choose_background, is_mask, make_masks
@@ -34,6 +35,7 @@ def _work(run: Run, folder: Path) -> MasksRecord:
         of_masks = choose_background(store, samples, s) if decision is None else decision
     with run.reporter.bar("masks", len(samples), "photographs") as advance:
         make_masks(store, samples, of_masks, s.part(after=False), folder, advance)
+    write_class_names(folder, run.data.classes)
     return MasksRecord(background=round(background, 4), background_of_masks=round(of_masks, 4))
 
 

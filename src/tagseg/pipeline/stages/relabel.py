@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tagseg.data.readers.folder import write_class_names
 from tagseg.networks.settings import DecoderSettings
 from tagseg.pipeline.masking import is_mask
 from tagseg.pipeline.records import TrainingRecord
@@ -30,6 +31,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         run, run.first_masks(), settings, folder, "relabel", seed=run.settings.seed + 3, keep="decoder.safetensors"
     )
     label_again(run, head, s.part(after=True), folder)
+    write_class_names(folder, run.data.classes)
     return TrainingRecord(epochs=epochs)
 
 
