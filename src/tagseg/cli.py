@@ -722,6 +722,26 @@ def doctor(
 
 
 @app.command(cls=Command)
+def settings(
+    part: Annotated[str, typer.Argument(help="Only those that begin so, for example masks.psa")] = "",
+    method: Annotated[str, typer.Option(help="Whose settings of training to list.")] = "cam",
+    markdown: Annotated[bool, typer.Option("--markdown", help="All of them, of every method, as the page.")] = False,
+) -> None:
+    """List every setting that --set changes: what it is, what it may be, and its default."""
+    from tagseg.pipeline import setting_list
+
+    if markdown:
+        typer.echo(setting_list.markdown(), nl=False)
+        return
+    found = setting_list.setting_list(method, part)
+    if not found:
+        raise BadInput(f"settings '{part}': none begins so; 'tagseg settings' lists all.")
+    for setting in found:
+        default = "" if setting.default is None else f" = {setting.default}"
+        typer.echo(f"{setting.key}{default}  ({setting.kind})" + (f"\n    {setting.about}" if setting.about else ""))
+
+
+@app.command(cls=Command)
 def recipes(
     name: Annotated[Optional[str], typer.Argument(help="Print all settings of this one as YAML.")] = None,  # noqa: UP045
     published: Annotated[
