@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tagseg.commands.plan import plan
     from tagseg.commands.predict import predict
     from tagseg.commands.refine import refine
+    from tagseg.commands.report import report_on
     from tagseg.commands.segments import cut_segments
     from tagseg.data.objects import read_samples
     from tagseg.explaining.decompose import decompose
@@ -55,6 +56,7 @@ __all__ = [
     "predict",
     "read_samples",
     "refine",
+    "report_on",
     "review",
     "study",
     "use_method",
@@ -79,6 +81,7 @@ _HOMES = {
     "predict": "tagseg.commands.predict",
     "read_samples": "tagseg.data.objects",
     "refine": "tagseg.commands.refine",
+    "report_on": "tagseg.commands.report",
     "review": "tagseg.app.launch",
     "study": "tagseg.studies.study",
     "use_method": "tagseg.methods.table",

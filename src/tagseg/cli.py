@@ -399,6 +399,16 @@ def export(
 
 
 @app.command(cls=Command)
+def report(
+    first: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another one on the same data set.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("comparison.html"),
+) -> None:
+    """Put two runs beside each other on a page: numbers, settings that differ, photographs gained and lost."""
+    typer.echo(tagseg.report_on(first, second, out))
+
+
+@app.command(cls=Command)
 def segments(
     images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
     encoder: Annotated[Path, typer.Option(help="SAM's image encoder, an ONNX file.")],
