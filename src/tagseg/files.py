@@ -18,8 +18,8 @@ from tagseg.errors import is_full, unwritable
 PARTIAL = ".partial"
 RUN_MARKER = "run.json"  # what makes a folder a run
 _BLOCK = 1 << 20
-_umask = os.umask(0)
-os.umask(_umask)
+umask = os.umask(0)
+os.umask(umask)
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         with open(aside, "rb+") as file:
             _sync(file.fileno())
         with suppress(OSError):  # some writers make files that only their owner may read; some disks have no owners
-            os.chmod(aside, 0o666 & ~_umask)
+            os.chmod(aside, 0o666 & ~umask)
         os.replace(aside, path)
         _sync_folder(path.parent)
     except OSError as error:

@@ -4,6 +4,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import tagseg
 from tagseg.app.doubt import _ranks, disagreement, mean_entropy
 from tagseg.data.images import read_index_png
-from tagseg.files import read_json
+from tagseg.files import read_json, write_json
 from tests.conftest import TINY
 
 pytest.importorskip("starlette")
@@ -41,13 +42,9 @@ def run(tiny_run: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def review(run: Path) -> Any:
-    from tagseg.app.review import Review
-    from tagseg.progress import Reporter
-
-    opened = Review(run, Reporter(quiet=True))
+    opened = reopened(run)
     yield opened
-    if opened._lock is not None:
-        opened._lock.close()
+    opened.close()
 
 
 def test_the_most_doubtful_come_first_and_are_remembered(review: Any, run: Path):
@@ -56,28 +53,35 @@ def test_the_most_doubtful_come_first_and_are_remembered(review: Any, run: Path)
     assert [p["doubt"] for p in listed] == sorted((p["doubt"] for p in listed), reverse=True)
     assert all("mask and network differ on" in p["why"] for p in listed)
     before = (run / "review" / "doubt.json").stat().st_mtime_ns
-    review._lock.close()
-    from tagseg.app.review import Review
-    from tagseg.progress import Reporter
-
-    again = Review(run, Reporter(quiet=True))
+    review.close()
+    again = reopened(run)
     assert again.listed() == review.listed()
     assert (run / "review" / "doubt.json").stat().st_mtime_ns == before
-    again._lock.close()
+    again.close()
 
 
 def test_decisions(review: Any, run: Path):
-    before = review.mask(0)
-    name = review.samples[0].name
+    before, name = review.mask(0), review.samples[0].name
     drawn = np.where(before == 0, 1, before).astype(np.uint8)
+    with pytest.raises(tagseg.BadInput, match="nothing was drawn"):
+        review.decide(0, "corrected")
     assert review.correct(0, drawn.tobytes()) == "corrected"
     np.testing.assert_array_equal(review.mask(0), drawn)
     assert review.decide(0, "accepted") == "corrected"  # it stays known that a person drew it
     assert review.decide(0, "rejected") == "rejected"
+    assert review.decide(0, "rejected") == "rejected"
     assert (review.mask(0) == 255).all()
+    assert review.decide(0, "accepted") == "corrected"  # as it was before
+    np.testing.assert_array_equal(review.mask(0), drawn)
     assert review.decide(0, "open") == "open"
     np.testing.assert_array_equal(review.mask(0), before)
-    assert read_json(run / "review" / "decisions.json") == {name: "open"}
+    assert review.decide(0, "rejected") == "rejected"
+    assert review.decide(0, "accepted") == "accepted"
+    np.testing.assert_array_equal(review.mask(0), before)
+    assert review.decide(0, "corrected") == "corrected"  # the drawing is not lost
+    np.testing.assert_array_equal(review.mask(0), drawn)
+    assert review.decide(0, "open") == "open"
+    assert read_json(run / "review" / "decisions.json")[name]["state"] == "open"
     with pytest.raises(tagseg.BadInput, match="3 values for"):
         review.correct(0, b"123")
     with pytest.raises(tagseg.BadInput, match="no class 77"):
@@ -85,6 +89,52 @@ def test_decisions(review: Any, run: Path):
     with pytest.raises(tagseg.BadInput, match="'good': known are"):
         review.decide(0, "good")
     np.testing.assert_array_equal(review.mask(0), before)
+
+
+def test_two_at_once(review: Any):
+    masks = [np.full_like(review.mask(number), number) for number in range(2)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: review.correct(n % 2, masks[n % 2].tobytes()), range(80)))
+    for number in range(2):
+        np.testing.assert_array_equal(review.mask(number), masks[number])
+
+
+def test_what_is_drawn_and_taken_back(review: Any, run: Path, tiny_set: Path, capsys: Any):
+    settings = {**TINY}
+    review.correct(0, np.ones_like(review.mask(0)).tobytes())
+    review.decide(1, "rejected")
+    review.close()
+    assert tagseg.fit(tiny_set, run, recipe="cam", settings=settings).metrics.train.corrected == 2
+    again = reopened(run)
+    assert [again.state(s) for s in again.samples[:3]] == ["corrected", "rejected", "open"]
+    again.decide(0, "open")
+    again.decide(1, "accepted")
+    again.close()
+    capsys.readouterr()
+    result = tagseg.fit(tiny_set, run, recipe="cam", settings=settings)
+    assert "masks: 2 corrections by hand were taken back" in capsys.readouterr().out
+    assert result.metrics.train.corrected == 0
+    assert result.metrics.train.with_corrections is None
+    settings["seed"] = 1  # other masks, which nobody has decided of
+    tagseg.fit(tiny_set, run, recipe="cam", settings=settings, quiet=True)
+    last = reopened(run)
+    assert last.state(last.samples[1]) == "open"
+    last.close()
+
+
+def reopened(run: Path) -> Any:
+    from tagseg.app.review import Review
+    from tagseg.progress import Reporter
+
+    return Review(run, Reporter(quiet=True))
+
+
+def test_a_data_set_that_has_grown(run: Path, tiny_set: Path, tmp_path: Path):
+    data = Path(shutil.copytree(tiny_set, tmp_path / "data"))
+    (data / "classes.txt").write_text("apple\n" + (data / "classes.txt").read_text().removeprefix("background\n"))
+    write_json(run / "run.json", {**read_json(run / "run.json"), "data": str(data)})
+    with pytest.raises(tagseg.BadInput, match="the classes are others"):
+        tagseg.review(run)
 
 
 def test_nobody_else_works_on_the_run(review: Any, run: Path, tiny_set: Path):
@@ -118,10 +168,9 @@ def test_only_its_own_page_is_answered(run: Path):
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium; name one in CHROMIUM")
 def test_three_masks_are_corrected_by_hand_and_learnt(run: Path, tiny_set: Path):
     sync_api = pytest.importorskip("playwright.sync_api")
-    from tagseg.app.review import Review, serve
-    from tagseg.progress import Reporter
+    from tagseg.app.review import serve
 
-    opened = Review(run, Reporter(quiet=True))
+    opened = reopened(run)
     address = serve(opened, port=None, block=False)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
@@ -159,8 +208,8 @@ def test_three_masks_are_corrected_by_hand_and_learnt(run: Path, tiny_set: Path)
         assert page.locator("#told").inner_text() == ""
         browser.close()
     assert all(url.startswith(address) or url.startswith("blob:") for url in asked)
-    assert [opened.decisions[name] for name in names[:4]] == ["corrected", "corrected", "open", "accepted"]
-    opened._lock.close()
+    assert [opened.decisions[name]["state"] for name in names[:4]] == ["corrected", "corrected", "open", "accepted"]
+    opened.close()
     drawn = {name: read_index_png(run / "masks" / f"{name}.png") for name in names[:2]}
     result = tagseg.fit(tiny_set, run, recipe="cam", settings=TINY, quiet=True)
     assert result.metrics.train.corrected == 2

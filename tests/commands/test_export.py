@@ -11,7 +11,7 @@ from PIL import Image
 import tagseg
 from tagseg.data.images import read_index_png, write_mask
 from tagseg.export.mask_formats import mask_formats, read_masks
-from tagseg.files import read_json
+from tagseg.files import read_json, write_json
 
 
 def masks_of(run: Path) -> dict[str, np.ndarray]:
@@ -110,3 +110,54 @@ def test_classes_of_other_names_are_told(tiny_run: Any, tmp_path: Path):
     two.write_text(text.replace(f">{name}<", ">strange<").replace(f'"{name}"', '"strange"'))
     with pytest.raises(tagseg.BadInput, match="'strange' is no class here"):
         tagseg.evaluate(two, one)
+
+
+def test_what_lies_beside_is_left_alone(tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("mine")
+    tagseg.export_masks(tiny_run.folder, "png", tmp_path / "out", quiet=True)
+    assert (tmp_path / "out.partial" / "mine").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.partial"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert tagseg.export_masks(tiny_run.folder, "png", ".", quiet=True).photographs == 10
+    assert (tmp_path / "here" / "classes.txt").is_file()
+
+
+def test_masks_that_are_not_finished(tiny_run: Any, tmp_path: Path):
+    run = Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
+    (run / "relabel").mkdir()  # left over from settings of before
+    write_mask(run / "relabel" / "odd.png", np.ones((3, 3), dtype=np.uint8))
+    assert tagseg.export_masks(run, "png", tmp_path / "out", quiet=True).photographs == 10
+    stage = read_json(run / "masks" / "stage.json")
+    write_json(run / "masks" / "stage.json", {**stage, "finished": False})
+    with pytest.raises(tagseg.BadInput, match="no pseudo-masks yet"):
+        tagseg.export_masks(run, "png", tmp_path / "other", quiet=True)
+
+
+def test_a_run_without_evaluation_photographs(tiny_run: Any, tmp_path: Path):
+    run = Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
+    shutil.rmtree(run / "report" / "predictions")
+    shutil.copytree(run / "masks", run / "report" / "predictions")
+    for splits in (("train", "val"), ("val",)):
+        with pytest.raises(tagseg.BadInput, match="no evaluation photographs"):
+            tagseg.export_masks(run, "yolo", tmp_path / "out", splits=splits, quiet=True)
+
+
+def test_each_side_by_its_own_names(tmp_path: Path):
+    for side, order in (("pred", "cat\ndog\n"), ("truth/masks", "dog\ncat\n")):
+        mask = (
+            np.array([[0, 1], [2, 0]], dtype=np.uint8) if side == "pred" else np.array([[0, 2], [1, 0]], dtype=np.uint8)
+        )
+        write_mask(tmp_path / side / "a.png", mask)
+        (tmp_path / side / "classes.txt" if side == "pred" else tmp_path / "truth/classes.txt").write_text(order)
+    assert tagseg.evaluate(tmp_path / "pred", tmp_path / "truth" / "masks").miou == 100
+    given = tagseg.evaluate(tmp_path / "pred", tmp_path / "truth" / "masks", classes=["cat", "dog"])
+    assert given.miou < 50  # by number, as told
+
+
+def test_predictions_do_not_join_those_of_other_classes(tiny_run: Any, tiny_set: Path, tmp_path: Path):
+    (tmp_path / "classes.txt").write_text("something else\n")
+    with pytest.raises(tagseg.BadInput, match="the classes in this folder are others"):
+        tagseg.predict(tiny_run.folder, [tiny_set / "images"], tmp_path, quiet=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["classes.txt"]

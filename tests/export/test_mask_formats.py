@@ -249,3 +249,100 @@ def test_png_opens_everywhere(photographs: list[LabelledPhotograph], tmp_path: P
     with Image.open(io.BytesIO((tmp_path / "é" / "deep.png").read_bytes())) as image:
         assert image.mode == "P"
     assert (tmp_path / "classes.txt").read_text(encoding="utf-8").splitlines() == ["background", *CLASSES]
+
+
+def changed(kind: str, folder: Path, photographs: list[LabelledPhotograph], file: str, *pairs: tuple[str, str]) -> Path:
+    written(kind, folder, photographs)
+    text = (folder / file).read_text(encoding="utf-8")
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / file).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "old", "new"),
+    [
+        ("coco", "annotations/instances_train.json", '"a.jpg"', '"/etc/a.jpg"'),
+        ("coco", "annotations/instances_train.json", '"a.jpg"', '"../../a.jpg"'),
+        ("coco", "annotations/instances_train.json", '"a.jpg"', r'"C:\\photos\\a.jpg"'),
+        ("cvat", "annotations.xml", 'name="a.jpg"', 'name="../../a.jpg"'),
+        ("labelstudio", "tasks.json", '"name": "a"', '"name": "/tmp/a"'),
+    ],
+)
+def test_no_name_leads_out_of_the_folder(
+    kind: str, file: str, old: str, new: str, photographs: list[LabelledPhotograph], tmp_path: Path
+):
+    found = read_masks(changed(kind, tmp_path, photographs[:2], file, (old, new)))
+    assert set(found.masks) == {"a", "b with spaces"}
+
+
+def test_two_photographs_of_one_name(photographs: list[LabelledPhotograph], tmp_path: Path):
+    changed("coco", tmp_path, photographs[:2], "annotations/instances_train.json", ("b with spaces.jpg", "a.png"))
+    with pytest.raises(BadInput, match="two photographs are called 'a'"):
+        read_masks(tmp_path)
+
+
+def test_keypoints_beside_instances_are_left_alone(photographs: list[LabelledPhotograph], tmp_path: Path):
+    folder = written("coco", tmp_path, photographs[:1])
+    text = (folder / "instances_train.json").read_text()
+    (folder / "person_keypoints_train.json").write_text(json.dumps({**json.loads(text), "annotations": []}))
+    np.testing.assert_array_equal(read_masks(tmp_path).masks["a"](), MASKS["a"])
+
+
+def test_yolo_below_another_folder_of_that_name(photographs: list[LabelledPhotograph], tmp_path: Path):
+    data = written("yolo", tmp_path / "images" / "set", photographs[:1])
+    assert read_masks(data).masks["a"]().any()
+    data.write_text(data.read_text().replace("images/train", "../images/train"))  # Roboflow's way
+    assert read_masks(data).masks["a"]().any()
+    for lines in data.parent.glob("labels/*/*.txt"):
+        lines.unlink()
+    with pytest.raises(BadInput, match="no photograph has a file of outlines"):
+        read_masks(data)
+
+
+def test_labels_of_voc_in_any_order(photographs: list[LabelledPhotograph], tmp_path: Path):
+    mask_formats()["voc"].write(tmp_path, iter(photographs[:1]), ("#1", "dog", "cow"), ExportOptions())
+    table = tmp_path / "labelmap.txt"
+    head, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([head, *reversed(lines)]) + "\n")
+    found = read_masks(tmp_path)
+    assert found.classes == ("#1", "dog", "cow")
+    np.testing.assert_array_equal(found.masks["a"](), MASKS["a"])
+    table.write_text("\n".join([head, *lines]).replace("128,0,0", "1,2,3") + "\n")
+    with pytest.raises(BadInput, match="one of PASCAL VOC's colours"):
+        read_masks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "quote"), [("cvat", "annotations.xml", '"'), ("labelstudio", "tasks.json", '"')]
+)
+def test_labels_that_are_background_or_nothing(
+    kind: str, file: str, quote: str, photographs: list[LabelledPhotograph], tmp_path: Path
+):
+    folder = changed(kind, tmp_path / "1", photographs[:1], file, (f"{quote}cat{quote}", f"{quote}background{quote}"))
+    np.testing.assert_array_equal(read_masks(folder).masks["a"](), np.where(MASKS["a"] == 1, 0, MASKS["a"]))
+    folder = changed(kind, tmp_path / "2", photographs[:1], file, (f"{quote}cat{quote}", f"{quote}cart{quote}"))
+    with pytest.raises(BadInput, match="'cart' is none of the classes"):
+        read_masks(folder).masks["a"]()
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "old", "new"),
+    [
+        ("cvat", "annotations.xml", "<mask ", "<box "),
+        ("labelstudio", "tasks.json", '"type": "brushlabels"', '"type": "polygonlabels"'),
+    ],
+)
+def test_shapes_that_are_no_masks_are_told(
+    kind: str, file: str, old: str, new: str, photographs: list[LabelledPhotograph], tmp_path: Path
+):
+    with pytest.raises(BadInput, match="no mask can be made"):
+        read_masks(changed(kind, tmp_path, photographs[:1], file, (old, new)))
+
+
+def test_files_without_masks(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}')
+    with pytest.raises(BadInput, match="there are no masks in it"):
+        read_masks(tmp_path / "a.json")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+import torch
+from scipy.stats import rankdata
 
 from tagseg.cores import prefetch
 from tagseg.data.dataset import MaskFolder, Sample
@@ -15,6 +18,7 @@ from tagseg.labels import IGNORE
 from tagseg.segmentation.model import SegmentationModel
 
 Advance = Callable[[int, str], None]
+LOOKED_AT = 512  # long side, in pixels, at which mask and network are compared
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,12 @@ def doubts(
         return sample, read_image(sample.image), read_index_png(masks(sample))
 
     for number, (sample, photo, mask) in enumerate(prefetch(load, samples), start=1):
-        probabilities = model.probabilities(photo, side="trained", scales=(1.0,), flip=False, fuse="mean")
+        cells = model.on_cells(photo)
+        size = tuple(max(1, round(n * min(1, LOOKED_AT / max(mask.shape)))) for n in mask.shape)
+        predicted = model.network.backbone.grid.resize(torch.from_numpy(cells)[None], size)[0].argmax(dim=0).numpy()
+        small = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         denied, tag = _denied(sample, maps)
-        found.append((disagreement(probabilities.argmax(axis=0), mask), denied, mean_entropy(probabilities), tag))
+        found.append((disagreement(predicted, small), denied, mean_entropy(cells), tag))
         advance(number, "")
     ranks = [_ranks(part) for part in ([f[0] for f in found], [f[1] for f in found], [f[2] for f in found])]
     scores = np.mean(ranks, axis=0).tolist() if found else []
@@ -89,6 +96,4 @@ def _denied(sample: Sample, maps: MapStore) -> tuple[float, int | None]:
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
     """Ranks from 0 to 1; equal values share theirs."""
-    array = np.asarray(values, dtype=np.float64)
-    below = (array[:, None] > array).sum(axis=1) + ((array[:, None] == array).sum(axis=1) - 1) / 2
-    return below / max(1, len(array) - 1)
+    return (rankdata(values) - 1) / max(1, len(values) - 1)

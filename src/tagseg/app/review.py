@@ -1,12 +1,14 @@
 """Looking through the pseudo-masks of a run and mending them, on a page that this machine alone is shown.
 
 What a person draws is written into the run at once, as the pseudo-mask; the next `tagseg fit` keeps it, learns it, and
-counts it apart. What lay there before is kept in `review/before`.
+counts it apart. What the run had made is kept in `review/before`, and what was drawn and then taken away in
+`review/drawn`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import threading
@@ -31,8 +33,9 @@ from tagseg.errors import BadInput, brief
 from tagseg.files import RUN_MARKER, file_digest, read_json, write_aside, write_json
 from tagseg.labels import IGNORE
 from tagseg.masks.superpixels import superpixels
-from tagseg.pipeline.run_folder import STAGE, lock_run
+from tagseg.pipeline.run_folder import STAGE, is_finished, labels_of, lock_run
 from tagseg.progress import Reporter
+from tagseg.segmentation.saved import DESCRIPTION
 
 FOLDER, DOUBTS, DECISIONS = "review", "doubt.json", "decisions.json"
 STATES = ("open", "accepted", "corrected", "rejected")
@@ -55,20 +58,49 @@ class Review:
     def __init__(self, run: Path, reporter: Reporter) -> None:
         if not (run / RUN_MARKER).is_file():
             raise BadInput(f"{run}: this is no folder of a run; give the one that 'tagseg fit' has written.")
-        labels = "relabel" if (run / "relabel" / STAGE).is_file() else "masks"
-        for stage in (labels, "segment"):
-            if not _finished(run / stage / STAGE):
-                raise BadInput(f"{run}: the run has not come to its network yet; let 'tagseg fit' go on first.")
+        labels = labels_of(run)
+        if labels is None or not is_finished(run / "segment"):
+            raise BadInput(f"{run}: the run has not come to its network yet; let 'tagseg fit' go on first.")
+        if read_json(run / "segment" / STAGE)["inputs"].get("source") == "method":
+            raise BadInput(
+                f"{run}: the network of this run learns from no pseudo-masks, but while its method sees the tags; with "
+                "--set segment.source=masks another one would learn from these."
+            )
         root = Path(str(read_json(run / RUN_MARKER)["data"]))
         if not root.is_dir():
             raise BadInput(f"{root}: the data set of this run is no longer there; put it back.")
-        self._lock = lock_run(run)
-        self.run, self.data, self.place = run, read_dataset(root), MaskFolder(run / labels)
-        self.samples = [s for s in self.data.train if self.place(s).is_file()]
-        self.doubts = _remembered(run, labels, self.samples, reporter)
+        data = read_dataset(root)
+        self.classes = tuple(read_json(run / "segment" / DESCRIPTION)["classes"])
+        if data.classes != self.classes:
+            raise BadInput(f"{root}: the classes are others than those of {run}; let 'tagseg fit' go on there first.")
+        self._lock, self._one = lock_run(run), threading.Lock()
+        self.run, self.place = run, MaskFolder(labels)
+        self.samples = [s for s in data.train if self.place(s).is_file()]
+        self.doubts = _remembered(run, self.place, self.samples, reporter)
         self.order = sorted(range(len(self.samples)), key=lambda n: -self.doubts[n].score)
-        kept = run / FOLDER / DECISIONS
-        self.decisions: dict[str, str] = read_json(kept) if kept.is_file() else {}
+        self.decisions = self._decided()
+
+    def close(self) -> None:
+        """Lets others work on the run."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _decided(self) -> dict[str, dict[str, str]]:
+        """What was decided before, of masks that are as they were then; a run that has made others is asked anew."""
+        try:
+            said = read_json(self.run / FOLDER / DECISIONS)
+            known = {sample.name: sample for sample in self.samples}
+            return {
+                name: {key: str(value) for key, value in told.items()}
+                for name, told in said.items()
+                if name in known and told["state"] in STATES and file_digest(self.place(known[name])) == told["mask"]
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def state(self, sample: Sample) -> str:
+        """Returns one of `STATES`."""
+        return self.decisions.get(sample.name, {}).get("state", "open")
 
     def listed(self) -> dict[str, Any]:
         """Returns what the page shows: class names and colours, and the photographs, the most doubtful first."""
@@ -82,16 +114,16 @@ class Review:
                     "tags": [tag + 1 for tag in sample.tags],
                     "doubt": round(doubt.score, 2),
                     "why": self._why(doubt),
-                    "state": self.decisions.get(sample.name, "open"),
+                    "state": self.state(sample),
                 }
             )
         colours = [colour.tolist() for colour in voc_palette()]
-        return {"classes": ["background", *self.data.classes], "colours": colours, "photographs": photographs}
+        return {"classes": ["background", *self.classes], "colours": colours, "photographs": photographs}
 
     def _why(self, doubt: Doubt) -> str:
         parts = [f"mask and network differ on {100 * doubt.disagreement:.0f} %"]
         if doubt.tag is not None:
-            parts.append(f"the classifier gives '{self.data.classes[doubt.tag]}' {100 * (1 - doubt.denied):.0f} %")
+            parts.append(f"the classifier gives '{self.classes[doubt.tag]}' {100 * (1 - doubt.denied):.0f} %")
         return "; ".join([*parts, f"entropy {100 * doubt.entropy:.0f} %"])
 
     def photo(self, number: int) -> bytes:
@@ -122,59 +154,72 @@ class Review:
         if len(values) != before.size:
             raise BadInput(f"{sample.name}: {len(values)} values for {before.size} pixels; load the page again.")
         mask = np.frombuffer(values, dtype=np.uint8).reshape(before.shape)
-        wrong = mask[(mask > len(self.data.classes)) & (mask != IGNORE)]
+        wrong = mask[(mask > len(self.classes)) & (mask != IGNORE)]
         if wrong.size:
             raise BadInput(f"{sample.name}: there is no class {wrong[0]}.")
-        return self._write(sample, mask, "corrected")
+        with self._one:
+            self._keep(sample)
+            write_mask(self.place(sample), mask)
+            return self._remember(sample, "corrected")
 
     def decide(self, number: int, state: str) -> str:
-        """Remembers what a person thinks of a mask, and returns its state.
+        """Does what a person wants with a mask, and returns its state.
 
-        "accepted" leaves it as it is, "rejected" makes every pixel unknown, so that nothing is learnt of the
-        photograph, and "open" puts back what the run had made.
+        "accepted" leaves it as it is, or puts back what was there before it was rejected; "rejected" makes every pixel
+        unknown, so that nothing is learnt of the photograph; "open" puts back what the run had made, and "corrected"
+        what was drawn last.
 
         Raises:
-            BadInput: there is no such state.
+            BadInput: there is no such state, or nothing was drawn.
         """
         sample = self.samples[number]
-        if state == "rejected":
-            return self._write(sample, np.full_like(self.mask(number), IGNORE), state)
-        if state == "open":
-            kept = self._before(sample)
-            if kept.is_file():
-                with write_aside(self.place(sample)) as aside:
-                    shutil.copyfile(kept, aside)
-                kept.unlink()
-        elif state != "accepted":
+        if state not in STATES:
             raise BadInput(f"'{state}': known are {', '.join(STATES)}.")
-        elif self.decisions.get(sample.name) == "corrected":
-            return "corrected"
-        return self._remember(sample, state)
+        with self._one:
+            now, drawn = self.state(sample), self._aside(sample, "drawn").is_file()
+            if state == "accepted" and now == "rejected":
+                now = self.decisions[sample.name].get("was", "open")
+                self._put_back(sample, "corrected" if now == "corrected" else "open")
+            if state == "accepted":
+                return self._remember(sample, "corrected" if now == "corrected" else "accepted")
+            if state == "rejected":
+                self._keep(sample)
+                write_mask(self.place(sample), np.full_like(self.mask(number), IGNORE))
+                return self._remember(
+                    sample, state, now if now != state else self.decisions[sample.name].get("was", "")
+                )
+            elif state == "corrected" and not drawn and now != "corrected":
+                raise BadInput(f"{sample.name}: nothing was drawn in it.")
+            elif state != now:
+                self._keep(sample)
+                self._put_back(sample, state)
+            return self._remember(sample, state)
 
-    def _before(self, sample: Sample) -> Path:
-        return self.run / FOLDER / "before" / f"{sample.name}.png"
+    def _aside(self, sample: Sample, what: str) -> Path:
+        return self.run / FOLDER / what / f"{sample.name}.png"
 
-    def _write(self, sample: Sample, mask: np.ndarray, state: str) -> str:
-        kept, place = self._before(sample), self.place(sample)
-        if not kept.is_file():  # what the run has made is kept, once
-            with write_aside(kept) as aside:
-                shutil.copyfile(place, aside)
-        write_mask(place, mask)
-        return self._remember(sample, state)
+    def _keep(self, sample: Sample) -> None:
+        """Keeps what will be written over: what the run has made, or what was drawn."""
+        what = {"corrected": "drawn", "rejected": None}.get(self.state(sample), "before")
+        if what is not None:
+            with write_aside(self._aside(sample, what)) as aside:
+                shutil.copyfile(self.place(sample), aside)
 
-    def _remember(self, sample: Sample, state: str) -> str:
-        self.decisions[sample.name] = state
+    def _put_back(self, sample: Sample, state: str) -> None:
+        """Puts back what the run had made ("open"), or what was drawn ("corrected")."""
+        kept = self._aside(sample, "drawn" if state == "corrected" else "before")
+        if kept.is_file():
+            with write_aside(self.place(sample)) as aside:
+                shutil.copyfile(kept, aside)
+
+    def _remember(self, sample: Sample, state: str, was: str = "") -> str:
+        told = {"state": state, "mask": file_digest(self.place(sample))}
+        self.decisions[sample.name] = {**told, "was": was} if was else told  # before it was rejected
         write_json(self.run / FOLDER / DECISIONS, self.decisions)
         return state
 
 
-def _finished(stage: Path) -> bool:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return bool(read_json(stage)["finished"])
-    return False
-
-
-def _remembered(run: Path, labels: str, samples: list[Sample], reporter: Reporter) -> list[Doubt]:
+def _remembered(run: Path, place: MaskFolder, samples: list[Sample], reporter: Reporter) -> list[Doubt]:
     """The doubts, as they were found before, or found now; a network that has learnt anew has new ones."""
     kept = run / FOLDER / DOUBTS
     key = [file_digest(run / "segment" / "model.safetensors"), len(samples)]
@@ -185,7 +230,7 @@ def _remembered(run: Path, labels: str, samples: list[Sample], reporter: Reporte
     from tagseg.segmentation.model import load
 
     with reporter.bar("doubts", len(samples), "photographs") as advance:
-        found = doubts(load(run), samples, MaskFolder(run / labels), MapStore(run / "mine"), advance)
+        found = doubts(load(run), samples, place, MapStore(run / "mine"), advance)
     write_json(kept, {"key": key, "doubts": [asdict(doubt) for doubt in found]})
     return found
 
@@ -268,10 +313,12 @@ def _listen(port: int | None) -> socket.socket:
     for number in range(FIRST_PORT, FIRST_PORT + 100) if port is None else (port,):
         listening = socket.socket()
         try:
+            if os.name == "posix":  # a page that was open on this port a moment ago is no reason to refuse it
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(("127.0.0.1", number))
             listening.listen()  # who asks before the server has started waits
             return listening
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             listening.close()
             if port is not None:
                 raise BadInput(

@@ -15,9 +15,21 @@ from typing import Any
 from tagseg.cores import cpu_count
 from tagseg.errors import BadInput, brief
 from tagseg.files import free_bytes
-from tagseg.pipeline.settings import DEFAULT_RECIPE, resolve
 
-PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "opencv-python-headless", "numba", "pillow")
+PACKAGES = {  # and the module that each of them is imported as
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "lightning": "lightning",
+    "numpy": "numpy",
+    "opencv-python-headless": "cv2",
+    "numba": "numba",
+    "pillow": "PIL",
+    "scipy": "scipy",
+    "scikit-image": "skimage",
+    "safetensors": "safetensors",
+    "pydantic": "pydantic",
+}
 EXTRAS = {
     "gradio": ("app", "the explorer and the page on which masks are mended"),
     "pycocotools": ("coco", "COCO's annotations"),
@@ -43,7 +55,7 @@ class Finding:
     needed: bool = True
 
 
-def doctor(recipe: str = DEFAULT_RECIPE, settings: dict[str, Any] | None = None) -> list[Finding]:
+def doctor(recipe: str = "photos/cam", settings: dict[str, Any] | None = None) -> list[Finding]:
     """Looks at versions, cores, memory, disk, GPUs and packages, and tries the networks of a recipe.
 
     Args:
@@ -53,32 +65,28 @@ def doctor(recipe: str = DEFAULT_RECIPE, settings: dict[str, Any] | None = None)
     Raises:
         BadInput: there is no such recipe or setting.
     """
+    found = [*_versions(), *_machine(), *_extras()]
+    if not all(finding.good for finding in found if finding.needed):
+        return found  # what is missing is needed for the rest
+    from tagseg.pipeline.run import needs_encoder  # torch is imported only now
+    from tagseg.pipeline.settings import resolve
+
     chosen = resolve(recipe, settings)
     networks = {chosen.backbone: chosen.weights}
-    from tagseg.pipeline.run import needs_encoder  # torch is imported only now
-
     if needs_encoder(chosen):
         networks[chosen.encoder.name] = chosen.encoder.weights
-    return [
-        *_versions(),
-        *_machine(),
-        *_gpus(),
-        *_extras(),
-        *(_network(name, weights) for name, weights in networks.items()),
-    ]
+    return [*found, *_gpus(), *(_network(name, weights) for name, weights in networks.items())]
 
 
 def _versions() -> list[Finding]:
     found = [Finding("Python", f"{platform.python_version()} on {platform.platform()}")]
-    for name in ("tagseg", *PACKAGES):
+    for name, module in {"tagseg": "tagseg", **PACKAGES}.items():
+        there = importlib.util.find_spec(module) is not None
         try:
-            found.append(Finding(name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            known = (
-                name == "tagseg" or importlib.util.find_spec(name.split("-")[0].replace("pillow", "PIL")) is not None
-            )
-            text = "installed without saying its version" if known else "missing; pip install tagseg"
-            found.append(Finding(name, text, known))
+            text = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # as of opencv-python, which is the same module
+            text = "there, by another name" if there else "missing; pip install tagseg"
+        found.append(Finding(name, text, there))
     return found
 
 

@@ -13,7 +13,7 @@ from tagseg.data.dataset import check_classes
 from tagseg.data.images import numbers_in
 from tagseg.data.objects import class_names
 from tagseg.data.readers.coco import coco_class_names
-from tagseg.data.readers.folder import read_class_names
+from tagseg.data.readers.folder import CLASSES, read_class_names
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput, nearest
 from tagseg.evaluation.iou import Confusion, ScoreTable
@@ -71,7 +71,11 @@ def evaluate(
             "any other prediction; give both the same names."
         )
     pairs = [(found.masks[name], right_of.masks[name]) for name in names]
-    known = _class_names(predictions, truth, classes) or [*(right_of.classes or found.classes)] or None
+    if classes is None:  # each side by its own names
+        found, right_of = _named(found, predictions), _named(right_of, truth)
+        known = [*(right_of.classes or found.classes)] or None
+    else:
+        known = names_at(Path(classes)) if isinstance(classes, str | os.PathLike) else class_names(classes)
     size = len(known) if known is not None else max(_highest(found, names), _highest(right_of, names))
     if known is None:
         known = [f"class {c}" for c in range(1, size + 1)]
@@ -136,20 +140,17 @@ def _order(classes: tuple[str, ...], known: list[str], path: Path) -> Callable[[
     return lambda mask: table[mask]
 
 
-def _class_names(
-    predictions: Path, truth: Path, given: Sequence[str] | str | os.PathLike[str] | None
-) -> list[str] | None:
-    """The class names that are given, or that lie where one would put them."""
-    if given is not None:
-        return names_at(Path(given)) if isinstance(given, str | os.PathLike) else class_names(given)
-    lists = [p / "classes.txt" for p in (truth, predictions, predictions.parent, truth.parent)]
-    said = {path: read_class_names(path) for path in lists if path.is_file()}
-    if lists[0] in said and said.get(lists[1], said[lists[0]]) != said[lists[0]]:
-        raise BadInput(f"{lists[1]}: these classes are others than those of {lists[0]}; say which: classes=FILE.")
-    if said:
-        return next(iter(said.values()))
-    run = predictions.absolute().parent  # that the masks were made in
-    return names_at(run) if (run / RUN_MARKER).is_file() and (run / "segment" / DESCRIPTION).is_file() else None
+def _named(masks: MaskSet, path: Path) -> MaskSet:
+    """A folder of PNGs with the class names that lie in it or beside it, or are those of the run that it is part of."""
+    if not masks.plain:
+        return masks
+    path = path.absolute()
+    listed = next((p for p in (path / CLASSES, path.parent / CLASSES) if p.is_file()), None)
+    if listed is not None:
+        return replace(masks, classes=tuple(read_class_names(listed)))
+    run = path.parent
+    known = (run / RUN_MARKER).is_file() and (run / "segment" / DESCRIPTION).is_file()
+    return replace(masks, classes=tuple(names_at(run))) if known else masks
 
 
 def names_at(path: Path) -> list[str]:
@@ -167,8 +168,8 @@ def names_at(path: Path) -> list[str]:
     for described in (path / DESCRIPTION, path / "segment" / DESCRIPTION, path / "train" / "classifier.json"):
         if described.is_file():
             return _described_classes(described)
-    if (path / "classes.txt").is_file():
-        return read_class_names(path / "classes.txt")
+    if (path / CLASSES).is_file():
+        return read_class_names(path / CLASSES)
     return list(read_dataset(path).classes)
 
 

@@ -25,6 +25,7 @@ from tagseg.export.mask_formats import (
 )
 from tagseg.files import RUN_MARKER, read_json
 from tagseg.labels import IGNORE
+from tagseg.pipeline.run_folder import labels_of
 from tagseg.progress import Reporter
 
 SPLITS = ("train", "val")
@@ -80,7 +81,11 @@ def export_masks(
             something.
     """
     kind, source, out = find_format(to), Path(source), Path(out)
-    found = _of_run(source, splits, images is None) if (source / RUN_MARKER).is_file() else _of_masks(source, classes)
+    found = (
+        _of_run(source, tuple(splits), images is None)
+        if (source / RUN_MARKER).is_file()
+        else _of_masks(source, classes)
+    )
     photos = found.photos
     if images is not None:
         photos = find_photographs([images] if isinstance(images, str | os.PathLike) else images)
@@ -98,7 +103,7 @@ def export_masks(
     return Exported(out / opened.relative_to(aside), len(found.masks))
 
 
-def _of_run(run: Path, splits: Sequence[str], wants_photos: bool) -> _Source:
+def _of_run(run: Path, splits: tuple[str, ...], wants_photos: bool) -> _Source:
     wrong = next((split for split in splits if split not in SPLITS), None)
     if wrong is not None or not splits:
         raise BadInput(f"split '{wrong}' does not exist; known are {', '.join(SPLITS)}.")
@@ -106,12 +111,13 @@ def _of_run(run: Path, splits: Sequence[str], wants_photos: bool) -> _Source:
     masks: dict[str, Callable[[], np.ndarray]] = {}
     said: dict[str, str] = {}
     for split in splits:
-        places = (run / "relabel", run / "masks") if split == "train" else (run / "report" / "predictions",)
-        folder = next((place for place in places if place.is_dir()), None)
-        if folder is None:
+        folder = labels_of(run) if split == "train" else run / "report" / "predictions"
+        if folder is None or not folder.is_dir():
             what = "no pseudo-masks yet" if split == "train" else "no masks of evaluation photographs"
             raise BadInput(f"{run}: this run has {what}; let tagseg fit go on, or give a folder of masks.")
         for name, draw in png.read(folder).masks.items():
+            if name in masks or (split == "val" and splits == ("val",) and (run / "masks" / f"{name}.png").is_file()):
+                raise BadInput(f"{run}: its data set has no evaluation photographs; leave --split at train.")
             masks[name], said[name] = draw, split
     photos: dict[str, Path] = {}
     if wants_photos:

@@ -81,6 +81,7 @@ def predict(
             return item[0], error
 
     with reporter.bar("predict", len(found), "photographs") as advance, explain_full_disk(out):
+        write_class_names(out, model.classes)
         for name, photo in prefetch(decode, found.items()):
             if isinstance(photo, BadInput):
                 if not skip_bad:
@@ -98,8 +99,6 @@ def predict(
                 write_picture(out / f"{name}{OVERLAY}", overlay_mask(photo, mask, voc_palette()))
             written.append(path)
             advance(len(written), "")
-        if written:
-            write_class_names(out, model.classes)
     return written
 
 

@@ -51,7 +51,7 @@ def take_over(
         old = state.get(key)
         if old is None:
             continue
-        rows = len(parameter) == len(now) and len(old) == len(before) and parameter.ndim > 0
+        rows = parameter.ndim > 0 and old.ndim > 0 and len(parameter) == len(now) and len(old) == len(before)
         if rows and parameter.shape[1:] == old.shape[1:] and list(before) != list(now):
             parameter[here] = old[there].to(parameter)
         elif parameter.shape == old.shape:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import timm
 
+from tagseg.masks.refinements import steps_of
 from tagseg.pipeline.records import Metrics
 from tagseg.pipeline.run import Run
 from tagseg.pipeline.settings import FitSettings
@@ -38,8 +39,8 @@ def model_card(run: Run, metrics: Metrics) -> str:
     lines = [
         f"# {data.root.resolve().name}, segmented by tags",
         "",
-        f"A network that tagseg {__version__} has trained from tags alone, without a mask (recipe's method: "
-        f"{settings.method}, seed {settings.seed}).",
+        f"A network that tagseg {__version__} has trained from {_labels(settings, metrics)} "
+        f"(method: {settings.method}, seed {settings.seed}).",
         "",
         f"- **Classes**, from 1 on (0 is background): {', '.join(data.classes)}.",
         f"- **Photographs**: {len(data.train)} with tags for training, {len(data.val)} for evaluation.",
@@ -59,6 +60,13 @@ def model_card(run: Run, metrics: Metrics) -> str:
         lines += ["", "Nothing is measured: the data set has no true masks."]
     changed = "\n".join(f"{key}: {value}" for key, value in settings.model_dump(mode="json").items())
     return "\n".join([*lines, "", "Every setting of the run:", "", "```", changed, "```", ""])
+
+
+def _labels(settings: FitSettings, metrics: Metrics) -> str:
+    """What the network has learnt from, in words."""
+    corrected = 0 if metrics.train is None else metrics.train.corrected
+    said = "tags alone, without a mask" if not corrected else f"tags, and {corrected} masks that people have corrected"
+    return f"{said}, with segments of another network" if "segments" in steps_of(settings.masks.refine) else said
 
 
 def _weights(name: str, weights: str) -> str:

@@ -26,6 +26,7 @@ from tagseg.errors import BadInput
 from tagseg.files import write_aside
 
 END = b"end"
+_ONE_DISK = "give an --out on a disk that all machines see."
 _WAIT = timedelta(seconds=60)  # after which whoever waits looks whether the first one is still there
 _FIRST_PORT = 15_000  # a job of SLURM has one of 10,000 from here on
 _TOGETHER = timedelta(hours=1)  # for which one process may be slower than another
@@ -58,6 +59,18 @@ class Team:
         first = self.rank - self.local_rank
         return max(0, min(self.local_size, processes - first))
 
+    def devices(self, processes: int) -> int:
+        """Returns how many devices the first `processes` processes on this machine choose from.
+
+        Where whoever has started them has given each a GPU of its own, that is the only one it sees.
+        """
+        return 1 if self.has_own_gpu else self.local(processes)
+
+    @property
+    def has_own_gpu(self) -> bool:
+        """Returns whether this process sees one GPU, which no other one on this machine sees."""
+        return self.local_size > 1 and torch.cuda.is_available() and torch.cuda.device_count() == 1
+
     def do(self, work: Callable[..., Any], arguments: tuple[Any, ...], processes: int, folder: Path) -> Any:
         """Does `work(*arguments)` in the first `processes` processes at once, of which this is the first one.
 
@@ -86,21 +99,29 @@ class Team:
                     break
             told = self.store.get(self._key())
             if told == END:
+                self.store.set(f"{self._key()}/{self.rank}", "heard")
+                self.jobs += 1
                 return
             processes, path, digest = pickle.loads(told)
             if self.rank < processes:
-                content = Path(path).read_bytes()
+                try:
+                    content = Path(path).read_bytes()
+                except OSError as error:
+                    raise BadInput(f"{path}: process {self.rank} does not see this file; {_ONE_DISK}") from error
                 if _digest(content) != digest:
-                    raise BadInput(f"{path}: this is not what the first process has written; do all see one disk?")
+                    raise BadInput(f"{path}: this is not what the first process has written; {_ONE_DISK}")
                 work, arguments = pickle.loads(content)
                 with self._group(processes):
                     work(*arguments)
             self.jobs += 1
 
     def end(self) -> None:
-        """Tells the others that nothing is left to do; a first process that is killed need not."""
+        """Tells the others that nothing is left to do, and waits until they have heard it, for what they are told by
+        may end with this process. A first process that is killed need not."""
         with suppress(RuntimeError):
             self.store.set(self._key(), END)  # type: ignore[arg-type]
+            self.store.wait([f"{self._key()}/{rank}" for rank in range(1, self.size)], _WAIT)
+        self.jobs += 1
 
     def _key(self) -> str:
         return f"tagseg/{self.jobs}"
@@ -110,7 +131,7 @@ class Team:
         """While this lasts, the first processes are one group."""
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
-            torch.cuda.set_device(self.local_rank)
+            torch.cuda.set_device(0 if self.has_own_gpu else self.local_rank)
         store = distributed.PrefixStore(f"group/{self.jobs}", self.store)
         distributed.init_process_group(backend, store=store, rank=self.rank, world_size=processes, timeout=_TOGETHER)
         try:
@@ -150,8 +171,8 @@ class Joined(ClusterEnvironment):
         """Does nothing, for the number is known."""
 
     def local_rank(self) -> int:
-        """Returns the number of this process on its machine."""
-        return self.team.local_rank
+        """Returns the number of this process on its machine, by which it chooses a device."""
+        return 0 if self.team.has_own_gpu else self.team.local_rank
 
     def node_rank(self) -> int:
         """Returns 0, for nothing depends on it."""

@@ -112,8 +112,8 @@ def _remarks(run: Run, metrics: Metrics, cut: MasksRecord) -> list[str]:
         )
     if train is not None and train.corrected:
         remarks.append(
-            f"{train.corrected} pseudo-masks were corrected by hand. They are kept, and counted apart: 'pseudo-masks' "
-            "are the others."
+            f"{train.corrected} pseudo-masks were corrected or rejected by hand. They are kept, and counted apart: "
+            "'pseudo-masks' are the others."
         )
     if train is not None and train.coverage.noise is not None and train.coverage.recall is not None:
         remarks.append(

@@ -48,6 +48,7 @@ class StageFile(BaseModel):
     seconds, resumed: see `Finished`.
     files: for every file that the finished stage left, its path below the run's folder and a digest of its content.
     corrected: those of them that a person has edited, which are never made again.
+    made: for each of these, the digest of what the stage itself had made.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,6 +60,7 @@ class StageFile(BaseModel):
     resumed: bool = False
     files: dict[str, str] = {}
     corrected: tuple[str, ...] = ()
+    made: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class RunFolder:
         broken = [] if before is None else self._broken(before.files)
         if before is not None:
             before, broken = self._with_corrections(name, before, broken, edited)
-        corrected = () if before is None else before.corrected
+        corrected, made = ((), {}) if before is None else (before.corrected, before.made)
         resumed = False
         if before is None:
             if (folder / STAGE).exists():
@@ -171,7 +173,7 @@ class RunFolder:
         with explain_full_disk(self.path):
             if not resumed:
                 _clear(folder, {self.path / file for file in corrected})
-            begun_file = StageFile(inputs=inputs, finished=False, corrected=corrected)
+            begun_file = StageFile(inputs=inputs, finished=False, corrected=corrected, made=made)
             write_json(folder / STAGE, begun_file.model_dump(mode="json"))
             begun = time.perf_counter()
             record = work(folder)
@@ -192,6 +194,7 @@ class RunFolder:
                 resumed=resumed,
                 files={path.relative_to(self.path).as_posix(): _digest(path) for path in self._left(folder, outputs)},
                 corrected=corrected,
+                made=made,
             )
             write_json(folder / STAGE, done.model_dump(mode="json"))
         return Finished(record, _key(done), seconds, resumed)
@@ -246,11 +249,18 @@ class RunFolder:
         new = sorted(path.relative_to(self.path).as_posix() for path in whole)
         if not new:
             return before, broken
-        more = f" ({len(new) - 1} more)" if len(new) > 1 else ""
-        self.say(f"{name}: {new[0]} was corrected by hand{more}, and is kept")
-        corrected = tuple(sorted({*before.corrected, *new}))
         files = {**before.files, **{file: _digest(self.path / file) for file in new}}
-        now = before.model_copy(update={"files": files, "corrected": corrected})
+        made = {**{file: before.files[file] for file in new if file not in before.corrected}, **before.made}
+        back = {file for file in new if made.get(file) == files[file]}  # as the stage itself had made it
+        drawn = [file for file in new if file not in back]
+        if drawn:
+            more = f" ({len(drawn) - 1} more)" if len(drawn) > 1 else ""
+            self.say(f"{name}: {drawn[0]} was corrected by hand{more}, and is kept")
+        if back:
+            self.say(f"{name}: {len(back)} corrections by hand were taken back")
+        corrected = tuple(sorted({*before.corrected, *drawn} - back))
+        made = {file: digest for file, digest in made.items() if file in corrected}
+        now = before.model_copy(update={"files": files, "corrected": corrected, "made": made})
         write_json(self.path / name / STAGE, now.model_dump(mode="json"))
         return now, [path for path in broken if path not in whole]
 
@@ -366,6 +376,24 @@ def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
             return "the photographs or their tags changed"
         return f"{prefix}{key} was {old!r} and is now {new!r}"
     return "its inputs changed"
+
+
+def is_finished(stage: Path) -> bool:
+    """Returns whether the stage whose folder this is was done to the end."""
+    found = _read_stage(stage / STAGE)
+    return found is not None and found.finished
+
+
+def labels_of(run: Path) -> Path | None:
+    """Returns the folder of a run's pseudo-masks, from which its network learns; None where they are not finished.
+
+    What a decoder has labelled anew counts if the run still has that stage: the network's own record says so.
+    """
+    segment = _read_stage(run / "segment" / STAGE)
+    learnt = segment.inputs if segment is not None else {}
+    if f"{AFTER}relabel" in learnt or (f"{AFTER}masks" not in learnt and (run / "relabel" / STAGE).is_file()):
+        return run / "relabel" if is_finished(run / "relabel") else None
+    return run / "masks" if is_finished(run / "masks") else None
 
 
 def lock_run(path: Path) -> TextIO | None:

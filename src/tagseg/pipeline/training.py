@@ -151,7 +151,7 @@ def _train(
     checkpoint = folder / CHECKPOINT
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=here,
+        devices=here if others is None else others.devices(processes),
         strategy=_strategy(processes, rests, others is not None),
         sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
@@ -211,7 +211,7 @@ def check_processes(processes: int) -> None:
         BadInput: there are fewer.
     """
     others = team()
-    here = processes if others is None else others.local(processes)
+    here = processes if others is None else others.devices(processes)
     if others is not None and processes > others.size:
         raise BadInput(f"processes {processes}: {others.size} were started together; give at most as many.")
     if default_device().type == "cuda" and here > torch.cuda.device_count():

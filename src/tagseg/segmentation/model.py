@@ -134,6 +134,13 @@ class SegmentationModel:
         how = self.how(side=side, scales=scales, flip=flip, fuse=fuse)
         return self._probabilities(to_photograph(image), how).cpu().numpy()
 
+    def on_cells(self, image: ImageLike) -> np.ndarray:
+        """Returns the probabilities of all classes on the network's own cells, of one look as in the training.
+
+        They are `(C + 1, h, w)` float32.
+        """
+        return self._seen(to_photograph(image), PredictSettings())[0][0].cpu().numpy()
+
     def how(self, **changes: Any) -> PredictSettings:
         """Returns the model's protocol with changes; those that are None change nothing.
 

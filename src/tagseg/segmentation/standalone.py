@@ -22,4 +22,10 @@ def predict(session: onnxruntime.InferenceSession, photo: Image.Image) -> np.nda
 
 if __name__ == "__main__":
     model = onnxruntime.InferenceSession(str(Path(__file__).with_name("model.onnx")))
-    Image.fromarray(predict(model, ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB"))).save(sys.argv[2])
+    picture = ImageOps.exif_transpose(Image.open(sys.argv[1]))
+    if picture.mode.startswith(("I", "F")):
+        sys.exit(f"{sys.argv[1]}: give a photograph of 8 bits")
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    Image.fromarray(predict(model, picture.convert("RGB"))).save(sys.argv[2])

@@ -202,7 +202,7 @@ class _Reading:
         self._tell_twice(source, "images", images)
         listed = {id_of(image.get("id")) for image in images}
         self.of_nothing += sum(len(found) for image, found in of_image.items() if image not in listed)
-        files = [_inside(image.get("file_name")) for image in images]
+        files = [inside(image.get("file_name")) for image in images]
         folder = _folder(source, files)
         for info, file in zip(images, files, strict=True):
             annotations = of_image.get(id_of(info.get("id")), [])
@@ -304,8 +304,8 @@ def _number(value: Any) -> tuple[int, str]:
     return (value, "") if isinstance(value, int) else (1 << 62, str(value))
 
 
-def _inside(name: Any) -> str | None:
-    """A file's name with slashes, below the folder of photographs: what leads out of it is cut off."""
+def inside(name: Any) -> str | None:
+    """Returns a file's name with slashes, below the folder of photographs; what leads out of it is cut off."""
     if not isinstance(name, str) or not name.strip():
         return None
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]

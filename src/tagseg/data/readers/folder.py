@@ -204,12 +204,20 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def write_class_names(folder: Path, classes: Sequence[str]) -> None:
-    """Writes `classes.txt`, a name a line in the order of the numbers in masks, background first; a file of that name
-    which somebody has there already stays as it is."""
+    """Writes `classes.txt`, a name a line in the order of the numbers in masks, background first.
+
+    Raises:
+        BadInput: there is one already that says something else.
+    """
     path = folder / CLASSES
-    if not path.exists():
-        with write_aside(path) as aside:
-            aside.write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
+    if path.exists():
+        if read_class_names(path) != list(classes):
+            raise BadInput(
+                f"{path}: the classes in this folder are others than those of its new masks; choose another."
+            )
+        return
+    with write_aside(path) as aside:
+        aside.write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
 
 
 def _by_name(photos: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:

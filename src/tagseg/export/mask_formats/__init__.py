@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.data.images import voc_palette
+from tagseg.data.readers.coco import inside
+from tagseg.data.tables import is_background
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief, nearest
 from tagseg.files import make_folder, write_aside
@@ -129,7 +131,10 @@ def read_masks(path: Path) -> MaskSet:
         raise BadInput(f"{path}: there are no such masks.")
     for kind in mask_formats().values():
         if kind.holds(path):
-            return kind.read(path)
+            found = kind.read(path)
+            if not found.masks:
+                raise BadInput(f"{path}: there are no masks in it.")
+            return found
     raise BadInput(f"{path}: this holds no masks that are known ({', '.join(mask_formats())}).")
 
 
@@ -139,8 +144,38 @@ def label_name(value: int, classes: Sequence[str]) -> str:
 
 
 def label_value(name: str, classes: Sequence[str]) -> int:
-    """Returns the number in masks of a name; that of unknown pixels where no class has it and it is "ignore"."""
-    return classes.index(name) + 1 if name in classes else IGNORE
+    """Returns the number in masks of a name: of a class, of what is called background, or of unknown pixels.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    name = composed(name)
+    if name in classes:
+        return classes.index(name) + 1
+    if is_background(name):
+        return 0
+    if name != UNKNOWN:
+        raise ValueError(f"'{name}' is none of the classes")
+    return IGNORE
+
+
+def add_mask(
+    masks: dict[str, Callable[[], np.ndarray]], name: object, draw: Callable[[], np.ndarray], path: Path
+) -> None:
+    """Adds the mask of a photograph to those of a file or folder, by its name without suffix.
+
+    What of a name leads out of the folder of photographs is cut off, for results are written by these names.
+
+    Raises:
+        BadInput: it is no name, or two photographs have it.
+    """
+    below = inside(name)
+    if below is None:
+        raise BadInput(f"{path}: a photograph has no name; add it.")
+    stem = composed(below)
+    if stem in masks:
+        raise BadInput(f"{path}: two photographs are called '{stem}'; rename one, or give the files one by one.")
+    masks[stem] = draw
 
 
 def names_and_unknown(classes: Sequence[str], unknown: bool) -> list[str]:
@@ -154,7 +189,7 @@ def named_classes(names: Iterable[str], path: Path) -> tuple[str, ...]:
     Raises:
         BadInput: there are none, or too many.
     """
-    found = tuple(dict.fromkeys(composed(name) for name in names if name not in (UNKNOWN, "background")))
+    found = tuple(dict.fromkeys(composed(name) for name in names if name != UNKNOWN and not is_background(name)))
     if not 0 < len(found) <= MAX_CLASSES:
         raise BadInput(f"{path}: these are {len(found)} classes; masks hold 1 to {MAX_CLASSES}.")
     return found

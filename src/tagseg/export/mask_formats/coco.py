@@ -15,12 +15,12 @@ from tagseg.data.readers.coco import (
     coco_class_names,
     entries_of,
     id_of,
+    inside,
     is_coco,
     load_coco,
     shape_of,
 )
 from tagseg.data.tables import is_background
-from tagseg.data.walking import composed
 from tagseg.errors import BadInput
 from tagseg.export.mask_formats import (
     UNKNOWN,
@@ -28,6 +28,7 @@ from tagseg.export.mask_formats import (
     LabelledPhotograph,
     MaskFormat,
     MaskSet,
+    add_mask,
     label_value,
     named_classes,
     photo_of,
@@ -101,7 +102,7 @@ def read(path: Path) -> MaskSet:
             name = names.get(id_of(annotation.get("category_id")))
             if name is None:
                 raise BadInput(f"{file}: an annotation is of category {annotation.get('category_id')}, which is none.")
-            if not is_background(name) or name == UNKNOWN:
+            if not is_background(name):
                 area, shape = annotation.get("area"), shape_of(annotation.get("segmentation"))
                 if shape is None:
                     raise BadInput(f"{file}: annotation {annotation.get('id')} has no outline; give masks, not boxes.")
@@ -109,10 +110,11 @@ def read(path: Path) -> MaskSet:
                 shapes[id_of(annotation.get("image_id"))].append((label_value(name, classes) - 1, pixels, shape))
         for image in entries_of(said, "images", file):
             name, height, width = (image.get(key) for key in ("file_name", "height", "width"))
-            if not isinstance(name, str) or not all(isinstance(n, int) and n > 0 for n in (height, width)):
+            below = inside(name)
+            if below is None or not all(isinstance(n, int) and n > 0 for n in (height, width)):
                 raise BadInput(f"{file}: image {image.get('id')} has no file_name, height, or width; add them.")
-            stem = composed(str(PurePosixPath(name).with_suffix("")))
-            masks[stem] = CocoMask(height, width, file, tuple(shapes[id_of(image.get("id"))]))
+            stem = str(PurePosixPath(below).with_suffix(""))
+            add_mask(masks, stem, CocoMask(height, width, file, tuple(shapes[id_of(image.get("id"))])), file)
     load_coco.cache_clear()
     return MaskSet(classes, masks)
 
@@ -120,7 +122,8 @@ def read(path: Path) -> MaskSet:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix.lower() == ".json" and is_coco(path) else []
-    return [p for place in (path / "annotations", path) for p in sorted(place.glob("*.json")) if is_coco(p)]
+    found = [p for place in (path / "annotations", path) for p in sorted(place.glob("*.json")) if is_coco(p)]
+    return [p for p in found if p.name.startswith("instances_")] or found  # beside them lie keypoints and captions
 
 
 FORMAT = MaskFormat("coco", "Detectron2, MMDetection, FiftyOne, Roboflow, CVAT", write, holds, read)

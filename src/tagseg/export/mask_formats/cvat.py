@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tagseg.data.walking import composed
+from tagseg.data.readers.coco import inside
 from tagseg.errors import BadInput, brief
 from tagseg.export.mask_formats import (
     ExportOptions,
     LabelledPhotograph,
     MaskFormat,
     MaskSet,
+    add_mask,
     colour_of,
     label_name,
     label_value,
@@ -87,13 +88,16 @@ def read(path: Path) -> MaskSet:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, ValueError, OSError) as error:
         raise BadInput(f"{path}: this is no XML of CVAT ({brief(error)}).") from error
-    shapes = [shape for image in root.iter("image") for shape in image if shape.tag in ("mask", "polygon")]
+    shapes = [shape for image in root.iter("image") for shape in image if shape.tag != "tag"]
+    strange = next((shape.tag for shape in shapes if shape.tag not in ("mask", "polygon")), None)
+    if strange is not None:
+        raise BadInput(f"{path}: there is a {strange} in it, of which no mask can be made; remove it in CVAT.")
     listed = [name.text or "" for label in root.iter("label") for name in label.findall("name")]
     classes = named_classes(listed or [str(shape.get("label")) for shape in shapes], path)
-    masks: dict[str, Callable[[], np.ndarray]] = {
-        composed(str(PurePosixPath(str(image.get("name"))).with_suffix(""))): partial(_draw, path, image, classes)
-        for image in root.iter("image")
-    }
+    masks: dict[str, Callable[[], np.ndarray]] = {}
+    for image in root.iter("image"):
+        stem = str(PurePosixPath(inside(image.get("name")) or "").with_suffix(""))
+        add_mask(masks, stem if stem != "." else None, partial(_draw, path, image, classes), path)
     return MaskSet(classes, masks)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,7 @@ from tagseg.export.mask_formats import (
     LabelledPhotograph,
     MaskFormat,
     MaskSet,
+    add_mask,
     colour_of,
     label_name,
     label_value,
@@ -41,6 +42,7 @@ from tagseg.run_lengths import runs_of
 
 TASKS, CONFIG = "tasks.json", "config.xml"
 _SIZES = (3, 4, 8, 16)  # bits of a length; four of them may be chosen in a row of bits
+_SHAPES = ("polygonlabels", "rectanglelabels", "ellipselabels", "keypointlabels", "vectorlabels", "bitmasklabels")
 _LONGEST = 1 << _SIZES[-1]
 
 
@@ -158,17 +160,20 @@ def read(path: Path) -> MaskSet:
         BadInput: a task is damaged.
     """
     path = path / TASKS if path.is_dir() else path
-    found: dict[str, _Strokes] = {}
+    found: list[tuple[str, _Strokes]] = []
     for number, task in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
         try:
             strokes = _Strokes.of(task)
             if strokes.size is not None:
-                found[_name(task["data"])] = strokes
+                found.append((_name(task["data"]), strokes))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise BadInput(f"{path}: task {number} is not as Label Studio writes it ({brief(error)}).") from error
-    used = sorted({label for strokes in found.values() for label, _ in strokes.drawn})
+    used = sorted({label for _, strokes in found for label, _ in strokes.drawn})
     classes = named_classes(_configured(path.parent / CONFIG) or used, path)
-    return MaskSet(classes, {name: partial(_draw, path, name, strokes, classes) for name, strokes in found.items()})
+    masks: dict[str, Callable[[], np.ndarray]] = {}
+    for name, strokes in found:
+        add_mask(masks, name, partial(_draw, path, name, strokes, classes), path)
+    return MaskSet(classes, masks)
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,11 @@ class _Strokes:
     def of(task: dict[str, Any]) -> _Strokes:
         people = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
         listed = people or task.get("predictions") or []
-        strokes = [r for r in (listed[-1]["result"] if listed else []) if r.get("type") == "brushlabels"]
+        result = listed[-1]["result"] if listed else []
+        strange = next((r["type"] for r in result if str(r.get("type")) in _SHAPES), None)
+        if strange is not None:
+            raise ValueError(f"'{strange}' is no brush, and no mask can be made of it")
+        strokes = [r for r in result if r.get("type") == "brushlabels"]
         drawn = [(composed(s["value"]["brushlabels"][0]), s["value"]["rle"]) for s in strokes]
         if strokes:
             return _Strokes((int(strokes[0]["original_height"]), int(strokes[0]["original_width"])), drawn)

@@ -96,10 +96,30 @@ def read(path: Path) -> MaskSet:
     labels = next((p for p in (base / LABELS, path / LABELS) if p.is_file()), None)
     classes: tuple[str, ...] = VOC_CLASSES
     if labels is not None:
-        lines = [line for line in read_text(labels).splitlines() if line.strip() and not line.startswith("#")]
-        classes = named_classes((line.rsplit(":", 3)[0] for line in lines), labels)
+        classes = _by_colour(labels)
     masks = sorted((base / "SegmentationClass").glob("*.png"))
     return MaskSet(classes, {composed(p.stem): partial(read_index_png, p) for p in masks})
+
+
+def _by_colour(labels: Path) -> tuple[str, ...]:
+    """The classes of a table of names and colours, in the order of the numbers that VOC's colours stand for."""
+    numbers = {tuple(colour): number for number, colour in enumerate(voc_palette().tolist())}
+    found: dict[int, str] = {}
+    for line in read_text(labels).splitlines():
+        if not line.strip() or line.startswith("# label"):
+            continue
+        try:
+            name, colour, *_ = line.rsplit(":", 3)
+            number = numbers[tuple(int(part) for part in colour.split(","))]
+        except (ValueError, KeyError) as error:
+            raise BadInput(
+                f"{labels}: '{line}' gives no name one of PASCAL VOC's colours; export with these."
+            ) from error
+        found[number] = name
+    classes = named_classes((found[number] for number in sorted(found) if 0 < number < IGNORE), labels)
+    if sorted(n for n in found if 0 < n < IGNORE) != list(range(1, len(classes) + 1)):
+        raise BadInput(f"{labels}: the colours are not the first {len(classes)} of PASCAL VOC; export with these.")
+    return classes
 
 
 FORMAT = MaskFormat("voc", "codes for PASCAL VOC, CVAT, Datumaro", write, holds, read, photographs=True)

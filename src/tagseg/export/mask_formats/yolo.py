@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tagseg.export.mask_formats import (
     LabelledPhotograph,
     MaskFormat,
     MaskSet,
+    add_mask,
     copy_photograph,
     photo_of,
     write_text,
@@ -76,15 +77,23 @@ def read(path: Path) -> MaskSet:
         places = dict.fromkeys(str(said[split]) for split in ("train", "val", "test") if said.get(split))
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: this is no data.yaml of YOLO ({brief(error)}).") from error
-    masks = {}
+    masks: dict[str, Callable[[], np.ndarray]] = {}
+    outlines = 0
     for place in places:
-        folder = root / place
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: there is no such folder of photographs, which {path} names.")
-        labels = Path(*("labels" if part == "images" else part for part in folder.parts))
+        folders = (root / place, root / place.removeprefix("../"))  # Roboflow means its own folder by ..
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
+            raise BadInput(f"{folders[0]}: there is no such folder of photographs, which {path} names.")
+        parts = folder.parts
+        last = max((n for n, part in enumerate(parts) if part == "images"), default=None)
+        labels = folder if last is None else Path(*parts[:last], "labels", *parts[last + 1 :])
         for name, photo in find_images(folder).photographs.items():
-            stem = str(Path(name).with_suffix(""))
-            masks[Path(stem).as_posix()] = partial(_draw, photo, labels / f"{stem}.txt", len(classes))
+            stem = Path(name).with_suffix("").as_posix()
+            lines = labels / f"{stem}.txt"
+            outlines += lines.is_file()
+            add_mask(masks, stem, partial(_draw, photo, lines, len(classes)), path)
+    if masks and not outlines:
+        raise BadInput(f"{path}: no photograph has a file of outlines, such as {lines}.")
     return MaskSet(classes, masks)
 
 
