@@ -112,6 +112,21 @@ def test_classes_of_other_names_are_told(tiny_run: Any, tmp_path: Path):
         tagseg.evaluate(two, one)
 
 
+def test_the_numbers_that_are_wanted(tiny_run: Any, tiny_set: Path, tmp_path: Path):
+    """Label Studio's own export has names and no order; the run's order is asked for."""
+    tasks = tagseg.export_masks(tiny_run.folder, "labelstudio", tmp_path / "tasks", quiet=True).path
+    (tmp_path / "tasks" / "config.xml").unlink()
+    known = read_json(tiny_run.folder / "segment" / "model.json")["classes"]
+    assert read_masks(tasks).classes != tuple(known)
+    back = tagseg.export_masks(
+        tasks, "png", tmp_path / "back", images=tiny_set / "images", classes=tiny_run.folder, quiet=True
+    )
+    read = read_masks(back.path)
+    assert read.classes == tuple(known)
+    for name, mask in masks_of(tiny_run.folder).items():
+        np.testing.assert_array_equal(read.masks[name](), mask)
+
+
 def test_what_lies_beside_is_left_alone(tiny_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "mine").write_text("mine")

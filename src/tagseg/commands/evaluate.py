@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from tagseg.data.dataset import check_classes
 from tagseg.data.images import numbers_in
@@ -15,9 +13,9 @@ from tagseg.data.objects import class_names
 from tagseg.data.readers.coco import coco_class_names
 from tagseg.data.readers.folder import CLASSES, read_class_names
 from tagseg.data.reading import read_dataset
-from tagseg.errors import BadInput, nearest
+from tagseg.errors import BadInput
 from tagseg.evaluation.iou import Confusion, ScoreTable
-from tagseg.export.mask_formats import MaskSet, read_masks
+from tagseg.export.mask_formats import MaskSet, read_masks, renumbered
 from tagseg.files import RUN_MARKER, read_json, write_json
 from tagseg.labels import IGNORE, MAX_CLASSES
 from tagseg.segmentation.saved import DESCRIPTION
@@ -70,7 +68,6 @@ def evaluate(
             f"{_at(predictions, name)}: there is no truth {truth / name}{'.png' if right_of.plain else ''}, nor one of "
             "any other prediction; give both the same names."
         )
-    pairs = [(found.masks[name], right_of.masks[name]) for name in names]
     if classes is None:  # each side by its own names
         found, right_of = _named(found, predictions), _named(right_of, truth)
         known = [*(right_of.classes or found.classes)] or None
@@ -79,14 +76,15 @@ def evaluate(
     size = len(known) if known is not None else max(_highest(found, names), _highest(right_of, names))
     if known is None:
         known = [f"class {c}" for c in range(1, size + 1)]
+    found, right_of = renumbered(found, known, predictions), renumbered(right_of, known, truth)
+    pairs = [(found.masks[name], right_of.masks[name]) for name in names]
     problems = check_classes(known, "class names")
     if problems:
         raise BadInput(problems[0].text)
-    orders = [_order(masks.classes, known, path) for masks, path in ((found, predictions), (right_of, truth))]
     confusion = Confusion(size)
     held: tuple[set[int], set[int]] = set(), set()  # the numbers in all predictions, and in all truths
     for name, (draw, draw_truth) in zip(names, pairs, strict=True):
-        mask, right = (order(read()) for order, read in zip(orders, (draw, draw_truth), strict=True))
+        mask, right = draw(), draw_truth()
         if mask.shape != right.shape:
             raise BadInput(
                 f"{_at(predictions, name)}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, "
@@ -124,20 +122,6 @@ def _masks(path: Path) -> MaskSet:
 def _at(where: Path, name: str) -> str:
     """A mask in words: its file, or where it is and what it is called."""
     return f"{where / name}.png" if (where / f"{name}.png").is_file() else f"{where}: {name}"
-
-
-def _order(classes: tuple[str, ...], known: list[str], path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What numbers the masks of a set with class names of its own as those that are known."""
-    if not classes or list(classes) == known:
-        return lambda mask: mask
-    strange = next((name for name in classes if name not in known), None)
-    if strange is not None:
-        raise BadInput(
-            f"{path}: '{strange}' is no class here{nearest(strange, known) or '.'} Known: {', '.join(known)}."
-        )
-    table = np.arange(IGNORE + 1, dtype=np.uint8)
-    table[1 : len(classes) + 1] = [known.index(name) + 1 for name in classes]
-    return lambda mask: table[mask]
 
 
 def _named(masks: MaskSet, path: Path) -> MaskSet:

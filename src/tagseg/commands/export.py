@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from tagseg.export.mask_formats import (
     find_format,
     png,
     read_masks,
+    renumbered,
 )
 from tagseg.files import RUN_MARKER, read_json
 from tagseg.labels import IGNORE
@@ -69,7 +70,8 @@ def export_masks(
         to: a name of `tagseg.export.mask_formats.mask_formats`.
         out: a folder that is not there yet, or is empty; it comes whole or not at all.
         images: photographs, or folders of them; None: those of the run's data set.
-        classes: where the class names are, if the masks have none (see `tagseg.evaluate`).
+        classes: where the class names are, in the order of the numbers that are wanted (see `tagseg.evaluate`); None:
+            as the masks have them.
         splits: of a run "train", its pseudo-masks, and "val", what its network says of the evaluation photographs.
         instances: every part of a class that hangs together is an object of its own.
         polygons: outlines instead of run lengths, where a format has both.
@@ -130,10 +132,11 @@ def _of_run(run: Path, splits: tuple[str, ...], wants_photos: bool) -> _Source:
 
 def _of_masks(path: Path, classes: str | os.PathLike[str] | None) -> _Source:
     found = read_masks(path)
-    known = tuple(names_at(Path(classes))) if classes is not None else found.classes
-    if not known:
+    if classes is not None:  # numbers in files of numbers are then of these; other formats have names
+        found = renumbered(replace(found, classes=()) if found.plain else found, names_at(Path(classes)), path)
+    if not found.classes:
         raise BadInput(f"{path}: nothing says what the classes are called; give --classes FILE, a name a line.")
-    return _Source(known, dict(found.masks), dict.fromkeys(found.masks, "train"), {})
+    return _Source(found.classes, dict(found.masks), dict.fromkeys(found.masks, "train"), {})
 
 
 def _labelled(

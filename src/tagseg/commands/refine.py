@@ -13,6 +13,7 @@ import numpy as np
 from tagseg.cores import prefetch
 from tagseg.data.images import numbers_in, read_image, read_index_png, voc_palette, write_mask
 from tagseg.data.photographs import OVERLAY, find_photographs
+from tagseg.data.readers.folder import write_class_names
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief, explain_full_disk
 from tagseg.export.mask_formats import mask_formats, read_masks
@@ -72,7 +73,7 @@ def refine(
         raise BadInput(f"{masks}: there is no such folder of rough masks.")
     given = [images] if isinstance(images, str | os.PathLike) else images
     found = find_photographs(given, out, (".png", OVERLAY) if overlay else (".png",))
-    there = _rough_masks(masks)
+    there, classes = _rough_masks(masks)
     pairs = [(name, photo, there[name]) for name, photo in found.items() if name in there]
     if not pairs:
         raise BadInput(f"{masks}: no mask has the name of a photograph, for example {next(iter(found))}.png or .npy.")
@@ -104,11 +105,14 @@ def refine(
         for path in prefetch(work, pairs, ahead=2 * count, threads=count):
             written.append(path)
             advance(len(written), "")
+        if classes:
+            write_class_names(out, classes)
     return Refined(written, len(written) / (time.perf_counter() - begun))
 
 
-def _rough_masks(path: Path) -> dict[str, Rough]:
-    """Rough masks by name: files of scores before files of numbers, or what is there in another format."""
+def _rough_masks(path: Path) -> tuple[dict[str, Rough], tuple[str, ...]]:
+    """Rough masks by name: files of scores before files of numbers, or what is there in another format, and then the
+    class names too."""
     if path.is_dir():
         files = {composed(p.relative_to(path).as_posix()): p for p in sorted(path.rglob("*")) if p.is_file()}
         found = {
@@ -117,8 +121,9 @@ def _rough_masks(path: Path) -> dict[str, Rough]:
         if ".npy" in {file.suffix for file in found.values()} or not any(
             kind.holds(path) for kind in mask_formats().values() if not kind.plain
         ):
-            return dict(found)
-    return dict(read_masks(path).masks)
+            return dict(found), ()
+    read = read_masks(path)
+    return dict(read.masks), read.classes
 
 
 def _refuse_binary(masks: list[Rough]) -> None:

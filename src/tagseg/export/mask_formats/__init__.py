@@ -10,8 +10,8 @@ import importlib
 import pkgutil
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +136,28 @@ def read_masks(path: Path) -> MaskSet:
                 raise BadInput(f"{path}: there are no masks in it.")
             return found
     raise BadInput(f"{path}: this holds no masks that are known ({', '.join(mask_formats())}).")
+
+
+def renumbered(found: MaskSet, classes: Sequence[str], path: Path) -> MaskSet:
+    """Returns masks with the numbers of other class names, among which all of theirs must be.
+
+    Raises:
+        BadInput: one of their names is none of these.
+    """
+    if not found.classes or found.classes == tuple(classes):
+        return replace(found, classes=tuple(classes))
+    strange = next((name for name in found.classes if name not in classes), None)
+    if strange is not None:
+        hint = nearest(strange, list(classes)) or "."
+        raise BadInput(f"{path}: '{strange}' is no class here{hint} Known: {', '.join(classes)}.")
+    table = np.arange(IGNORE + 1, dtype=np.uint8)
+    table[1 : len(found.classes) + 1] = [list(classes).index(name) + 1 for name in found.classes]
+    masks = {name: partial(_looked_up, draw, table) for name, draw in found.masks.items()}
+    return replace(found, classes=tuple(classes), masks=masks)
+
+
+def _looked_up(draw: Callable[[], np.ndarray], table: np.ndarray) -> np.ndarray:
+    return table[np.minimum(draw(), IGNORE)]
 
 
 def label_name(value: int, classes: Sequence[str]) -> str:

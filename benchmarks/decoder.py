@@ -1,0 +1,91 @@
+"""What a decoder on frozen features learns from pseudo-masks, on training photographs that it was not shown.
+
+    python benchmarks/decoder.py DATA --run RUN --recipe photos/cam [--rows tags=0 tags=0.3 ...] \\
+        --set backbone=NAME --set weights=FILE --set encoder.name=NAME --set encoder.weights=FILE
+
+`RUN` is one of `tagseg fit` with the same recipe and settings. Two of every three training photographs teach, the
+others measure; the evaluation split has no part. A row changes settings of `segment.decoder`, several with commas
+between; `true` before a colon lets true masks teach (*oracle*): `true:tags=0.3`. Three numbers: mIoU without tags,
+the same when the network is told the tags, and seconds.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from common import machine, run_parser
+
+from tagseg.data.dataset import Dataset, MaskFolder, read_mask
+from tagseg.data.feature_store import FeatureStore
+from tagseg.data.reading import read_dataset
+from tagseg.evaluation.iou import Confusion
+from tagseg.grid import PIXELS
+from tagseg.networks.settings import DecoderSettings
+from tagseg.pipeline.segmenting import teach_decoder
+from tagseg.pipeline.settings import parse_assignments, resolve
+from tagseg.progress import Reporter
+from tagseg.settings import parse
+
+ROWS = ["tags=0", "tags=0.1", "tags=0.3", "true:tags=0", "true:tags=0.3"]
+
+
+def one(data: Dataset, run: Path, chosen: Any, row: str, seed: int, folder: Path) -> tuple[float, float]:
+    true, _, changes = row.rpartition(":")
+    words = dict(word.split("=") for word in changes.split(",") if word)
+    settings = parse(DecoderSettings, {**chosen.segment.decoder.model_dump(), **words}, row)
+    shown = [s for number, s in enumerate(data.train) if number % 3 != 2]
+    held = [s for number, s in enumerate(data.train) if number % 3 == 2 and s.mask is not None]
+    store = FeatureStore(run / "features")
+    given: Any = SimpleNamespace(
+        training=tuple(shown),
+        data=replace(data, train=tuple(shown)),
+        settings=chosen,
+        features=lambda: store,
+        reporter=Reporter(quiet=True),
+    )
+    masks: Any = (lambda s: s.mask) if true else MaskFolder(run / "relabel")
+    folder.mkdir(parents=True, exist_ok=True)
+    head, _ = teach_decoder(given, masks, settings, folder, "decoder", seed=seed)
+    (folder / "last.ckpt").unlink(missing_ok=True)
+    head = head.eval()
+    free, told = Confusion(len(data.classes)), Confusion(len(data.classes))
+    for sample in held:
+        truth = read_mask(sample.mask)  # type: ignore[arg-type]
+        with torch.inference_mode():
+            scores = head(torch.from_numpy(store.read(sample.name))[None])[0].float().softmax(dim=0).numpy()
+        scores = PIXELS.resize(scores, truth.shape)
+        free.add(scores.argmax(axis=0).astype(np.uint8), truth)
+        known = np.zeros(len(scores), dtype=bool)
+        known[[0, *(tag + 1 for tag in sample.tags)]] = True
+        told.add((scores * known[:, None, None]).argmax(axis=0).astype(np.uint8), truth)
+    return 100 * float(free.scores().miou), 100 * float(told.scores().miou)
+
+
+def main() -> None:
+    parser = run_parser(__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", default=ROWS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--out", type=Path, default=Path("runs/decoder"), help="a folder for what passes")
+    parser.set_defaults(recipe="photos/cam")
+    arguments = parser.parse_args()
+    data, chosen = read_dataset(arguments.data), resolve(arguments.recipe, parse_assignments(arguments.set))
+    print("| row | no tags | each | told the tags | seconds |\n|---|---|---|---|---|")
+    for row in arguments.rows:
+        begun = time.perf_counter()
+        found = [
+            one(data, arguments.run, chosen, row, seed, arguments.out / f"{row}-{seed}") for seed in arguments.seeds
+        ]
+        free, told = np.mean(found, axis=0)
+        each = ", ".join(f"{f:.1f}" for f, _ in found)
+        seconds = (time.perf_counter() - begun) / len(arguments.seeds)
+        print(f"| {row} | {free:.1f} | {each} | {told:.1f} | {seconds:.0f} |", flush=True)
+    print(machine())
+
+
+if __name__ == "__main__":
+    main()
