@@ -19,6 +19,7 @@ from tagseg.export.mask_formats import (
     mask_formats,
     read_masks,
 )
+from tagseg.export.mask_formats.labelstudio import packed, unpacked
 from tagseg.export.shapes import centre_polygons, corner_polygons, fill_centres, fill_corners
 
 CLASSES = ("cat", "dog, grey", "Vögel & <x>")
@@ -151,6 +152,14 @@ def test_label_studio_reads_strokes(photographs: list[LabelledPhotograph], tmp_p
         np.testing.assert_array_equal(mask, right)
     assert tasks[1]["data"]["image"].startswith("/data/?d=")
     assert tasks[1]["data"]["image"].endswith("b%20with%20spaces.jpg")
+
+
+def test_run_lengths_of_label_studio_itself():
+    """`data/label_studio.json` is what `encode_rle` of label-studio-sdk 2.1.2 (Apache-2.0) makes of four masks."""
+    for case in json.loads((Path(__file__).parent / "data" / "label_studio.json").read_text()):
+        mask = np.array([[sign == "1" for sign in row] for row in case["mask"]])
+        np.testing.assert_array_equal(unpacked(case["rle"], mask.shape), mask)
+        np.testing.assert_array_equal(unpacked(packed(mask), mask.shape), mask)
 
 
 def test_what_people_drew_in_label_studio_counts(photographs: list[LabelledPhotograph], tmp_path: Path):
