@@ -107,11 +107,15 @@ def is_partial(path: Path) -> bool:
     return process.isdigit() and f".{ending}" == PARTIAL
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, whole or not at all."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     """Writes a value as JSON, whole or not at all; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
-    with write_aside(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

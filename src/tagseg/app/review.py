@@ -33,7 +33,7 @@ from tagseg.errors import BadInput, brief
 from tagseg.files import RUN_MARKER, file_digest, read_json, write_aside, write_json
 from tagseg.labels import IGNORE
 from tagseg.masks.superpixels import superpixels
-from tagseg.pipeline.run_folder import STAGE, is_finished, labels_of, lock_run
+from tagseg.pipeline.run_folder import STAGE, data_of, is_finished, labels_of, lock_run
 from tagseg.progress import Reporter
 from tagseg.segmentation.saved import DESCRIPTION
 
@@ -66,10 +66,7 @@ class Review:
                 f"{run}: the network of this run learns from no pseudo-masks, but while its method sees the tags; with "
                 "--set segment.source=masks another one would learn from these."
             )
-        root = Path(str(read_json(run / RUN_MARKER)["data"]))
-        if not root.is_dir():
-            raise BadInput(f"{root}: the data set of this run is no longer there; put it back.")
-        data = read_dataset(root)
+        data = read_dataset(root := data_of(run, "put it back"))
         self.classes = tuple(read_json(run / "segment" / DESCRIPTION)["classes"])
         if data.classes != self.classes:
             raise BadInput(f"{root}: the classes are others than those of {run}; let 'tagseg fit' go on there first.")
@@ -185,12 +182,11 @@ class Review:
             if state == "rejected":
                 self._keep(sample)
                 write_mask(self.place(sample), np.full_like(self.mask(number), IGNORE))
-                return self._remember(
-                    sample, state, now if now != state else self.decisions[sample.name].get("was", "")
-                )
-            elif state == "corrected" and not drawn and now != "corrected":
+                was = self.decisions[sample.name].get("was", "") if now == state else now
+                return self._remember(sample, state, was)
+            if state == "corrected" and not drawn and now != "corrected":
                 raise BadInput(f"{sample.name}: nothing was drawn in it.")
-            elif state != now:
+            if state != now:
                 self._keep(sample)
                 self._put_back(sample, state)
             return self._remember(sample, state)

@@ -24,9 +24,9 @@ from tagseg.export.mask_formats import (
     read_masks,
     renumbered,
 )
-from tagseg.files import RUN_MARKER, read_json
+from tagseg.files import RUN_MARKER
 from tagseg.labels import IGNORE
-from tagseg.pipeline.run_folder import labels_of
+from tagseg.pipeline.run_folder import data_of, labels_of
 from tagseg.progress import Reporter
 
 SPLITS = ("train", "val")
@@ -90,7 +90,7 @@ def export_masks(
     )
     photos = found.photos
     if images is not None:
-        photos = find_photographs([images] if isinstance(images, str | os.PathLike) else images)
+        photos = find_photographs(images)
     reporter = Reporter(quiet)
     missing = [name for name in found.masks if name not in photos]
     if missing and (photos or kind.photographs):
@@ -123,10 +123,8 @@ def _of_run(run: Path, splits: tuple[str, ...], wants_photos: bool) -> _Source:
             masks[name], said[name] = draw, split
     photos: dict[str, Path] = {}
     if wants_photos:
-        root = Path(str(read_json(run / RUN_MARKER).get("data")))
-        if not root.is_dir():
-            raise BadInput(f"{root}: the data set of this run is no longer there; say where it is: --images DIR.")
-        photos = {sample.name: sample.image for sample in read_dataset(root).samples}
+        data = read_dataset(data_of(run, "say where it is: --images DIR"))
+        photos = {sample.name: sample.image for sample in data.samples}
     return _Source(classes, masks, said, photos)
 
 

@@ -15,8 +15,8 @@ from tagseg.data.photographs import find_photographs
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput, explain_full_disk
 from tagseg.export.folder import new_folder
-from tagseg.export.mask_formats import write_text
-from tagseg.files import RUN_MARKER, read_json
+from tagseg.files import write_text
+from tagseg.pipeline.run_folder import data_of
 from tagseg.progress import Reporter
 from tagseg.segmentation.saved import find_model
 
@@ -83,11 +83,11 @@ def export_onnx(
 
 def _photographs(run: Path, images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> list[Path]:
     if images is not None:
-        found = find_photographs([images] if isinstance(images, str | os.PathLike) else images)
+        found = find_photographs(images)
         return list(found.values())[:COMPARED]
     try:
-        return [s.image for s in read_dataset(read_json(run / RUN_MARKER)["data"]).samples][:COMPARED]
-    except (OSError, ValueError, KeyError, TypeError, BadInput):
+        return [s.image for s in read_dataset(data_of(run, "give --images")).samples][:COMPARED]
+    except BadInput:  # a model alone, or a run whose photographs are elsewhere
         return []
 
 

@@ -71,8 +71,7 @@ def refine(
     masks, out = Path(masks), Path(out)
     if not masks.exists():
         raise BadInput(f"{masks}: there is no such folder of rough masks.")
-    given = [images] if isinstance(images, str | os.PathLike) else images
-    found = find_photographs(given, out, (".png", OVERLAY) if overlay else (".png",))
+    found = find_photographs(images, out, (".png", OVERLAY) if overlay else (".png",))
     there, classes = _rough_masks(masks)
     pairs = [(name, photo, there[name]) for name, photo in found.items() if name in there]
     if not pairs:

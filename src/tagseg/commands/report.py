@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tagseg.data.dataset import MaskFolder, Sample, read_mask
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import iou_of_tags
-from tagseg.files import RUN_MARKER, read_json, write_aside
+from tagseg.files import read_json, write_aside
 from tagseg.pipeline.records import Metrics
-from tagseg.pipeline.run_folder import STAGE
+from tagseg.pipeline.reporting import at_even_steps, class_colour
+from tagseg.pipeline.run_folder import STAGE, data_of
 from tagseg.report.html import GalleryRow, Report, StageLine, Tile, write_report
 from tagseg.report.pictures import overlay_mask, thumbnail
 
@@ -43,11 +42,9 @@ def report_on(
     """
     runs = (Path(first), Path(second))
     metrics = [_metrics(run) for run in runs]
-    roots = [Path(str(read_json(run / RUN_MARKER)["data"])) for run in runs]
+    roots = [data_of(run, "put it back") for run in runs]
     if roots[0].resolve() != roots[1].resolve():
         raise BadInput(f"{runs[1]}: this run is on {roots[1]}, and {runs[0]} on {roots[0]}; compare runs on the same.")
-    if not roots[0].is_dir():
-        raise BadInput(f"{roots[0]}: the data set of these runs is no longer there; put it back.")
     data = read_dataset(roots[0])
     names = _names(runs)
     page = Report(
@@ -134,8 +131,7 @@ def _gallery(
             pictures.append((said, overlay_mask(photo, read_index_png(place(sample)), palette)))
         if sample.mask is not None:
             pictures.append(("truth", overlay_mask(photo, read_mask(sample.mask), palette)))
-        red, green, blue = palette.T.tolist()
-        tags = [(classes[c], (red[c + 1], green[c + 1], blue[c + 1])) for c in sample.tags]
+        tags = [(classes[c], class_colour(c)) for c in sample.tags]
         return GalleryRow(sample.name, tags, [(said, thumbnail(picture)) for said, picture in pictures])
 
     found: dict[str, list[GalleryRow]] = {}
@@ -148,7 +144,7 @@ def _gallery(
         measured.sort(key=lambda item: item[1][1] - item[1][0])
         found[f"Where {names[1]} gains most (chosen with masks)"] = [row(*m) for m in measured[: -SHOWN - 1 : -1]]
         found[f"Where {names[1]} loses most (chosen with masks)"] = [row(*m) for m in measured[:SHOWN]]
-    steps = np.linspace(0, len(there) - 1, min(2 * SHOWN, len(there))).round().astype(int)
     known = {s.name: ious for s, ious in measured}
-    found["At even steps through the list"] = [row(there[i], known.get(there[i].name, ())) for i in steps]
+    some = at_even_steps(there, 2 * SHOWN)
+    found["At even steps through the list"] = [row(sample, known.get(sample.name, ())) for sample in some]
     return found

@@ -43,7 +43,7 @@ def cut_segments(
     """
     if points < 1:
         raise BadInput(f"points is {points}; give at least 1 for each side of the grid.")
-    found = find_photographs([images] if isinstance(images, str | os.PathLike) else images, out, (".json",))
+    found = find_photographs(images, out, (".json",))
     files = {name: Path(out) / f"{name}.json" for name in found}
     missing = [name for name in found if not files[name].is_file()]
     reporter = Reporter(quiet)

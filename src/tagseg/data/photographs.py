@@ -15,18 +15,21 @@ _LONGEST = 255  # bytes of a file's name
 
 
 def find_photographs(
-    images: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None, endings: Sequence[str] = ()
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
+    endings: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Returns the photographs in files and folders, name to path; names below a folder are kept.
 
     Args:
-        images: the files and folders.
+        images: the files and folders, or one of them.
         out: the folder for results; what lies in it is no photograph where it is below one of the folders.
         endings: of the files that will be written there for every name, which must not be photographs.
 
     Raises:
         BadInput: nothing is found, two would get the same name, or a result would be written over a photograph.
     """
+    images = [images] if isinstance(images, str | os.PathLike) else images
     found: dict[str, Path] = {}
     results = None if out is None else Path(out).resolve()
     for image in map(Path, images):

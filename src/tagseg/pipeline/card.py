@@ -8,7 +8,7 @@ import timm
 
 from tagseg.masks.refinements import steps_of
 from tagseg.pipeline.records import Metrics
-from tagseg.pipeline.run import Run
+from tagseg.pipeline.run import Run, networks_of
 from tagseg.pipeline.settings import FitSettings
 from tagseg.version import __version__
 
@@ -33,9 +33,6 @@ def model_card(run: Run, metrics: Metrics) -> str:
         metrics: what was measured; true masks were for that alone.
     """
     settings, data = run.settings, run.data
-    networks = {settings.backbone: settings.weights}
-    if run.uses_encoder:
-        networks[settings.encoder.name] = settings.encoder.weights
     lines = [
         f"# {data.root.resolve().name}, segmented by tags",
         "",
@@ -45,7 +42,7 @@ def model_card(run: Run, metrics: Metrics) -> str:
         f"- **Classes**, from 1 on (0 is background): {', '.join(data.classes)}.",
         f"- **Photographs**: {len(data.train)} with tags for training, {len(data.val)} for evaluation.",
         f"- **Seen beside the tags**: {prior_in_words(settings)}.",
-        f"- **Began with**: {'; '.join(_weights(name, weights) for name, weights in networks.items())}.",
+        f"- **Began with**: {'; '.join(_weights(name, weights) for name, weights in networks_of(settings).items())}.",
         "- **Licence**: what binds you are those of these weights and of the photographs; tagseg itself (Apache 2.0) "
         "asks for nothing.",
     ]

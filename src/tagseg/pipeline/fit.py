@@ -93,17 +93,26 @@ def fit_as(
 ) -> FitResult:
     """Does the stages of a run up to `until`; see `fit`."""
     others = _others()
-    if others is None:
-        return _fit_as(data, out, chosen, until, skip_bad, reporter)
-    if others.helps:
+    if others is not None and others.helps:
         others.help()
         return FitResult(folder=out, report=None, model=None, helped=True)
+    if others is not None and chosen.processes == 1:
+        chosen = chosen.model_copy(update={"processes": others.size})
     try:
-        if chosen.processes == 1:
-            chosen = chosen.model_copy(update={"processes": others.size})
-        return _fit_as(data, out, chosen, until, skip_bad, reporter)
+        photographs, facts = _inspected(data, out, chosen, until, skip_bad, reporter)
+        run = _open(out, photographs, facts, chosen, reporter)
+        for stage in stages(until):
+            run = stage.done(run)
     finally:
-        others.end()
+        if others is not None:
+            others.end()
+    report = run.finished.get("report")
+    return FitResult(
+        folder=run.path,
+        report=None if report is None else run.path / "report.html",
+        model=run.path / "segment" if "segment" in run.finished else None,
+        metrics=Metrics() if report is None else report.record.metrics,
+    )
 
 
 def _others() -> Team | None:
@@ -113,27 +122,6 @@ def _others() -> Team | None:
     from tagseg.pipeline.cluster import team
 
     return team()
-
-
-def _fit_as(
-    data: Dataset | str | os.PathLike[str],
-    out: Path,
-    chosen: FitSettings,
-    until: str,
-    skip_bad: bool,
-    reporter: Reporter,
-) -> FitResult:
-    photographs, facts = _inspected(data, out, chosen, until, skip_bad, reporter)
-    run = _open(out, photographs, facts, chosen, reporter)
-    for stage in stages(until):
-        run = stage.done(run)
-    report = run.finished.get("report")
-    return FitResult(
-        folder=run.path,
-        report=None if report is None else run.path / "report.html",
-        model=run.path / "segment" if "segment" in run.finished else None,
-        metrics=Metrics() if report is None else report.record.metrics,
-    )
 
 
 def room_mb(settings: FitSettings, data: Dataset) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -231,8 +231,7 @@ def _gallery(run: Run, kept: Path) -> dict[str, list[GalleryRow]]:
     grown = _grown(data, run.accumulated())
 
     def rows(samples: tuple[Sample, ...], store: MapStore, pseudo: bool) -> list[GalleryRow]:
-        steps = np.linspace(0, len(samples) - 1, min(GALLERY, len(samples))).round().astype(int)
-        return [_row(samples[i], store, pseudo) for i in steps]
+        return [_row(sample, store, pseudo) for sample in at_even_steps(samples, GALLERY)]
 
     def extremes() -> dict[str, list[GalleryRow]]:
         """The evaluation photographs in which the network is best and worst, of more than a page has anyway."""
@@ -272,9 +271,9 @@ def _gallery(run: Run, kept: Path) -> dict[str, list[GalleryRow]]:
         pictures.append((caption, overlay_mask(photo, predicted, voc_palette())))
         if sample.mask is not None:
             pictures.append(("truth", overlay_mask(photo, read_mask(sample.mask), voc_palette())))
-        tags = [(data.classes[c], _colour(c)) for c in sample.tags]
+        tags = [(data.classes[c], class_colour(c)) for c in sample.tags]
         drawn = [n - 1 for n in numbers_in(predicted) if 0 < n <= len(data.classes) and n - 1 not in sample.tags]
-        others = [(data.classes[c], _colour(c)) for c in drawn]
+        others = [(data.classes[c], class_colour(c)) for c in drawn]
         return GalleryRow(sample.name, tags, [(said, thumbnail(p)) for said, p in pictures], others)
 
     return {
@@ -307,6 +306,13 @@ def _grown(
     return pictures
 
 
-def _colour(number: int) -> tuple[int, int, int]:
+def at_even_steps(items: Sequence[Part], count: int) -> list[Part]:
+    """Returns `count` of the items, or all where there are fewer, at even steps from the first to the last."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def class_colour(number: int) -> tuple[int, int, int]:
+    """Returns the red, green and blue in which a class, 0-based, is drawn."""
     red, green, blue = (int(v) for v in voc_palette()[number + 1])
     return red, green, blue

@@ -378,6 +378,25 @@ def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
     return "its inputs changed"
 
 
+def data_of(run: Path, advice: str) -> Path:
+    """Returns the folder of the data set that a run is on.
+
+    Args:
+        run: the folder of a run.
+        advice: what to do where it is no longer there.
+
+    Raises:
+        BadInput: it is not, or the run does not say.
+    """
+    try:
+        root = Path(str(read_json(run / RUN_MARKER)["data"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{run / RUN_MARKER}: this file is damaged ({brief(error)}); {advice}.") from error
+    if not root.is_dir():
+        raise BadInput(f"{root}: the data set of this run is no longer there; {advice}.")
+    return root
+
+
 def is_finished(stage: Path) -> bool:
     """Returns whether the stage whose folder this is was done to the end."""
     found = _read_stage(stage / STAGE)

@@ -1,4 +1,4 @@
-"""Every setting with what it is, as the code that reads it says: comments beside fields are the only such list."""
+"""Every setting with what it is: the comment beside its field, or what is the same wherever that name stands."""
 
 from __future__ import annotations
 

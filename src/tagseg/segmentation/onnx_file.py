@@ -90,9 +90,7 @@ def save_int8(path: Path, target: Path) -> None:
     """Writes an ONNX file again with weights of 8 bits, whole or not at all: a quarter of the size."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(
-        logging.WARNING
-    )  # it advises to prepare the file first, and says at length what it knows no type of
+    logging.disable(logging.WARNING)  # of what it would have prepared first, and has no type of
     try:
         with write_aside(target) as aside:
             quantize_dynamic(

@@ -128,10 +128,7 @@ def read_coco(root: Path) -> Dataset:
     Raises:
         BadInput: pycocotools is missing, there is no training split, or a file is not COCO's JSON.
     """
-    try:
-        import pycocotools  # noqa: F401
-    except ImportError as error:
-        raise BadInput("Reading COCO needs pycocotools; install it with: pip install 'tagseg[coco]'.") from error
+    check_pycocotools()
     sources = _sources(root)
     if "train" not in {source.split for source in sources}:
         raise BadInput(f"{root}: there are no annotations for training, such as annotations/instances_train2017.json.")
@@ -266,6 +263,18 @@ class _Reading:
             mask = CocoMask(*(size if right else (None, None)), image, tuple(shapes))
         boxes = tuple(box for tag, annotation in known if (box := _box(tag, annotation.get("bbox"))) is not None)
         return Sample(name, image, tuple(sorted({tag for tag, _ in known})), mask, boxes=boxes)
+
+
+def check_pycocotools() -> None:
+    """Refuses to go on where pycocotools is missing.
+
+    Raises:
+        BadInput: it is.
+    """
+    try:
+        import pycocotools  # noqa: F401
+    except ImportError as error:
+        raise BadInput("Reading COCO needs pycocotools; install it with: pip install 'tagseg[coco]'.") from error
 
 
 def coco_class_names(path: Path) -> list[str]:

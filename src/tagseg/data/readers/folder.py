@@ -25,7 +25,7 @@ from tagseg.data.readers import Reader
 from tagseg.data.tables import SPLITS, Row, key, label_text, read_table, read_text, without_suffix
 from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput, brief, nearest
-from tagseg.files import write_aside
+from tagseg.files import write_text
 
 CLASSES = "classes.txt"
 _RESERVED = frozenset({"images", "masks", "saliency", "boxes", "annotations"})
@@ -216,8 +216,7 @@ def write_class_names(folder: Path, classes: Sequence[str]) -> None:
                 f"{path}: the classes in this folder are others than those of its new masks; choose another."
             )
         return
-    with write_aside(path) as aside:
-        aside.write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(["background", *classes]) + "\n")
 
 
 def _by_name(photos: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:

@@ -21,7 +21,7 @@ from tagseg.data.readers.coco import inside
 from tagseg.data.tables import is_background
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief, nearest
-from tagseg.files import make_folder, write_aside
+from tagseg.files import write_aside
 from tagseg.labels import IGNORE, MAX_CLASSES
 
 UNKNOWN = "ignore"  # what unknown pixels are called, where there are names only
@@ -218,19 +218,12 @@ def named_classes(names: Iterable[str], path: Path) -> tuple[str, ...]:
 
 
 def colour_of(value: int) -> str:
-    """Returns the colour of a number in masks as `#rrggbb`, of PASCAL VOC."""
+    """Returns PASCAL VOC's colour of a number in masks as `#rrggbb`."""
     return "#" + "".join(f"{part:02x}" for part in voc_palette()[value])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all."""
-    with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 def copy_photograph(photo: Path, target: Path) -> None:
     """Copies a photograph as it is, whole or not at all."""
-    make_folder(target.parent)
     with write_aside(target) as aside:
         try:
             shutil.copyfile(photo, aside)

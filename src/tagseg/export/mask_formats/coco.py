@@ -12,6 +12,7 @@ import numpy as np
 from tagseg.data.readers.coco import (
     CocoMask,
     category_name,
+    check_pycocotools,
     coco_class_names,
     entries_of,
     id_of,
@@ -87,10 +88,7 @@ def read(path: Path) -> MaskSet:
     Raises:
         BadInput: pycocotools is missing, or a file is damaged.
     """
-    try:
-        import pycocotools  # noqa: F401
-    except ImportError as error:
-        raise BadInput("Reading COCO needs pycocotools; install it with: pip install 'tagseg[coco]'.") from error
+    check_pycocotools()
     files = _files(path)
     classes = named_classes((name for file in files for name in coco_class_names(file)), path)
     masks: dict[str, Callable[[], np.ndarray]] = {}

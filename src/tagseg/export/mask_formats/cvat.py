@@ -24,9 +24,9 @@ from tagseg.export.mask_formats import (
     named_classes,
     names_and_unknown,
     photo_of,
-    write_text,
 )
 from tagseg.export.shapes import box_of, corner_polygons, fill_corners, objects
+from tagseg.files import write_text
 from tagseg.labels import IGNORE
 from tagseg.run_lengths import runs_of
 

@@ -33,10 +33,9 @@ from tagseg.export.mask_formats import (
     named_classes,
     names_and_unknown,
     photo_of,
-    write_text,
 )
 from tagseg.export.shapes import objects
-from tagseg.files import write_json
+from tagseg.files import write_json, write_text
 from tagseg.labels import IGNORE
 from tagseg.run_lengths import runs_of
 

@@ -22,9 +22,9 @@ from tagseg.export.mask_formats import (
     copy_photograph,
     named_classes,
     photo_of,
-    write_text,
 )
 from tagseg.export.shapes import box_of, objects
+from tagseg.files import write_text
 from tagseg.labels import IGNORE
 
 LABELS = "labelmap.txt"

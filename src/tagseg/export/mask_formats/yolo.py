@@ -21,9 +21,9 @@ from tagseg.export.mask_formats import (
     add_mask,
     copy_photograph,
     photo_of,
-    write_text,
 )
 from tagseg.export.shapes import centre_polygons, fill_centres
+from tagseg.files import write_text
 from tagseg.labels import IGNORE
 
 DATA = "data.yaml"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tagseg.errors import brief
-from tagseg.files import write_aside, write_json
+from tagseg.files import write_aside, write_json, write_text
 from tagseg.pipeline.card import CARD, model_card
 from tagseg.pipeline.measure import measure
 from tagseg.pipeline.records import Metrics, ReportRecord
@@ -45,8 +45,7 @@ def _write_card(run: Run, metrics: Metrics) -> None:
     except Exception as error:
         run.reporter.say(f"report: the model's card is left out, because it could not be made ({brief(error)})")
         return
-    with write_aside(run.path / "segment" / CARD) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_text(run.path / "segment" / CARD, text)
 
 
 STAGE = Stage(name="report", record=ReportRecord, inputs=_inputs, work=_work, outputs=(METRICS, PAGE))
