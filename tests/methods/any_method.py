@@ -11,6 +11,7 @@ from tagseg.data.reading import read_dataset
 from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.base import Method
 from tagseg.methods.frozen import Frozen
+from tagseg.methods.mctformer import MCTformerV1
 from tagseg.methods.refinements import load_network
 from tagseg.methods.refinements.base import AffinityNetwork
 from tagseg.methods.single_stage import SingleStage
@@ -31,6 +32,7 @@ SMALL: dict[str, Any] = {  # of these every method takes what it knows
     "classes_first": 0.0,
     "map_scales": (1.0,),
     "views": 2,
+    "drop_path": 0.0,  # which blocks are left out is drawn in every process anew
 }
 
 
@@ -44,7 +46,7 @@ def some(data: Path, count: int = 4) -> tuple[tuple[Sample, ...], tuple[str, ...
 def built(name: str, classes: tuple[str, ...], steps: int = 4, **changes: Any) -> Method:
     """The method, with a network of half a million weights."""
     kind: Any = load_method(name)
-    transformer = issubclass(kind, SingleStage | Frozen)
+    transformer = issubclass(kind, SingleStage | Frozen | MCTformerV1)
     small = {**SMALL, **({"side": 64} if transformer else {}), **changes}
     settings = kind.Settings(**{k: v for k, v in small.items() if k in kind.Settings.model_fields})
     torch.manual_seed(0)
@@ -55,7 +57,7 @@ def exact() -> None:
     """Makes what is learnt comparable: in float32, and with batch normalisations as they are, as pretrained ones stay,
     for those of a CPU see their own process's part of a batch."""
     freeze = Backbone.freeze
-    Backbone.freeze = lambda self, early, norms: freeze(self, early, norms=True)  # type: ignore[method-assign]
+    Backbone.freeze = lambda self, early, norms, **more: freeze(self, early, norms=True, **more)  # type: ignore[method-assign]
     training.trainer_precision = lambda _: "32-true"  # type: ignore[attr-defined]
 
 

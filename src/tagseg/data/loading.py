@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from tagseg.cores import prefetch
 from tagseg.data.dataset import Sample, multi_hot, read_saliency
 from tagseg.data.images import read_image, read_index_png
+from tagseg.data.photometry import jitter_colours
 from tagseg.data.views import View, ViewSpec, random_view, whole
 
 
@@ -104,7 +105,8 @@ class TrainingViews(Dataset[dict[str, Any]]):
     def cut(self, photo: View, rng: np.random.Generator) -> View:
         """Returns a random view of a whole photograph."""
         s = self.spec
-        return random_view(photo, s.side, s.scales, rng, self.fill, short=s.short, mirror=s.mirror)
+        view = random_view(photo, s.side, s.scales, rng, self.fill, short=s.short, mirror=s.mirror)
+        return jitter_colours(view, rng) if s.jitter else view
 
     def item(self, index: int, view: View) -> dict[str, Any]:
         """Returns a view as tensors, with the tags of photograph `index`."""

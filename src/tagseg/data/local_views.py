@@ -10,7 +10,6 @@ import torch
 
 from tagseg.data.dataset import Sample
 from tagseg.data.loading import PixelStatistics, TrainingViews
-from tagseg.data.photometry import jitter_colours
 from tagseg.data.views import ViewSpec
 
 Placement = Literal["random", "uniform", "corners"]
@@ -27,7 +26,6 @@ class LocalViews(TrainingViews):
         count: N.
         view_side: of a local view, pixels.
         placement: see `place_boxes`.
-        jitter: whether colours are changed at random.
     """
 
     def __init__(
@@ -40,19 +38,15 @@ class LocalViews(TrainingViews):
         count: int,
         view_side: int,
         placement: Placement,
-        jitter: bool,
     ) -> None:
         super().__init__(samples, num_classes, statistics, spec)
-        self.count, self.view_side, self.placement, self.jitter = count, view_side, placement, jitter
+        self.count, self.view_side, self.placement = count, view_side, placement
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         rng = np.random.default_rng((self.spec.seed, epoch, index, 1))
         boxes = place_boxes(self.spec.side, self.view_side, self.count, self.placement, rng)
-        view = self.view(epoch, index)
-        if self.jitter:
-            view = jitter_colours(view, rng)
-        return {**self.item(index, view), "boxes": torch.from_numpy(boxes)}
+        return {**self.item(index, self.view(epoch, index)), "boxes": torch.from_numpy(boxes)}
 
 
 def place_boxes(side: int, view_side: int, count: int, placement: Placement, rng: np.random.Generator) -> np.ndarray:

@@ -25,6 +25,7 @@ class ViewSpec:
     saliency: whether saliency maps are cut along; every sample must then have one.
     short: whether `scales` are of the photograph's short side; from 1 on nothing is padded.
     mirror: whether half of the views are mirrored.
+    jitter: whether colours are changed at random (see `tagseg.data.photometry.jitter_colours`).
     """
 
     side: int
@@ -34,6 +35,7 @@ class ViewSpec:
     saliency: bool = False
     short: bool = False
     mirror: bool = True
+    jitter: bool = False
 
 
 @dataclass(frozen=True)

@@ -129,10 +129,11 @@ class Method(lightning.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} has no cumulative maps")
 
     def view_spec(self, seed: int, **changes: Any) -> ViewSpec:
-        """Returns how training views are cut: as `side` and `scales` of the settings say, but for `changes`."""
+        """Returns how training views are cut, as the settings say, but for `changes`."""
         s = self.settings
         side, _ = self.backbone.grid.fit(s.side, s.side)
-        return ViewSpec(**{"side": side, "scales": s.scales, "seed": seed, **changes})
+        jitter = getattr(s, "colour_jitter", False)
+        return ViewSpec(**{"side": side, "scales": s.scales, "seed": seed, "jitter": jitter, **changes})
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> TorchDataset[Any]:
         """Returns the items that `training_step` gets in batches: by default `image`, `tags`, and `saliency` if the

@@ -186,7 +186,6 @@ class LocalNetwork(Method):
             count=s.views,
             view_side=self.view_side,
             placement=s.placement,
-            jitter=s.colour_jitter,
         )
 
     def networks(self) -> list[tuple[nn.Module, nn.Module, float]]:

@@ -116,13 +116,13 @@ class Backbone(nn.Module):
         """Returns the pixels from one cell of the features to the next."""
         return self.grid.stride
 
-    def freeze(self, early: bool, norms: bool) -> None:
-        """Keeps what has at most stride 4 (`early`) and every batch normalisation (`norms`) as they are.
+    def freeze(self, early: bool, norms: bool, stride: int = 4) -> None:
+        """Keeps what has at most the given stride (`early`) and every batch normalisation (`norms`) as they are.
 
         Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
         """
         if early:
-            for parameter in _parameters_to_stride(self.network, 4):
+            for parameter in _parameters_to_stride(self.network, stride):
                 parameter.requires_grad_(False)
         self.frozen_norms = norms
         if norms:

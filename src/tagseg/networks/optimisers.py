@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -51,6 +52,94 @@ def poly_optimiser(
         fallen = max(0.0, step - held) / max(1.0, steps - held)
         return min((step + 1) / (warmup + 1), 1.0) * max(0.0, 1 - fallen) ** power
 
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def two_stage_optimiser(
+    groups: Sequence[tuple[nn.Module, float, float]],
+    *,
+    kind: Literal["adamw", "sgd"],
+    weight_decay: float,
+    first: int,
+    steps: int,
+    power: float = 0.9,
+) -> dict[str, Any]:
+    """Returns optimiser and per-step schedule of two trainings one after the other, as Lightning takes them.
+
+    In each of them rates fall by poly decay. SGD has momentum 0.9.
+
+    Args:
+        groups: modules, with the rate at which they begin the first training and the second.
+        kind, weight_decay: of the optimiser; norms and biases are not decayed.
+        first: steps of the first training.
+        steps: of both.
+        power: of the decay.
+    """
+    members: list[dict[str, Any]] = []
+    falls = []
+
+    def fall(share: float) -> Callable[[int], float]:
+        def rate(step: int) -> float:
+            if step < first:
+                return (1 - share) * (1 - step / first) ** power
+            return share * max(0.0, 1 - (step - first) / max(1, steps - first)) ** power
+
+        return rate
+
+    for module, before, after in groups:
+        trained = [p for p in module.parameters() if p.requires_grad]
+        for decay, chosen in ((weight_decay, True), (0.0, False)):
+            parameters = [p for p in trained if (p.ndim > 1) == chosen]
+            if parameters:
+                members.append({"params": parameters, "lr": before + after, "weight_decay": decay})
+                falls.append(fall(after / (before + after)))
+    optimiser: torch.optim.Optimizer = (
+        torch.optim.AdamW(members) if kind == "adamw" else torch.optim.SGD(members, momentum=0.9)
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, falls)
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def cosine_optimiser(
+    backbone: nn.Module,
+    head: nn.Module,
+    *,
+    learning_rate: float,
+    head_factor: float,
+    weight_decay: float,
+    steps: int,
+    warmup: int,
+    lowest: float,
+    kept: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Returns AdamW whose rate rises and then falls as half a cosine, as Lightning takes it (the recipe of DeiT).
+
+    Args:
+        backbone, head: what learns; the head `head_factor` times faster.
+        learning_rate: at its highest.
+        weight_decay: of all but norms, biases and what is `kept`.
+        steps: of the whole training.
+        warmup: steps in which it rises from a hundredth.
+        lowest: share of the rate at which it ends.
+        kept: ends of the names of parameters that are not decayed.
+    """
+    groups = []
+    for module, factor in ((backbone, 1.0), (head, head_factor)):
+        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        free = [p for name, p in trained if p.ndim <= 1 or name.endswith(kept)]
+        decayed = [p for _, p in trained if not any(p is other for other in free)]
+        for decay, members in ((weight_decay, decayed), (0.0, free)):
+            if members:
+                groups.append({"params": members, "lr": learning_rate * factor, "weight_decay": decay})
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return 0.01 + 0.99 * step / warmup
+        share = (step - warmup) / max(1, steps - warmup)
+        return lowest + (1 - lowest) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+    optimiser = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

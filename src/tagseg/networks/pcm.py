@@ -23,11 +23,12 @@ class PCM(nn.Module):
     Args:
         widths: channels of the two stages, the shallower one first.
         grid: the geometry of the maps and of the stages.
+        rectified: whether what is left of the stages is rectified, as in SEAM's code; L2G's leaves it as it is.
     """
 
-    def __init__(self, widths: tuple[int, int], grid: Grid) -> None:
+    def __init__(self, widths: tuple[int, int], grid: Grid, *, rectified: bool = False) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.rectified = grid, rectified
         # VGG's two stages are equally wide, and so is what is left of them (published layers)
         outputs = (WIDTHS[0], WIDTHS[0] if widths[0] == widths[1] else WIDTHS[1])
         self.stages = nn.ModuleList(nn.Conv2d(w, o, 1, bias=False) for w, o in zip(widths, outputs, strict=True))
@@ -43,7 +44,8 @@ class PCM(nn.Module):
         maps learn does not reach the backbone by way of the affinity.
         """
         size = maps.shape[-2:]
-        inputs = [images, *(stage(f.detach()) for stage, f in zip(self.stages, stages, strict=True))]
+        inner = [stage(f.detach()) for stage, f in zip(self.stages, stages, strict=True)]
+        inputs = [images, *(f.relu() if self.rectified else f for f in inner)]
         joined = torch.cat([self.grid.resize(i, size).to(inputs[-1].dtype) for i in inputs], dim=1)
         return pixel_correlation(maps, self.embedding(joined))
 

@@ -9,10 +9,10 @@ all, and the mean over heads and blocks is summed up head by head where it is as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -40,7 +40,7 @@ class Attention:
         """Returns how much patches attend to patches: the mean over heads and blocks, without the other tokens.
 
         Args:
-            weights: `(B, K)` of the blocks; None: all 1.
+            weights: `(B, K)` of the blocks, or `(B, K, H)` of their heads; None: all 1.
             normalise: whether rows, which lack what goes to the other tokens, are made to add up to 1.
 
         Returns:
@@ -48,10 +48,11 @@ class Attention:
         """
         total = torch.zeros(0)
         for number, (queries, keys) in enumerate(zip(self.queries, self.keys, strict=True)):
-            for query, key in zip(queries.unbind(1), keys.unbind(1), strict=True):
+            for head, (query, key) in enumerate(zip(queries.unbind(1), keys.unbind(1), strict=True)):
                 part = (query[:, self.prefix :] @ key.transpose(1, 2)).softmax(dim=-1)[:, :, self.prefix :]
                 if weights is not None:
-                    part = part * weights[:, number, None, None].to(part.dtype)
+                    own = weights[:, number] if weights.ndim == 2 else weights[:, number, head]
+                    part = part * own[:, None, None].to(part.dtype)
                 total = total + part if total.numel() else part
         total = total / (len(self.queries) * self.queries[0].shape[1])
         return total / total.sum(dim=-1, keepdim=True).clamp(min=1e-8) if normalise else total
@@ -73,12 +74,33 @@ class Attention:
         total = torch.zeros_like(values[:, self.prefix :])
         for number, (queries, keys) in enumerate(zip(self.queries, self.keys, strict=True)):
             # queries of patches only, but keys of all tokens: the softmax is the network's own
-            part = _attended(queries[:, :, self.prefix :], keys, values)
-            total = total + (part if weights is None else part * weights[:, number, None, None].to(part.dtype))
+            total = total + _attended(
+                queries[:, :, self.prefix :], keys, values, None if weights is None else weights[:, number]
+            )
         total = total / len(self.queries)
         if normalise:
             total = total[:, :, :-1] / total[:, :, -1:].clamp(min=1e-8)
         return total.transpose(1, 2).reshape(batch, channels, height, width)
+
+    def to_patches(self, tokens: int, blocks: int, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns how much the first tokens attend to patches: the mean over heads and the last blocks.
+
+        Args:
+            tokens: how many of the tokens before the patches, T.
+            blocks: how many of the K blocks.
+            weights: `(B, K, H)` of their heads; None: all 1.
+
+        Returns:
+            `(B, T, h, w)`.
+        """
+        total = torch.zeros(0)
+        for number, (queries, keys) in list(enumerate(self._pairs()))[-blocks:]:
+            part = (queries[:, :, :tokens] @ keys.transpose(2, 3)).softmax(dim=-1)[:, :, :, self.prefix :]
+            if weights is not None:
+                part = part * weights[:, number, :, None, None].to(part.dtype)
+            part = part.mean(dim=1)
+            total = total + part if total.numel() else part
+        return (total / min(blocks, len(self.keys))).unflatten(2, self.grid)
 
     def logit_means(self) -> torch.Tensor:
         """Returns the mean of every block's scaled products of queries and keys: `(B, K)`.
@@ -108,10 +130,13 @@ class Attention:
         return zip(self.queries, self.keys, strict=True)
 
 
-def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _attended(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor | None
+) -> torch.Tensor:
     """The mean over heads of softmax(queries keys) values. `(B, H, m, d)`, `(B, H, n, d)`, `(B, n, C)` -> `(B, m, C)`.
 
-    Kernels that hold no weights want values as wide as keys: as many channels go together.
+    Each head may have a weight, `(B, H)`, or all of them one, `(B,)`. Kernels that hold no weights want values as wide
+    as keys: as many channels go together.
     """
     heads, width = queries.shape[1], queries.shape[3]
     found = []
@@ -121,8 +146,11 @@ def _attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -
         padded = F.pad(part, (0, width - part.shape[2])).to(queries.dtype)[:, None].expand(-1, heads, -1, -1)
         # the queries are scaled already
         spread = F.scaled_dot_product_attention(queries, keys, padded, scale=1.0)
+        if weights is not None and weights.ndim == 2:
+            spread = spread * weights[:, :, None, None].to(spread.dtype)
         found.append(spread.mean(dim=1)[:, :, : part.shape[2]])
-    return torch.cat(found, dim=2)
+    joined = torch.cat(found, dim=2)
+    return joined * weights[:, None, None].to(joined.dtype) if weights is not None and weights.ndim == 1 else joined
 
 
 class Tokens(NamedTuple):
@@ -164,14 +192,14 @@ class Transformer(Backbone):
         self.early = early % self.blocks
         if not -self.blocks <= early < self.blocks:
             raise BadInput(f"early block {early}: '{name}' has {self.blocks} blocks.")
-        self._try()
+        self._try(self.tokens)
 
-    def _try(self) -> None:
-        """Refuses what only looks like a plain transformer."""
+    def _try(self, look: Callable[[torch.Tensor], Any]) -> None:
+        """Refuses what only looks like a plain transformer, by looking at an image."""
         images = torch.zeros(1, 3, *self.grid.fit(3 * self.stride, 2 * self.stride))
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                self.tokens(images)
+                look(images)
         except Exception as error:  # whatever a network does that was not made for this
             raise BadInput(
                 f"'{self.name}' does not give patches of photographs of any size as plain vision transformers do "
@@ -184,17 +212,22 @@ class Transformer(Backbone):
         Raises:
             BadInput: a side is not a multiple.
         """
-        height, width = images.shape[-2:]
-        if height % self.stride or width % self.stride:
-            raise BadInput(f"images of {height} x {width}: sides must be multiples of the patch, {self.stride} pixels.")
+        grid = self._cells(images)
         seen = Attending(block.attn for block in self.network.blocks)
         with seen if attention else nullcontext():
             last, (early,) = self.network.forward_intermediates(images, indices=[self.early], output_fmt="NCHW")
-        prefix, grid = getattr(self.network, "num_prefix_tokens", 0), self.grid.cells(height, width)
+        prefix = getattr(self.network, "num_prefix_tokens", 0)
         patches = last[:, prefix:].transpose(1, 2).unflatten(2, grid)
         summary = last[:, 0] if prefix else patches.mean(dim=(2, 3))
         found = self._attention(seen.calls, prefix, grid) if attention else None
         return Tokens(summary, patches, early, found)
+
+    def _cells(self, images: torch.Tensor) -> tuple[int, int]:
+        """How many patches (h, w) the images have."""
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise BadInput(f"images of {height} x {width}: sides must be multiples of the patch, {self.stride} pixels.")
+        return self.grid.cells(height, width)
 
     def _attention(self, calls: list[Attended], prefix: int, grid: tuple[int, int]) -> Attention:
         """The attention of all blocks, each of which is to have attended once, in the plain way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationInfo, field_validator
 
 from tagseg.settings import Count, Norms, OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
 
@@ -16,6 +16,7 @@ class ClassifierSettings(TrainSettings):
     batch_size: Count = 16
     side: SidePixels = 257  # of the square training window, pixels
     scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
+    colour_jitter: bool = False
     output_stride: OutputStride = "auto"
     norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -23,6 +24,13 @@ class ClassifierSettings(TrainSettings):
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01
     hold: float = Field(default=0.0, ge=0, lt=1)  # share of the steps at the full rate, before it falls (poly)
+
+    @field_validator("colour_jitter")
+    @classmethod
+    def _colours_are_seen(cls, jitter: bool, given: ValidationInfo) -> bool:
+        if jitter and given.data.get("frozen"):
+            raise ValueError("features of photographs as they are were computed once (train.frozen)")
+        return jitter
 
 
 class CAMSettings(ClassifierSettings):

@@ -1,0 +1,185 @@
+"""MCTformer: Xu et al., "Multi-class Token Transformer for Weakly Supervised Semantic Segmentation", CVPR 2022 (V1 and
+V2); and "MCTformer+: Multi-Class Token Transformer for Weakly Supervised Semantic Segmentation", TPAMI 2024.
+
+A vision transformer gets a token for every class. A class is there as far as its token's mean is large, and lies where
+its token attends to (V1). V2 multiplies these maps with those of a class convolution on the patches, and MCTformer+
+takes the root of that, keeps the tokens of different classes apart, and pools the convolution's maps by rank. All of
+them spread their maps along what patches attend to.
+
+Maps of scales and mirror images are added, so that constant factors do not matter: means stand for the published sums
+over blocks. In MCTformer+ a class token and its position are two parameters, here their sum is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.methods.base import Method
+from tagseg.methods.settings.mctformer import MCTformerPlusSettings, MCTformerSettings, MCTformerV2Settings
+from tagseg.networks.class_tokens import ClassTokens, ClassTokenTransformer
+from tagseg.networks.optimisers import cosine_optimiser
+from tagseg.networks.ranks import shared_mean
+
+
+class MCTformerV1(Method):
+    """A transformer with class tokens, whose attention to the patches is the class map.
+
+    Args:
+        backbone: a plain vision transformer; see `tagseg.networks.vit.Transformer`.
+        weights: see `tagseg.networks.backbone.Backbone`.
+        classes: the C class names.
+        settings: see `MCTformerSettings`.
+        steps: how many optimiser steps the whole training takes, for the schedule.
+
+    Raises:
+        BadInput: the backbone is no plain transformer.
+    """
+
+    Settings: type[Any] = MCTformerSettings
+    backbone: ClassTokenTransformer
+
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(classes, settings, steps)
+        self.backbone = ClassTokenTransformer(backbone, weights, self.num_classes, settings.drop_path)
+
+    def seen(self, images: torch.Tensor) -> ClassTokens:
+        """Returns what the transformer says of images `(B, 3, H, W)`."""
+        return self.backbone.with_classes(images)
+
+    def attended(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns how much the class tokens attend to the patches (section 3.2). `(B, C, h, w)` in [0, 1]."""
+        return seen.attention.to_patches(self.num_classes, self.settings.attention_blocks)
+
+    def coarse_maps(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns the class maps before they are spread. `(B, C, h, w)`, not negative."""
+        return self.attended(seen)
+
+    def logits(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns the tag logits, `(B, C)`."""
+        return seen.logits
+
+    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the spread maps, and the tag logits at every place: `(B, 2 C, h, w)`."""
+        seen = self.seen(images)
+        maps = self.spread(seen)
+        return torch.cat([maps, self.logits(seen)[:, :, None, None].expand_as(maps)], dim=1)
+
+    def spread(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns the class maps spread along what patches attend to (section 3.4). `(B, C, h, w)`, not negative."""
+        return seen.attention.spread(self.coarse_maps(seen).to(seen.attention.keys[0].dtype)).float()
+
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the spread maps `(B, C, h, w)` and the tag logits `(B, C)`."""
+        maps, logits = score_maps.chunk(2, dim=1)
+        return maps, logits.mean(dim=(2, 3))
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the spread maps. `(B, 3, H, W) -> (B, C, h, w)`, not negative."""
+        return self.spread(self.seen(images))
+
+    def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the class maps before they are spread, and the tag logits."""
+        seen = self.seen(images)
+        return self.coarse_maps(seen), self.logits(seen)
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the sum of the losses."""
+        terms = self.losses(self.seen(batch["image"]), batch["tags"])
+        return self.told(sum(terms.values(), batch["tags"].new_zeros(())), **terms)
+
+    def losses(self, seen: ClassTokens, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns the terms of the loss by name: here the multi-label soft margin of the class tokens."""
+        return {"tokens": F.multilabel_soft_margin_loss(seen.logits, tags)}
+
+    def configure_optimizers(self) -> Any:
+        """Returns AdamW whose rate rises first and then falls as a cosine."""
+        s = self.settings
+        return cosine_optimiser(
+            self.backbone,
+            nn.ModuleList(self.heads()),
+            learning_rate=s.learning_rate,
+            head_factor=s.head_factor,
+            weight_decay=s.weight_decay,
+            steps=self.steps,
+            warmup=round(s.rise * self.steps),
+            lowest=s.lowest,
+            kept=("pos_embed", "class_tokens"),
+        )
+
+
+class MCTformerV2(MCTformerV1):
+    """MCTformer whose patches are classified too; its arguments are those of `MCTformerV1`."""
+
+    Settings: type[Any] = MCTformerV2Settings
+
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
+        self.head = nn.Conv2d(self.backbone.channels, self.num_classes, kernel_size=3, padding=1)
+
+    def coarse_maps(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns the attention of the class tokens times the rectified maps of the patches (section 3.3)."""
+        return self.attended(seen) * self.head(seen.patches).relu()
+
+    def patch_logits(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns class scores of the patches by global average pooling, `(B, C)`."""
+        return self.head(seen.patches).float().mean(dim=(2, 3))
+
+    def losses(self, seen: ClassTokens, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns the multi-label soft margins of the class tokens and of the patches."""
+        patches = F.multilabel_soft_margin_loss(self.patch_logits(seen), tags)
+        return super().losses(seen, tags) | {"patches": patches}
+
+
+class MCTformerPlus(MCTformerV2):
+    """MCTformer whose class tokens are kept apart; its arguments are those of `MCTformerV1`."""
+
+    Settings = MCTformerPlusSettings
+
+    def coarse_maps(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns the root of what MCTformer-V2 has (published code)."""
+        return super().coarse_maps(seen).sqrt()
+
+    def patch_logits(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns class scores of the patches by global weighted ranking pooling, `(B, C)`."""
+        return ranked_mean(self.head(seen.patches).float(), self.settings.rank_decay)
+
+    def logits(self, seen: ClassTokens) -> torch.Tensor:
+        """Returns the mean of the class tokens' logits and those of the patches, `(B, C)` (published code)."""
+        return (seen.logits + self.patch_logits(seen)) / 2
+
+    def losses(self, seen: ClassTokens, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns the losses of MCTformer-V2, and the contrast of class tokens."""
+        s = self.settings
+        tokens = torch.stack(seen.classes[-s.contrast_blocks :])
+        return super().losses(seen, tags) | {"contrast": s.contrast_weight * token_contrast_loss(tokens, tags)}
+
+
+def ranked_mean(maps: torch.Tensor, decay: float) -> torch.Tensor:
+    """Returns the mean of every map's values, of which each weighs `decay` times as much as the next stronger one.
+
+    It is global weighted ranking pooling (Kolesnikov and Lampert, ECCV 2016). `(B, C, h, w) -> (B, C)`.
+    """
+    ranked = maps.flatten(2).sort(dim=2, descending=True).values
+    weights = decay ** torch.arange(ranked.shape[2], device=maps.device, dtype=torch.float32)
+    return (ranked * weights).sum(dim=2) / weights.sum()
+
+
+def token_contrast_loss(tokens: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+    """Returns the cross-entropy by which every token of a tag is to be like itself and like no other class's.
+
+    It is a softmax over the cosines with all class tokens of the same block, of which the right one is itself; the mean
+    over a photograph's tags and over blocks, then over photographs, where those without tags count with 0.
+
+    Args:
+        tokens: class tokens of K blocks, `(K, B, C, D)`.
+        tags: `(B, C)` multi-hot.
+    """
+    unit = F.normalize(tokens.float(), dim=3)
+    entropy = -(unit @ unit.transpose(2, 3)).log_softmax(dim=3).diagonal(dim1=2, dim2=3).mean(dim=0)  # (B, C)
+    each = (entropy * tags).sum(dim=1) / tags.sum(dim=1).clamp(min=1)
+    return shared_mean(each, torch.ones_like(each, dtype=torch.bool))

@@ -1,0 +1,174 @@
+"""SEAM: Wang et al., "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic Segmentation",
+CVPR 2020.
+
+A classifier says of a small photograph something else than of a large one, though objects are where they were. So it
+sees both, and its class maps are to be the same (equivariant regularisation); and they are to be what the maps of the
+other size become when they flow between cells that look alike (the pixel correlation module, `tagseg.networks.pcm`).
+These maps are the ones that are used afterwards.
+
+What the paper does not say is as in its code: the winner of every cell alone flows, beside the background, which is
+what no class claims; and a quarter of every image is to be free of classes. The code's twenty-first class map, which no
+loss reaches, is left out. Its class scores are means of enlarged maps, here of their cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tagseg.masks.rescaling import normalised
+from tagseg.methods.cam import CAM
+from tagseg.methods.settings.seam import SEAMSettings
+from tagseg.networks.backbone import Backbone
+from tagseg.networks.pcm import EPSILON, PCM
+from tagseg.networks.pooling import inside_cells
+
+FREE = 0.25  # share of an image that is to be free of classes (published code)
+
+
+class SEAM(CAM):
+    """A classifier whose class maps, and what they become by pixel correlation, agree between two sizes.
+
+    Its arguments are those of `CAM`.
+    """
+
+    Settings = SEAMSettings
+    classifier: nn.Conv2d
+    on_features = False  # it needs inner stages, and photographs of two sizes
+
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SEAMSettings, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        self.drop = nn.Dropout2d(settings.dropout)
+        self.correlation = PCM(inner_widths(self.backbone), self.backbone.grid, rectified=True)
+        side = self.view_spec(0).side
+        self.small, _ = self.backbone.grid.fit(*[settings.rescaling * side] * 2)
+
+    def plain_and_refined(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the class maps, signed, and what flowed of them between cells that look alike, background first.
+
+        `(B, 3, H, W) -> (B, C, h, w), (B, C + 1, h, w)`, the latter in [0, 1].
+        """
+        features, stages = self.backbone.with_stages(images)
+        maps = self.classifier(self.drop(features)).float()
+        return maps, self.correlation(winners_and_background(maps), images, stages[-3:-1])
+
+    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the class maps and the refined ones, `(B, 2 C, h, w)`."""
+        maps, refined = self.plain_and_refined(images)
+        return torch.cat([maps, refined[:, 1:]], dim=1)
+
+    def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the refined maps `(B, C, h, w)`, and the class maps' means as logits `(B, C)`."""
+        plain, refined = score_maps.chunk(2, dim=1)
+        return refined, self.tag_logits(plain)
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the refined maps. `(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
+        return self.plain_and_refined(images)[1][:, 1:]
+
+    def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the class maps before they flow, signed, and tag logits."""
+        maps = self.plain_and_refined(images)[0]
+        return maps, self.tag_logits(maps)
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification loss of both sizes, L_ER, L_ECR, and what keeps a quarter of images free."""
+        s, grid, images, tags = self.settings, self.backbone.grid, batch["image"], batch["tags"]
+        # only classes that some image has are carried along: of all others every loss below is 0
+        classes = tags.any(dim=0).nonzero()[:, 0]
+        if not len(classes):  # no image has a tag: one class stands in, for empty maps cannot be resized
+            classes = classes.new_zeros(1)
+        told = tags[:, classes]
+        sizes = (self.small, self.small)
+        views = (images, grid.resize(images, sizes))
+        plain, refined, classification, free = [], [], [], []
+        for view in views:
+            maps, flowed = self.plain_and_refined(view)
+            boxes = batch["inside"] * (view.shape[-1] / images.shape[-1])
+            inside = inside_cells(boxes, grid, (view.shape[-2], view.shape[-1]))
+            classification.append(F.multilabel_soft_margin_loss(self.tag_logits(maps, inside), tags))
+            at = (view.shape[-2], view.shape[-1])
+            flowed = grid.resize(torch.cat([flowed[:, :1], flowed[:, 1:][:, classes]], dim=1), at)
+            free.append(free_loss(flowed[:, 1:] * told[:, :, None, None]))
+            plain.append(grid.resize(normalised(grid.resize(maps[:, classes], at), "official"), sizes))
+            refined.append(grid.resize(normalised(flowed, "official"), sizes))
+        equal, cross = equivariance_losses(plain, refined, told, self.num_classes, s.hardest)
+        terms = {
+            "classification": (classification[0] + classification[1]) / 2,
+            "equivariance": s.equivariance_weight * equal,
+            "cross": s.cross_weight * cross,
+            "free": s.background_weight * (free[0] + free[1]) / 2,
+        }
+        return self.told(sum(terms.values(), equal.new_zeros(())), **terms)
+
+
+def inner_widths(backbone: Backbone) -> tuple[int, int]:
+    """Returns the channels of the two stages before the last one, the shallower one first."""
+    widths = backbone.stage_shapes()[0]
+    return widths[-3], widths[-2]
+
+
+@torch.no_grad()
+def winners_and_background(maps: torch.Tensor) -> torch.Tensor:
+    """Returns what flows: of every cell the class that is strongest there, and before it what no class claims.
+
+    Maps are rectified and divided by their maxima first (section 3.3 and published code).
+
+    Args:
+        maps: `(B, C, h, w)` signed.
+
+    Returns:
+        `(B, C + 1, h, w)` in [0, 1], background first.
+    """
+    maps = maps.relu()
+    scaled = (maps - EPSILON).relu() / (maps.amax(dim=(2, 3), keepdim=True) + EPSILON)
+    return torch.cat([1 - scaled.amax(dim=1, keepdim=True), strongest_only(scaled)], dim=1)
+
+
+def strongest_only(maps: torch.Tensor) -> torch.Tensor:
+    """Returns maps `(B, C, h, w)` of which every cell keeps its strongest class, and 0 of the others."""
+    return maps * (maps == maps.amax(dim=1, keepdim=True))
+
+
+def free_loss(maps: torch.Tensor) -> torch.Tensor:
+    """Returns how strong the strongest class is in the quarter of every image where it is weakest (published code).
+
+    `(B, C, H, W)` maps of the tags, 0 for other classes; rectified.
+    """
+    strongest = maps.amax(dim=1).flatten(1)
+    count = max(1, int(FREE * strongest.shape[1]))
+    return strongest.topk(count, dim=1, largest=False).values.relu().mean()
+
+
+def equivariance_losses(
+    plain: Sequence[torch.Tensor], refined: Sequence[torch.Tensor], tags: torch.Tensor, classes: int, hardest: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns L_ER and L_ECR of two views (section 3.4, equations 6 and 7).
+
+    L_ER is the mean difference between the class maps of both. L_ECR is that between the refined maps of one and of
+    every place the strongest class of the other, beside the background; of each image only its largest values count.
+
+    Args:
+        plain: the class maps of either view, `(B, K, H, W)` in [0, 1], at one size.
+        refined: their refined maps, `(B, K + 1, H, W)` in [0, 1], background first.
+        tags: `(B, K)` multi-hot; nothing counts of classes that an image does not have.
+        classes: C >= K: of how many the K are those that some image of the batch has.
+        hardest: share of the (C + 1) H W values of an image that count in L_ECR.
+    """
+    kept = tags[:, :, None, None].to(plain[0].dtype)
+    first, second = (maps * kept for maps in plain)
+    height, width = first.shape[-2:]
+    equal = (first - second).abs().sum() / (len(first) * classes * height * width)
+    count = max(1, int(hardest * (classes + 1) * height * width))
+    with_background = torch.cat([torch.ones_like(kept[:, :1]), kept], dim=1)
+    cross = first.new_zeros(())
+    for maps, other in ((second, refined[0]), (first, refined[1])):
+        wanted = torch.cat([1 - maps.amax(dim=1, keepdim=True), strongest_only(maps)], dim=1).detach()
+        apart = (wanted - other * with_background).abs().flatten(1)
+        # of classes that no image has all differences are 0: they are counted, but need not be there
+        cross = cross + apart.topk(min(count, apart.shape[1]), dim=1).values.sum() / (count * len(apart))
+    return equal, cross

@@ -1,0 +1,28 @@
+"""Settings of ReCAM (see `tagseg.methods.recam`)."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from tagseg.methods.settings.cam import CAMSettings
+
+
+class ReCAMSettings(CAMSettings):
+    """Settings of ReCAM: those of CAM, and of what follows it.
+
+    The schedule suits a few hundred to a few thousand photographs; `voc/recam` holds the published one.
+    """
+
+    warmup: float = Field(default=0.5, ge=0, lt=1)  # share of the epochs in which only the tags are learnt, as by CAM
+    softmax_weight: NonNegativeFloat = 1.0  # lambda, of the softmax cross-entropy
+    # where the rate begins once more after the warm-up; None: it goes on falling
+    second_learning_rate: PositiveFloat | None = None
+    softmax_factor: PositiveFloat = 10.0  # how much faster the softmax classifier then learns than all others
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Returns how many epochs teach only the tags."""
+        return round(self.warmup * self.epochs)
+
+
+METHODS = {"recam": ReCAMSettings}

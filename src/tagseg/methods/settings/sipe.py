@@ -1,0 +1,24 @@
+"""Settings of SIPE (see `tagseg.methods.sipe`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat
+
+from tagseg.methods.settings.cam import CAMSettings
+
+
+class SIPESettings(CAMSettings):
+    """Settings of SIPE: those of CAM, and of prototypes.
+
+    The schedule suits a few hundred to a few thousand photographs; `voc/sipe` holds the published one.
+    """
+
+    consistency_weight: NonNegativeFloat = 1.0  # of the general-specific consistency
+    # what a class has to be stronger than in the maps: a score for all, which is chosen later, or before that also the
+    # background's own map, as published (then masks.background is 0.01)
+    background: Literal["score", "prototype"] = "score"
+
+
+METHODS = {"sipe": SIPESettings}
