@@ -1,0 +1,70 @@
+"""ADL: Choe and Shim, "Attention-based Dropout Layer for Weakly Supervised Object Localization", CVPR 2019.
+
+CAM, but while it learns the features of the last stages are multiplied with a map that is made of themselves, their
+mean over channels: either it hides the strongest places, so that the classifier has to look elsewhere, or it stresses
+them. Which one is drawn for every step and stage. Afterwards the network is as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tagseg.errors import BadInput
+from tagseg.methods.cam import CAM
+from tagseg.methods.settings.adl import ADLSettings
+
+
+class ADL(CAM):
+    """CAM whose last stages hide or stress what is strongest, while it learns; its arguments are those of `CAM`.
+
+    Raises:
+        BadInput: the network has no stages, or too few.
+    """
+
+    Settings = ADLSettings
+    on_features = False  # it changes features on their way
+
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: ADLSettings, steps: int) -> None:
+        super().__init__(backbone, weights, classes, settings, steps)
+        stages = [info["module"] for info in self.backbone.network.feature_info]
+        if not self.backbone.local or len(stages) < settings.stages:
+            raise BadInput(
+                f"ADL changes {settings.stages} stages of a convolutional network, and '{backbone}' has none or too "
+                "few; choose another backbone, or a smaller train.stages."
+            )
+        for number, name in enumerate(stages[-settings.stages :]):
+            self.backbone.network.get_submodule(name).register_forward_hook(self._changed(number))
+
+    def _changed(self, number: int) -> Any:
+        """A hook that changes what a stage gives while the classifier learns."""
+
+        def change(_: nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:
+            if not self.training or not torch.is_grad_enabled():
+                return features
+            # drawn from the step, so that all processes, and a run that goes on, draw the same
+            draw = np.random.default_rng((self.global_step, number)).random()
+            return features * attention_map(features, draw < self.settings.drop_rate, self.settings.drop_threshold)
+
+        return change
+
+
+def attention_map(features: torch.Tensor, hide: bool, threshold: float) -> torch.Tensor:
+    """Returns by what features are multiplied (section 3.1): 0 at the strongest places and else 1, or their sigmoid.
+
+    Args:
+        features: `(B, D, h, w)`.
+        hide: whether the strongest places are hidden; else they are stressed.
+        threshold: share of the largest mean over channels, from which on a place is hidden.
+
+    Returns:
+        `(B, 1, h, w)` in [0, 1].
+    """
+    means = features.mean(dim=1, keepdim=True)
+    if not hide:
+        return means.sigmoid()
+    return (means < threshold * means.amax(dim=(2, 3), keepdim=True)).to(features.dtype)

@@ -1,0 +1,19 @@
+"""Settings of ADL (see `tagseg.methods.adl`)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tagseg.methods.settings.cam import CAMSettings
+from tagseg.settings import Count
+
+
+class ADLSettings(CAMSettings):
+    """Settings of ADL: those of CAM, and dropping as published."""
+
+    drop_rate: float = Field(default=0.75, ge=0, le=1)  # of the steps that hide what is strongest; others stress it
+    drop_threshold: float = Field(default=0.8, ge=0, le=1)  # of the strongest place, above which a place is hidden
+    stages: Count = 3  # how many of the last stages are changed
+
+
+METHODS = {"adl": ADLSettings}

@@ -1,0 +1,30 @@
+"""Beside these, `attention_map` is equal to the published layer, as clovaai/wsolevaluation has it (commit 96f4b88)."""
+
+import pytest
+import torch
+
+from tagseg.errors import BadInput
+from tagseg.methods.adl import ADL, attention_map
+from tests.conftest import names
+from tests.methods.any_method import built
+
+
+def test_the_strongest_places_are_hidden_or_stressed():
+    features = torch.tensor([[[[1.0, 5.0], [4.5, 0.0]], [[1.0, 5.0], [4.5, -2.0]]]])
+    assert attention_map(features, True, 0.8).tolist() == [[[[1, 0], [0, 1]]]]
+    torch.testing.assert_close(attention_map(features, False, 0.8), features.mean(dim=1, keepdim=True).sigmoid())
+
+
+def test_features_change_only_while_it_learns():
+    network, plain = built("adl", names(3), drop_rate=1.0), built("cam", names(3))
+    network.backbone.freeze(early=False, norms=True)
+    plain.load_state_dict(network.state_dict())
+    plain.eval()
+    images = torch.randn(2, 3, 65, 65)
+    assert not torch.equal(network.class_maps(images), plain.class_maps(images))
+    assert torch.equal(network.eval().class_maps(images), plain.class_maps(images))
+
+
+def test_networks_without_stages_are_refused():
+    with pytest.raises(BadInput, match="ADL changes 3 stages of a convolutional network"):
+        ADL("test_vit", "random", names(3), ADL.Settings(output_stride=None), 10)
