@@ -7,6 +7,7 @@ from torch import nn
 from tagseg.attribution import (
     CAM,
     AblationCAM,
+    ContrastiveExcitation,
     EigenCAM,
     GradCAM,
     GradCAMPlusPlus,
@@ -41,6 +42,7 @@ ATTRIBUTIONS = {
     "eigencam": EigenCAM,
     "scorecam": ScoreCAM,
     "ablationcam": AblationCAM,
+    "cmwp": ContrastiveExcitation,
     "guided": GuidedBackprop,
 }
 every = pytest.mark.parametrize("name", list(ATTRIBUTIONS))

@@ -9,7 +9,7 @@ from tagseg.networks.backbone import Backbone
 from tagseg.networks.settings import DecoderSettings
 from tagseg.segmentation.decoder import Decoder, DecoderTraining
 from tagseg.segmentation.deeplab import DeepLab
-from tagseg.segmentation.losses import tag_loss
+from tagseg.segmentation.losses import balanced_by_photograph, tag_loss
 from tagseg.segmentation.settings import SegmentSettings
 from tagseg.segmentation.training import SegmentationTraining, segmentation_loss
 
@@ -99,6 +99,26 @@ def test_tags_must_be_found_somewhere_in_the_photograph():
     # two of 60 places count: one class at 9, the three others at 0
     assert loss == pytest.approx((math.log1p(math.exp(-9)) + 3 * math.log(2)) / 4, abs=1e-4)
     assert tag_loss(logits, other, inside) > loss + 2
+
+
+def test_rare_labels_of_a_photograph_weigh_more():
+    masks = torch.zeros(3, 4, 4, dtype=torch.int64)
+    masks[0, 0, 0] = 2  # 1 of 2, 15 of 0
+    masks[1, :2] = 1
+    masks[1, 3] = 255  # 8 of 1, 4 of 0, 4 unknown
+    masks[2] = 255
+    alike = balanced_by_photograph(masks, 3, 0.0)
+    assert torch.equal(alike, (masks != 255).float())
+    even = balanced_by_photograph(masks, 3, 1.0)
+    assert even[0, 0, 0].item() == pytest.approx(8)
+    assert even[0].sum().item() == pytest.approx(16)
+    assert even[1, :2].sum().item() == even[1, 2].sum().item() == pytest.approx(6)
+    half = balanced_by_photograph(masks, 3, 0.5)
+    assert (half[0, 0, 0] / half[0, 1, 1]).item() == pytest.approx(15**0.5)
+    assert not half[2].any()
+    logits = torch.randn(3, 3, 4, 4)
+    entropy = F.cross_entropy(logits, masks, ignore_index=255, reduction="none")
+    torch.testing.assert_close(segmentation_loss(logits, masks, 0.5), (entropy * half).sum() / (masks != 255).sum())
 
 
 def test_a_decoder_learns_from_tags_where_masks_say_nothing():

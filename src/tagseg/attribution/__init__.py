@@ -9,6 +9,7 @@ unnormalised maps of each layer. `Hierarchy` asks on: which channels, and what a
 
 from tagseg.attribution.ablation_cam import AblationCAM
 from tagseg.attribution.cam import CAM
+from tagseg.attribution.excitation_backprop import ContrastiveExcitation
 from tagseg.attribution.fusion import fuse, normalise
 from tagseg.attribution.gradient import (
     EigenCAM,
@@ -29,6 +30,7 @@ __all__ = [
     "CAM",
     "AblationCAM",
     "AttentionRollout",
+    "ContrastiveExcitation",
     "EigenCAM",
     "GradCAM",
     "GradCAMPlusPlus",

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.attribution import CAM, AblationCAM, AttentionRollout, GradientMaps, GuidedBackprop, ScoreCAM, fuse
+from tagseg.attribution import (
+    CAM,
+    AblationCAM,
+    AttentionRollout,
+    ContrastiveExcitation,
+    GradientMaps,
+    GuidedBackprop,
+    ScoreCAM,
+    fuse,
+)
 from tagseg.attribution.formulas import FORMULAS
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image
@@ -66,6 +75,8 @@ class Explainer:
             self.others["scorecam"] = ScoreCAM(model, layers)
         if "ablationcam" in self.methods:
             self.others["ablationcam"] = AblationCAM(model, layers)
+        if "cmwp" in self.methods:
+            self.others["cmwp"] = ContrastiveExcitation(model, layers)
         if "rollout" in self.methods:
             self.others["rollout"] = AttentionRollout(model)
         if "guided-backprop" in self.methods:

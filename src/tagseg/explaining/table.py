@@ -33,6 +33,7 @@ ATTRIBUTIONS = {
     "normgrad": Attribution("Rebuffi et al., CVPR 2020"),
     "scorecam": Attribution("Wang et al., CVPR-W 2020"),
     "ablationcam": Attribution("Desai and Ramaswamy, WACV 2020"),
+    "cmwp": Attribution("Zhang et al., IJCV 2018"),
     "rollout": Attribution("Abnar and Zuidema, ACL 2020", layered=False),
     "guided-backprop": Attribution("Springenberg et al., ICLR-W 2015", layered=False),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from tagseg.settings import Count, Settings, SidePixels
 
@@ -45,3 +45,5 @@ class DecoderSettings(Settings):
     weight_decay: NonNegativeFloat = 0.01
     # weight of the loss of tags beside that of masks: a class that is tagged must be found somewhere, and no other
     tags: NonNegativeFloat = 0.0
+    # how much more a pixel weighs whose label is rare in its photograph: the power of the number of pixels with it
+    balance: float = Field(default=0.0, ge=0, le=1)

@@ -109,7 +109,7 @@ class DecoderTraining(lightning.LightningModule):
         masks = batch["mask"]
         size = (masks.shape[-2], masks.shape[-1])
         logits = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
-        loss = segmentation_loss(logits, masks)
+        loss = segmentation_loss(logits, masks, self.settings.balance)
         if self.settings.tags:
             loss = loss + self.settings.tags * tag_loss(coarse, batch["tags"], _inside(batch["inside"], coarse))
         self.log("loss", loss)

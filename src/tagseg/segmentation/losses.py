@@ -11,14 +11,41 @@ from tagseg.networks.ranks import shared_mean
 _NOWHERE = -50.0  # a logit that finds nothing
 
 
-def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor, balance: float = 0.0) -> torch.Tensor:
     """Returns the mean cross-entropy over labelled pixels; zero, with zero gradient, when there is none.
 
     Args:
-        logits: `(B, C + 1, h, w)`; masks: `(B, h, w)` int64, 255 = ignore.
+        logits: `(B, C + 1, h, w)`.
+        masks: `(B, h, w)` int64, 255 = ignore.
+        balance: the power of `balanced_by_photograph`, by which pixels weigh; 0: all alike.
     """
     entropy = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="none")
+    if balance:
+        entropy = entropy * balanced_by_photograph(masks, logits.shape[1], balance)
     return shared_mean(entropy, masks != IGNORE)
+
+
+def balanced_by_photograph(masks: torch.Tensor, outputs: int, power: float) -> torch.Tensor:
+    """Returns weights of places, so that what little a photograph has of a label is not drowned by the rest.
+
+    A place weighs as the number of places with its label in the same photograph, to the minus `power`; the weights of a
+    photograph add up to the number of its labelled places, and unlabelled ones have none.
+
+    Args:
+        masks: `(B, h, w)` int64 in 0..C, 255 = ignore.
+        outputs: C + 1.
+        power: 0: all places weigh alike; 1: all labels of a photograph do.
+
+    Returns:
+        `(B, h, w)` float32.
+    """
+    known = masks != IGNORE
+    labels = torch.where(known, masks, 0).flatten(1)
+    counts = labels.new_zeros(len(masks), outputs, dtype=torch.float32)
+    counts.scatter_add_(1, labels, known.flatten(1).float())
+    weights = (counts.clamp(min=1) ** -power).gather(1, labels).view(masks.shape) * known
+    total = weights.sum(dim=(1, 2), keepdim=True).clamp(min=1e-9)
+    return weights * (known.sum(dim=(1, 2), keepdim=True) / total)
 
 
 def halves_of_loss(

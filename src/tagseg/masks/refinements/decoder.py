@@ -10,5 +10,5 @@ REFINEMENT = TaughtRefinement(
     about="a small network on frozen features learns the masks of all photographs, and says what it sees of their tags",
     source="as the decoders of WeCLIP, Zhang et al., CVPR 2024",
     settings=DecoderSettings,
-    default=DecoderSettings(epochs=5),
+    default=DecoderSettings(epochs=3, balance=0.5),
 )
