@@ -83,10 +83,41 @@ OF_A_METHOD: dict[str, dict[str, Any]] = {
     },
     "voc/oaa+++": {"train.integral.side": 64, "train.integral.epochs": 1, "mine.side": 64},
     "voc/psa": {"masks.psa.side": 64, "masks.psa.epochs": 1, "masks.psa.walk_side": 64},
+    "voc/seam": {"masks.psa.side": 64, "masks.psa.epochs": 1, "masks.psa.walk_side": 64},
+    "voc/recam": {"masks.irn.side": 64, "masks.irn.epochs": 1, "masks.irn.walk_side": 64, "masks.irn.radius": 3},
+    "voc/sipe": {"masks.irn.side": 64, "masks.irn.epochs": 1, "masks.irn.walk_side": 64, "masks.irn.radius": 3},
+    "voc/weaktr": {"segment.side": 64},
+    **dict.fromkeys(
+        ("voc/mctformer-v1", "voc/mctformer-v2", "voc/mctformer+"),
+        {
+            "masks.psa.backbone": "test_resnet",
+            "masks.psa.weights": "random",
+            "masks.psa.side": 64,
+            "masks.psa.epochs": 1,
+            "masks.psa.walk_side": 64,
+        },
+    ),
 }
+TRANSFORMERS = ("voc/ss-epa", "voc/mctformer-v1", "voc/mctformer-v2", "voc/mctformer+", "voc/weaktr")
 
 
-@pytest.mark.parametrize("recipe", ["voc/oaa+++", "voc/l2g", "voc/ktse", "voc/psa", "voc/ss-epa"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "voc/oaa+++",
+        "voc/l2g",
+        "voc/ktse",
+        "voc/psa",
+        "voc/ss-epa",
+        "voc/seam",
+        "voc/recam",
+        "voc/sipe",
+        "voc/mctformer-v1",
+        "voc/mctformer-v2",
+        "voc/mctformer+",
+        "voc/weaktr",
+    ],
+)
 def test_a_small_run_goes_to_its_report(recipe: str, tiny_set: Path, tmp_path: Path):
     """Of random weights, in a data set that has what the recipe asks for."""
     data = tmp_path / "data"
@@ -100,8 +131,7 @@ def test_a_small_run_goes_to_its_report(recipe: str, tiny_set: Path, tmp_path: P
         saliency = np.zeros(shape, dtype=np.uint8)
         saliency[10:30, 10:30] = 255
         Image.fromarray(saliency).save(data / "saliency" / f"{sample.name}.png")
-    transformer = recipe == "voc/ss-epa"
-    settings = {**SMALL, "backbone": "test_vit" if transformer else "test_resnet", "weights": "random"}
+    settings = {**SMALL, "backbone": "test_vit" if recipe in TRANSFORMERS else "test_resnet", "weights": "random"}
     settings |= OF_A_METHOD.get(recipe, {})
     if recipe == "voc/ktse":
         settings |= {"masks.irn.backbone": "test_resnet", "masks.irn.weights": "random"}

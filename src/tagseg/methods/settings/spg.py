@@ -1,0 +1,25 @@
+"""Settings of SPG (see `tagseg.methods.spg`)."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeFloat
+
+from tagseg.methods.settings.cam import CAMSettings
+from tagseg.settings import Count
+
+
+class SPGSettings(CAMSettings):
+    """Settings of SPG: those of CAM, and thresholds as published."""
+
+    width: Count = 512  # channels of the branches
+    guidance_weight: NonNegativeFloat = 1.0  # of the three losses beside that of the tags
+    # of what teaches each branch, scores above which a pixel is an object, and below which it is background
+    attention_high: float = Field(default=0.7, ge=0, le=1)
+    attention_low: float = Field(default=0.01, ge=0, le=1)
+    deeper_high: float = Field(default=0.5, ge=0, le=1)
+    deeper_low: float = Field(default=0.05, ge=0, le=1)
+    fused_high: float = Field(default=0.7, ge=0, le=1)
+    fused_low: float = Field(default=0.1, ge=0, le=1)
+
+
+METHODS = {"spg": SPGSettings}
