@@ -87,16 +87,16 @@ OF_A_METHOD: dict[str, dict[str, Any]] = {
     "voc/recam": {"masks.irn.side": 64, "masks.irn.epochs": 1, "masks.irn.walk_side": 64, "masks.irn.radius": 3},
     "voc/sipe": {"masks.irn.side": 64, "masks.irn.epochs": 1, "masks.irn.walk_side": 64, "masks.irn.radius": 3},
     "voc/weaktr": {"segment.side": 64},
-    **dict.fromkeys(
-        ("voc/mctformer-v1", "voc/mctformer-v2", "voc/mctformer+"),
-        {
+    **{
+        f"voc/mctformer{version}": {
             "masks.psa.backbone": "test_resnet",
             "masks.psa.weights": "random",
             "masks.psa.side": 64,
             "masks.psa.epochs": 1,
             "masks.psa.walk_side": 64,
-        },
-    ),
+        }
+        for version in ("-v1", "-v2", "+")
+    },
 }
 TRANSFORMERS = ("voc/ss-epa", "voc/mctformer-v1", "voc/mctformer-v2", "voc/mctformer+", "voc/weaktr")
 
