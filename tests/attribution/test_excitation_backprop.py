@@ -85,6 +85,19 @@ def test_a_normalisation_is_part_of_the_convolution_before_it():
     torch.testing.assert_close(one[0], other[0], rtol=1e-4, atol=1e-6)
 
 
+def test_a_map_does_not_depend_on_which_others_are_asked_for():
+    torch.manual_seed(2)
+    network = Plain(norms=True).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    images, layers = torch.rand(2, 3, 16, 16), ["features.2", "features.4", "features.6"]
+    together = ContrastiveExcitation(network, layers).layer_maps(images, [1])
+    for layer, maps in zip(layers, together, strict=True):
+        torch.testing.assert_close(ContrastiveExcitation(network, [layer]).layer_maps(images, [1])[0], maps)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
 def test_any_convolutional_network_passes_a_winner_on(name: str):
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """What every method owes its users, whichever it is."""
 
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 from tagseg.data.loading import TrainingLoader
 from tagseg.errors import BadInput
 from tagseg.methods.base import Method
-from tagseg.methods.saved import load_saved, save_classifier
+from tagseg.methods.saved import load_saved, save_classifier, start_from
 from tagseg.methods.table import load_method, method_names, method_settings
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline import training
@@ -108,6 +109,31 @@ def test_it_saves_and_loads(name: str, tmp_path: Path):
     images = torch.randn(1, 3, *network.backbone.grid.fit(64, 80))
     with torch.inference_mode():
         torch.testing.assert_close(again.class_maps(images), network.class_maps(images), rtol=0, atol=0)
+
+
+@each
+def test_another_process_can_be_given_it(name: str):
+    network = built(name, names(3))
+    again = pickle.loads(pickle.dumps(network))
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+
+
+@each
+def test_it_learns_on_from_an_earlier_run_with_other_classes(name: str, tmp_path: Path):
+    """What belongs to a class goes with the class, wherever the method keeps it."""
+    before = built(name, names(3))
+    for parameter in before.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_classifier(before, tmp_path / "train", method=name, role="first")
+    after = built(name, (*reversed(names(3)), "other"))
+    known = start_from(after, tmp_path)
+    assert sorted(known) == sorted(names(3))
+    old, changed = dict(before.named_parameters()), 0
+    for key, value in after.named_parameters():
+        if not key.startswith("backbone.network.") and value.shape[:1] == (4,) and old[key].shape[:1] == (3,):
+            torch.testing.assert_close(value[:3], old[key].flip(0), msg=key)
+            changed += 1
+    assert changed or name in ("eps", "ktse")  # whose maps begin with that of the background
 
 
 @each

@@ -40,6 +40,16 @@ def test_strong_places_weigh_more():
     torch.testing.assert_close(ranked_mean(maps, 1.0), maps.mean(dim=(2, 3)))
 
 
+def test_padding_does_not_count():
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 4, 5)
+    inside = torch.zeros(2, 4, 5)
+    inside[0, :, :3], inside[1] = 1, 1
+    found = ranked_mean(maps, 0.9, inside)
+    torch.testing.assert_close(found[:1], ranked_mean(maps[:1, :, :, :3], 0.9))
+    torch.testing.assert_close(found[1:], ranked_mean(maps[1:], 0.9))
+
+
 def test_tokens_of_tags_are_kept_apart():
     torch.manual_seed(0)
     tokens, tags = torch.randn(2, 3, 4, 5), torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]])

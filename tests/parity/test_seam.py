@@ -54,6 +54,14 @@ def test_losses():
     assert_close(torch.stack(free).numpy(), r["free"].numpy())
 
 
+def test_the_free_quarter_is_of_the_photograph():
+    maps, inside = torch.zeros(2, 1, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool)
+    maps[:, :, :6] = 1.0  # a class that fills the photograph, above padding
+    inside[0, 6:] = False
+    assert free_loss(maps, inside).item() == 0.5  # all of the first photograph's quarter, none of the second's
+    assert free_loss(maps).item() == 0.0
+
+
 def test_classes_that_no_image_has_need_not_be_there():
     torch.manual_seed(0)
     plain, refined = torch.rand(2, 2, 6, 5, 5), torch.rand(2, 2, 7, 5, 5)

@@ -87,21 +87,49 @@ class ContrastiveExcitation(Fused):
                 chosen = check_classes(classes, caller.scores(caller(images), len(images)))
             if counted.attends or not counted.calls:
                 raise BadInput("excitation backpropagation needs a convolutional network; use layercam for this one.")
-            found = self._winners(caller, images, chosen, counted.calls, 1.0)
-            if self.contrastive:
-                against = self._winners(caller, images, chosen, counted.calls, -1.0)
-                found = [a - b for a, b in zip(found, against, strict=True)]
-        return [maps.relu() for maps in found]
+            found = [torch.zeros(0)] * len(self._layers)
+            for together in self._passes(caller, images, counted.calls):
+                layers = [self._layers[number] for number in together]
+                maps = self._winners(caller, images, chosen, layers, counted.calls, 1.0)
+                if self.contrastive:
+                    against = self._winners(caller, images, chosen, layers, counted.calls, -1.0)
+                    maps = [a - b for a, b in zip(maps, against, strict=True)]
+                for number, of_layer in zip(together, maps, strict=True):
+                    found[number] = of_layer.relu()
+        return found
+
+    def _passes(self, caller: Caller, images: torch.Tensor, last: int) -> list[list[int]]:
+        """Which layers go together in a pass: all, but a convolution goes alone.
+
+        A normalisation behind it is taken as part of it, but not where its own output is looked at.
+        """
+        assert self._layers is not None
+        alone: set[int] = set()
+
+        def look(number: int, output: torch.Tensor) -> torch.Tensor:
+            if hasattr(output, "excited"):
+                alone.add(number)
+            return output
+
+        with torch.no_grad(), Excitation(last), hooked(self._layers, look):
+            caller(images[:1])
+        others = [number for number in range(len(self._layers)) if number not in alone]
+        return [*([others] if others else []), *([number] for number in sorted(alone))]
 
     def _winners(
-        self, caller: Caller, images: torch.Tensor, chosen: torch.Tensor, last: int, sign: float
+        self,
+        caller: Caller,
+        images: torch.Tensor,
+        chosen: torch.Tensor,
+        layers: list[Layer],
+        last: int,
+        sign: float,
     ) -> list[torch.Tensor]:
         """Where the winners pass that the classes send down: `(B, K, h, w)` of every layer.
 
         Behind ReLUs they add up to 1, less what biases alone excite.
         """
-        assert self._layers is not None
-        kept: list[torch.Tensor] = [images] * len(self._layers)
+        kept: list[torch.Tensor] = [images] * len(layers)
 
         def keep(number: int, output: torch.Tensor) -> torch.Tensor:
             # a copy, for the network may write over it; and the root of its gradient
@@ -109,10 +137,10 @@ class ContrastiveExcitation(Fused):
             return kept[number]
 
         size = (images.shape[2], images.shape[3])
-        with torch.enable_grad(), Excitation(last, sign), hooked(self._layers, keep):
+        with torch.enable_grad(), Excitation(last, sign), hooked(layers, keep):
             scores = caller.scores(caller(images.clone().requires_grad_()), len(images))
         picked = scores.gather(1, chosen)
-        maps: list[list[torch.Tensor]] = [[] for _ in self._layers]
+        maps: list[list[torch.Tensor]] = [[] for _ in layers]
         count = chosen.shape[1]
         for k in range(count):
             # every class sends one winner: its own excitation is divided by itself
@@ -120,7 +148,7 @@ class ContrastiveExcitation(Fused):
             gradients = torch.autograd.grad(
                 picked[:, k], kept, start, retain_graph=k + 1 < count, allow_unused=True, materialize_grads=True
             )
-            for level, (layer, gradient) in enumerate(zip(self._layers, gradients, strict=True)):
+            for level, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
                 passed = (gradient * kept[level]).detach().float()
                 maps[level].append(layer.grid(passed, size).sum(dim=1))
         return [torch.stack(of_layer, dim=1) for of_layer in maps]

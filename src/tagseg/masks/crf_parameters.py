@@ -34,7 +34,8 @@ CRFS = {
     "toco-cam": CRF(3, 3, 36, 3, 4),  # class maps of ToCo
     "afa": CRF(3, 3, 64, 5, 4),  # segmentation of AFA and WeCLIP
     "mctformer": CRF(4, 3, 83, 5, 3),
-    "weakclip": CRF(3, 3, 83, 5, 3),
+    "weaktr-label": CRF(4, 3, 83, 5, 3, unary="labels"),  # class maps of WeakTr on VOC
+    "weakclip": CRF(3, 3, 83, 5, 3),  # also segmentation of WeakTr on VOC
 }
 
 

@@ -8,6 +8,7 @@ them. Which one is drawn for every step and stage. Afterwards the network is as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,19 +39,15 @@ class ADL(CAM):
                 "few; choose another backbone, or a smaller train.stages."
             )
         for number, name in enumerate(stages[-settings.stages :]):
-            self.backbone.network.get_submodule(name).register_forward_hook(self._changed(number))
+            self.backbone.network.get_submodule(name).register_forward_hook(partial(self._change, number))
 
-    def _changed(self, number: int) -> Any:
-        """A hook that changes what a stage gives while the classifier learns."""
-
-        def change(_: nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:
-            if not self.training or not torch.is_grad_enabled():
-                return features
-            # drawn from the step, so that all processes, and a run that goes on, draw the same
-            draw = np.random.default_rng((self.global_step, number)).random()
-            return features * attention_map(features, draw < self.settings.drop_rate, self.settings.drop_threshold)
-
-        return change
+    def _change(self, number: int, _: nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:
+        """Changes what a stage gives while the classifier learns."""
+        if not self.training or not torch.is_grad_enabled():
+            return features
+        # drawn from the step, so that all processes, and a run that goes on, draw the same
+        draw = np.random.default_rng((self.global_step, number)).random()
+        return features * attention_map(features, draw < self.settings.drop_rate, self.settings.drop_threshold)
 
 
 def attention_map(features: torch.Tensor, hide: bool, threshold: float) -> torch.Tensor:

@@ -67,6 +67,8 @@ class Method(lightning.LightningModule):
     once (`train.frozen`)."""
     on_pixels: ClassVar[bool] = False
     """Whether it wants small photographs beside the features."""
+    local_maps: bool = True
+    """Whether what it says of a place depends on what lies around it alone, if the backbone's features do."""
     accumulates: ClassVar[bool] = False
     """Whether its class maps grow while it learns (see `tagseg.methods.oaa.OAA`): it then has `accumulator`."""
     successor: ClassVar[type[Method] | None] = None

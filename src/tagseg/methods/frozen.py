@@ -27,11 +27,10 @@ from tagseg.methods.afa import affinity_loss, near_pairs
 from tagseg.methods.base import Method
 from tagseg.methods.settings.frozen import FrozenSettings
 from tagseg.methods.single_stage import balanced_cross_entropy
-from tagseg.methods.toco import box_masks
 from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.features import LEVELS, Levels
 from tagseg.networks.optimisers import poly_optimiser
-from tagseg.networks.pooling import pooled
+from tagseg.networks.pooling import box_masks, pooled
 from tagseg.networks.texts import TextMatcher, probabilities, read_projection, read_texts
 from tagseg.segmentation.decoder import WARMUP, Decoder
 

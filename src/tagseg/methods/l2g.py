@@ -68,8 +68,7 @@ class MapHead(nn.Module):
         nn.init.xavier_uniform_(self.classifier.weight)
         self.correlation: PCM | None = None
         if correlation:
-            widths = backbone.stage_shapes()[0][-3:-1]
-            self.correlation = PCM((widths[0], widths[1]), backbone.grid)
+            self.correlation = PCM(backbone.inner_widths(), backbone.grid)
 
     def forward(self, backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
         """Returns the maps of images. `(B, 3, H, W) -> (B, K, h, w)` signed, float32."""
@@ -99,6 +98,7 @@ class LocalNetwork(Method):
         super().__init__(classes, settings, steps)
         self.backbone = self._backbone(backbone, weights)
         self.head = self._head(self.backbone, background=settings.saliency)
+        self.local_maps = not settings.pixel_correlation  # which compares cells with all others
         grid, wanted = self.backbone.grid, settings.view_side or settings.side * 5 / 7
         self.side, self.view_side = grid.fit(settings.side, settings.side)[0], grid.fit(wanted, wanted)[0]
         self.shown_side, _ = grid.fit(*[self.view_side * settings.enlarge] * 2)

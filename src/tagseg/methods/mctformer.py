@@ -23,6 +23,7 @@ from tagseg.methods.base import Method
 from tagseg.methods.settings.mctformer import MCTformerPlusSettings, MCTformerSettings, MCTformerV2Settings
 from tagseg.networks.class_tokens import ClassTokens, ClassTokenTransformer
 from tagseg.networks.optimisers import cosine_optimiser
+from tagseg.networks.pooling import pooled
 from tagseg.networks.ranks import shared_mean
 
 
@@ -89,11 +90,17 @@ class MCTformerV1(Method):
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the sum of the losses."""
-        terms = self.losses(self.seen(batch["image"]), batch["tags"])
+        terms = self.losses(self.seen(batch["image"]), batch["tags"], self.inside(batch))
         return self.told(sum(terms.values(), batch["tags"].new_zeros(())), **terms)
 
-    def losses(self, seen: ClassTokens, tags: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns the terms of the loss by name: here the multi-label soft margin of the class tokens."""
+    def losses(
+        self, seen: ClassTokens, tags: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Returns the terms of the loss by name: here the multi-label soft margin of the class tokens.
+
+        `inside` `(B, h, w)` in [0, 1] says how much of each patch is photograph and not padding; None: all of it is.
+        """
+        del inside
         return {"tokens": F.multilabel_soft_margin_loss(seen.logits, tags)}
 
     def configure_optimizers(self) -> Any:
@@ -103,7 +110,7 @@ class MCTformerV1(Method):
             self.backbone,
             nn.ModuleList(self.heads()),
             learning_rate=s.learning_rate,
-            head_factor=s.head_factor,
+            head_factor=getattr(s, "head_factor", 1.0),  # V1 has nothing beside the transformer
             weight_decay=s.weight_decay,
             steps=self.steps,
             warmup=round(s.rise * self.steps),
@@ -125,14 +132,16 @@ class MCTformerV2(MCTformerV1):
         """Returns the attention of the class tokens times the rectified maps of the patches (section 3.3)."""
         return self.attended(seen) * self.head(seen.patches).relu()
 
-    def patch_logits(self, seen: ClassTokens) -> torch.Tensor:
+    def patch_logits(self, seen: ClassTokens, inside: torch.Tensor | None = None) -> torch.Tensor:
         """Returns class scores of the patches by global average pooling, `(B, C)`."""
-        return self.head(seen.patches).float().mean(dim=(2, 3))
+        return pooled(self.head(seen.patches).float(), "mean", inside)
 
-    def losses(self, seen: ClassTokens, tags: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Returns the multi-label soft margins of the class tokens and of the patches."""
-        patches = F.multilabel_soft_margin_loss(self.patch_logits(seen), tags)
-        return super().losses(seen, tags) | {"patches": patches}
+    def losses(
+        self, seen: ClassTokens, tags: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Returns the multi-label soft margins of the class tokens and of the patches that are photograph."""
+        patches = F.multilabel_soft_margin_loss(self.patch_logits(seen, inside), tags)
+        return super().losses(seen, tags, inside) | {"patches": patches}
 
 
 class MCTformerPlus(MCTformerV2):
@@ -144,29 +153,45 @@ class MCTformerPlus(MCTformerV2):
         """Returns the root of what MCTformer-V2 has (published code)."""
         return super().coarse_maps(seen).sqrt()
 
-    def patch_logits(self, seen: ClassTokens) -> torch.Tensor:
+    def patch_logits(self, seen: ClassTokens, inside: torch.Tensor | None = None) -> torch.Tensor:
         """Returns class scores of the patches by global weighted ranking pooling, `(B, C)`."""
-        return ranked_mean(self.head(seen.patches).float(), self.settings.rank_decay)
+        return ranked_mean(self.head(seen.patches).float(), self.settings.rank_decay, inside)
 
     def logits(self, seen: ClassTokens) -> torch.Tensor:
         """Returns the mean of the class tokens' logits and those of the patches, `(B, C)` (published code)."""
         return (seen.logits + self.patch_logits(seen)) / 2
 
-    def losses(self, seen: ClassTokens, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+    def losses(
+        self, seen: ClassTokens, tags: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Returns the losses of MCTformer-V2, and the contrast of class tokens."""
         s = self.settings
         tokens = torch.stack(seen.classes[-s.contrast_blocks :])
-        return super().losses(seen, tags) | {"contrast": s.contrast_weight * token_contrast_loss(tokens, tags)}
+        return super().losses(seen, tags, inside) | {"contrast": s.contrast_weight * token_contrast_loss(tokens, tags)}
 
 
-def ranked_mean(maps: torch.Tensor, decay: float) -> torch.Tensor:
+def ranked_mean(maps: torch.Tensor, decay: float, inside: torch.Tensor | None = None) -> torch.Tensor:
     """Returns the mean of every map's values, of which each weighs `decay` times as much as the next stronger one.
 
-    It is global weighted ranking pooling (Kolesnikov and Lampert, ECCV 2016). `(B, C, h, w) -> (B, C)`.
+    It is global weighted ranking pooling (Kolesnikov and Lampert, ECCV 2016).
+
+    Args:
+        maps: `(B, C, h, w)`.
+        decay: in (0, 1].
+        inside: `(B, h, w)` in [0, 1], how much of each cell is photograph; those that are mostly padding do not count.
+
+    Returns:
+        `(B, C)`.
     """
-    ranked = maps.flatten(2).sort(dim=2, descending=True).values
-    weights = decay ** torch.arange(ranked.shape[2], device=maps.device, dtype=torch.float32)
-    return (ranked * weights).sum(dim=2) / weights.sum()
+    values = maps.flatten(2)
+    weights = decay ** torch.arange(values.shape[2], device=maps.device, dtype=torch.float32)[None, None]
+    if inside is not None:
+        most = inside.flatten(1) >= 0.5 * inside.flatten(1).amax(dim=1, keepdim=True)
+        values = values.masked_fill(~most[:, None], -torch.inf)
+        counted = torch.arange(values.shape[2], device=maps.device) < most.sum(dim=1, keepdim=True)
+        weights = weights * counted[:, None]
+    ranked = values.sort(dim=2, descending=True).values
+    return (torch.where(weights > 0, ranked, 0.0) * weights).sum(dim=2) / weights.sum(dim=2)
 
 
 def token_contrast_loss(tokens: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,7 @@ class ReCAM(CAM):
         loss = F.multilabel_soft_margin_loss(self.tag_logits(maps, self.inside(batch)).float(), tags)
         if self.current_epoch < self.settings.warmup_epochs:
             return self.told(loss)
-        seen = features_of_tags(maps.float(), features.float(), tags)
+        seen = features_of_tags(maps, features, tags)
         softmax = self.settings.softmax_weight * softmax_loss(self.softmax_classifier.weight[:, :, 0, 0], seen, tags)
         return self.told(loss + softmax, classification=loss, softmax=softmax)
 
@@ -96,18 +96,19 @@ def features_of_tags(maps: torch.Tensor, features: torch.Tensor, tags: torch.Ten
         tags: `(B, C)` multi-hot, T ones in all.
 
     Returns:
-        `(T, D)`, the tags of a photograph one after the other.
+        `(T, D)` float32, the tags of a photograph one after the other.
     """
     photographs, classes = tags.nonzero(as_tuple=True)
-    masks = maps[photographs, classes].relu().flatten(1)
+    masks = maps[photographs, classes].float().relu().flatten(1)
     masks = masks / (masks.amax(dim=1, keepdim=True) + 1e-5)
-    # a photograph's features are multiplied by all of its tags' maps at once, and so never copied
-    found = [
-        masks[photographs == number] @ each.flatten(1).T / masks.shape[1]
-        for number, each in enumerate(features)
-        if (photographs == number).any()
-    ]
-    return torch.cat(found) if found else features.new_zeros(0, features.shape[1])
+    with torch.autocast(maps.device.type, enabled=False):
+        # a photograph's features are multiplied by all of its tags' maps at once, and so never copied
+        found = [
+            masks[photographs == number] @ each.float().flatten(1).T / masks.shape[1]
+            for number, each in enumerate(features)
+            if (photographs == number).any()
+        ]
+    return torch.cat(found) if found else masks.new_zeros(0, features.shape[1])
 
 
 def softmax_loss(weights: torch.Tensor, seen: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
@@ -121,5 +122,6 @@ def softmax_loss(weights: torch.Tensor, seen: torch.Tensor, tags: torch.Tensor) 
         tags: `(B, C)` multi-hot, T ones in all.
     """
     photographs, classes = tags.nonzero(as_tuple=True)
-    entropy = F.cross_entropy(F.linear(seen, weights.float()), classes, reduction="none")
+    with torch.autocast(seen.device.type, enabled=False):
+        entropy = F.cross_entropy(F.linear(seen, weights.float()), classes, reduction="none")
     return (entropy / tags.sum(dim=1)[photographs]).sum() / len(tags)

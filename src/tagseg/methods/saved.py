@@ -127,7 +127,7 @@ def load_saved(folder: Path) -> Method:
 
 
 def start_from(network: Method, run: Path) -> list[str]:
-    """Gives a new classifier what the classifier of an earlier run has learnt beside its backbone.
+    """Gives a new classifier what the classifier of an earlier run has learnt beside its pretrained network.
 
     Returns:
         the names of the classes that both know.
@@ -140,7 +140,7 @@ def start_from(network: Method, run: Path) -> list[str]:
         state = load_file(run / "train" / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{run / 'train' / WEIGHTS}: these weights cannot be read ({brief(error)}).") from error
-    heads = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+    heads = {key: value for key, value in state.items() if not key.startswith("backbone.network.")}
     return take_over(network, heads, before, network.classes)
 
 

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from tagseg.masks.rescaling import normalised
 from tagseg.methods.cam import CAM
 from tagseg.methods.settings.seam import SEAMSettings
-from tagseg.networks.backbone import Backbone
+from tagseg.methods.single_stage import classes_of
 from tagseg.networks.pcm import EPSILON, PCM
-from tagseg.networks.pooling import inside_cells
+from tagseg.networks.pooling import box_masks, inside_cells
 
 FREE = 0.25  # share of an image that is to be free of classes (published code)
 
@@ -37,13 +37,14 @@ class SEAM(CAM):
 
     Settings = SEAMSettings
     classifier: nn.Conv2d
+    local_maps = False  # cells are compared with all others
     on_features = False  # it needs inner stages, and photographs of two sizes
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SEAMSettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
         nn.init.xavier_uniform_(self.classifier.weight)
         self.drop = nn.Dropout2d(settings.dropout)
-        self.correlation = PCM(inner_widths(self.backbone), self.backbone.grid, rectified=True)
+        self.correlation = PCM(self.backbone.inner_widths(), self.backbone.grid, rectified=True)
         side = self.view_spec(0).side
         self.small, _ = self.backbone.grid.fit(*[settings.rescaling * side] * 2)
 
@@ -72,16 +73,13 @@ class SEAM(CAM):
 
     def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the class maps before they flow, signed, and tag logits."""
-        maps = self.plain_and_refined(images)[0]
+        maps = self.classifier(self.backbone(images)).float()
         return maps, self.tag_logits(maps)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss of both sizes, L_ER, L_ECR, and what keeps a quarter of images free."""
         s, grid, images, tags = self.settings, self.backbone.grid, batch["image"], batch["tags"]
-        # only classes that some image has are carried along: of all others every loss below is 0
-        classes = tags.any(dim=0).nonzero()[:, 0]
-        if not len(classes):  # no image has a tag: one class stands in, for empty maps cannot be resized
-            classes = classes.new_zeros(1)
+        classes = classes_of(tags)  # of all others every loss below is 0
         told = tags[:, classes]
         sizes = (self.small, self.small)
         views = (images, grid.resize(images, sizes))
@@ -93,7 +91,7 @@ class SEAM(CAM):
             classification.append(F.multilabel_soft_margin_loss(self.tag_logits(maps, inside), tags))
             at = (view.shape[-2], view.shape[-1])
             flowed = grid.resize(torch.cat([flowed[:, :1], flowed[:, 1:][:, classes]], dim=1), at)
-            free.append(free_loss(flowed[:, 1:] * told[:, :, None, None]))
+            free.append(free_loss(flowed[:, 1:] * told[:, :, None, None], box_masks(boxes, at).bool()))
             plain.append(grid.resize(normalised(grid.resize(maps[:, classes], at), "official"), sizes))
             refined.append(grid.resize(normalised(flowed, "official"), sizes))
         equal, cross = equivariance_losses(plain, refined, told, self.num_classes, s.hardest)
@@ -104,12 +102,6 @@ class SEAM(CAM):
             "free": s.background_weight * (free[0] + free[1]) / 2,
         }
         return self.told(sum(terms.values(), equal.new_zeros(())), **terms)
-
-
-def inner_widths(backbone: Backbone) -> tuple[int, int]:
-    """Returns the channels of the two stages before the last one, the shallower one first."""
-    widths = backbone.stage_shapes()[0]
-    return widths[-3], widths[-2]
 
 
 @torch.no_grad()
@@ -134,14 +126,23 @@ def strongest_only(maps: torch.Tensor) -> torch.Tensor:
     return maps * (maps == maps.amax(dim=1, keepdim=True))
 
 
-def free_loss(maps: torch.Tensor) -> torch.Tensor:
+def free_loss(maps: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
     """Returns how strong the strongest class is in the quarter of every image where it is weakest (published code).
 
-    `(B, C, H, W)` maps of the tags, 0 for other classes; rectified.
+    Args:
+        maps: `(B, C, H, W)` of the tags, 0 for other classes; rectified.
+        inside: `(B, H, W)` bool, what is photograph and not padding, of which a quarter is taken; None: all of it is.
     """
     strongest = maps.amax(dim=1).flatten(1)
-    count = max(1, int(FREE * strongest.shape[1]))
-    return strongest.topk(count, dim=1, largest=False).values.relu().mean()
+    if inside is None:
+        counts = strongest.new_full((len(strongest),), strongest.shape[1])
+    else:
+        strongest = strongest.masked_fill(~inside.flatten(1), torch.inf)
+        counts = inside.flatten(1).sum(dim=1).clamp(min=1)
+    counts = (FREE * counts).long().clamp(min=1)
+    weakest = strongest.topk(int(counts.max()), dim=1, largest=False, sorted=True).values
+    taken = torch.arange(weakest.shape[1], device=maps.device) < counts[:, None]
+    return (torch.where(taken & weakest.isfinite(), weakest, 0.0).relu().sum(dim=1) / counts).mean()
 
 
 def equivariance_losses(

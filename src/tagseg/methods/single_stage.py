@@ -117,11 +117,7 @@ class SingleStage(Method):
             and scaled; 0 for classes that none of the images has.
         """
         size = images.shape[-2:]
-        # only classes that some image has are carried through the scales; there may be many others
-        classes = tags.any(dim=0).nonzero()[:, 0]
-        if not len(classes):
-            # no image has a tag: one class stands in, for empty maps cannot be resized
-            classes = classes.new_zeros(1)
+        classes = classes_of(tags)  # there may be many others, which need not be carried through the scales
         totals: list[torch.Tensor] = []
         for scale in self.settings.map_scales:
             at = self.backbone.grid.fit(size[0] * scale, size[1] * scale)
@@ -156,6 +152,15 @@ class SingleStage(Method):
             power=self.power,
             decay_all=s.compat == "official",  # the published codes decay everything
         )
+
+
+def classes_of(tags: torch.Tensor) -> torch.Tensor:
+    """Returns the numbers of the classes that some image has; without any the first one, for maps cannot be empty.
+
+    `(B, C)` multi-hot -> `(K,)`, K at least 1.
+    """
+    classes = tags.any(dim=0).nonzero()[:, 0]
+    return classes if len(classes) else classes.new_zeros(1)
 
 
 def pooled_logits(classifier: nn.Conv2d, features: torch.Tensor) -> torch.Tensor:

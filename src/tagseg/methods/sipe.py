@@ -11,6 +11,8 @@ Where the code differs from what is here:
   are, so that no tags are needed here.
 - After training it adds the maps and features of an image and its mirror image before it forms prototypes; here each
   has its own, and the maps are fused later, as for all methods.
+- It lets a prototype of the background compete in the end, after the views of all scales were added. Here a score
+  decides, or that prototype within every view (`background="prototype"`).
 - It brings features of fine stages to the grid of the maps as if their cells had their corners in common; here they are
   matched as they lie.
 """
@@ -43,6 +45,7 @@ class SIPE(CAM):
     Settings = SIPESettings
     on_features = False  # it needs inner stages
     classifier: nn.Conv2d
+    local_maps = False  # cells are compared with all others
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SIPESettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
@@ -160,6 +163,7 @@ def prototype_maps(seeds: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     Returns:
         `(B, C + 1, h, w)` in [0, 1].
     """
-    prototypes = torch.einsum("bkhw,behw->bke", seeds, features) / seeds[0, 0].numel()
-    cosines = torch.einsum("bke,behw->bkhw", F.normalize(prototypes, dim=2), F.normalize(features, dim=1))
+    with torch.autocast(features.device.type, enabled=False):
+        prototypes = torch.einsum("bkhw,behw->bke", seeds, features.float()) / seeds[0, 0].numel()
+        cosines = torch.einsum("bke,behw->bkhw", F.normalize(prototypes, dim=2), F.normalize(features.float(), dim=1))
     return cosines.relu()

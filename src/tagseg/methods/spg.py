@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from tagseg.labels import IGNORE
 from tagseg.methods.cam import CAM
-from tagseg.methods.seam import inner_widths
 from tagseg.methods.settings.spg import SPGSettings
 from tagseg.networks.ranks import shared_mean
 
@@ -35,7 +34,8 @@ class SPG(CAM):
         super().__init__(backbone, weights, classes, settings, steps)
         width = settings.width
         self.entries = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(w, width, 3, padding=1), nn.ReLU(inplace=True)) for w in inner_widths(self.backbone)
+            nn.Sequential(nn.Conv2d(w, width, 3, padding=1), nn.ReLU(inplace=True))
+            for w in self.backbone.inner_widths()
         )
         self.shared = guidance_branch(width, width)
         self.last = guidance_branch(self.backbone.channels, width)

@@ -35,6 +35,7 @@ from tagseg.masks.dense_energy import dense_energy
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.settings.toco import ToCoSettings
 from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, pooled_logits
+from tagseg.networks.pooling import box_masks
 from tagseg.networks.ranks import shared_mean
 from tagseg.networks.vit import Tokens
 
@@ -229,13 +230,6 @@ def labels_of(
     if boxes is None:
         return labels
     return torch.where(box_masks(boxes, maps.shape[-2:]).bool(), labels, IGNORE)
-
-
-def box_masks(boxes: torch.Tensor, size: tuple[int, ...] | torch.Size) -> torch.Tensor:
-    """Returns masks of boxes. `(B, 4)` rows y0, y1, x0, x1 -> `(B, h, w)`, 1 inside."""
-    y, x = (torch.arange(n, device=boxes.device) for n in size)
-    y0, y1, x0, x1 = boxes[:, :, None, None].unbind(1)
-    return ((y[:, None] >= y0) & (y[:, None] < y1) & (x >= x0) & (x < x1)).float()
 
 
 def cells_inside(boxes: torch.Tensor, stride: int) -> torch.Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tagseg.methods.mctformer import MCTformerV2
 from tagseg.methods.settings.weaktr import WeakTrSettings
 from tagseg.networks.class_tokens import ClassTokens
+from tagseg.networks.pooling import pooled
 
 
 class HeadWeights(nn.Module):
@@ -90,7 +91,9 @@ class WeakTr(MCTformerV2):
         """Returns the class maps spread along the weighed attention. `(B, C, h, w)`, not negative."""
         return self.fine_maps(seen)
 
-    def losses(self, seen: ClassTokens, tags: torch.Tensor) -> dict[str, torch.Tensor]:
+    def losses(
+        self, seen: ClassTokens, tags: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Returns the multi-label soft margins of the class tokens, of the patches, and of the spread maps."""
-        fine = F.multilabel_soft_margin_loss(self.fine_maps(seen).mean(dim=(2, 3)), tags)
-        return super().losses(seen, tags) | {"fine": fine}
+        fine = F.multilabel_soft_margin_loss(pooled(self.fine_maps(seen), "mean", inside), tags)
+        return super().losses(seen, tags, inside) | {"fine": fine}

@@ -111,13 +111,21 @@ class Backbone(nn.Module):
         self.train(training)
         return [s.shape[1] for s in stages], [round(side / s.shape[-1]) for s in stages]
 
+    def inner_widths(self) -> tuple[int, int]:
+        """Returns the channels of the two stages before the last one, the shallower one first."""
+        widths = self.stage_shapes()[0]
+        return widths[-3], widths[-2]
+
     @property
     def stride(self) -> int:
         """Returns the pixels from one cell of the features to the next."""
         return self.grid.stride
 
     def freeze(self, early: bool, norms: bool, stride: int = 4) -> None:
-        """Keeps what has at most the given stride (`early`) and every batch normalisation (`norms`) as they are.
+        """Keeps the early part (`early`) and every batch normalisation (`norms`) as they are.
+
+        The early part reaches to the end of the first stage that has the given stride, but never to the last two
+        stages; of ResNet-38 it is always the first stage, as published.
 
         Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
         """
@@ -345,7 +353,11 @@ def _parameters_to_stride(network: Any, stride: int) -> list[nn.Parameter]:
     if isinstance(network, resnet38.ResNet38):
         return network.early_parameters()
     # names of the modules, shallow to deep, at which timm reads features
-    early = [info["module"] for info in network.feature_info if info["reduction"] <= stride]
+    stages = network.feature_info[:-2] if len(network.feature_info) > 2 else []
+    early = [info["module"] for info in stages if info["reduction"] <= stride]
+    # a dilated stage has the stride of the one before it, and is not early
+    first = next((number for number, info in enumerate(stages) if info["reduction"] == stride), len(stages))
+    early = early[: first + 1]
     if not early:
         return []
     # timm's groups of parameters by depth, the stem first: number -> names

@@ -36,10 +36,10 @@ def poly_optimiser(
     """
     groups = []
     for module, factor in ((backbone, 1.0), (head, head_factor), *more):
-        trained = [p for p in module.parameters() if p.requires_grad]
+        weights, others = _weights_and_others(module)
         for times, decay, members in (
-            (1.0, weight_decay, [p for p in trained if p.ndim > 1]),
-            (bias_factor, weight_decay * decay_all, [p for p in trained if p.ndim <= 1]),
+            (1.0, weight_decay, weights),
+            (bias_factor, weight_decay * decay_all, others),
         ):
             if members:
                 groups.append({"params": members, "lr": learning_rate * factor * times, "weight_decay": decay})
@@ -79,18 +79,21 @@ def two_stage_optimiser(
     members: list[dict[str, Any]] = []
     falls = []
 
+    def of_start(step: int) -> float:
+        if step < first:
+            return (1 - step / first) ** power
+        return max(0.0, 1 - (step - first) / max(1, steps - first)) ** power
+
     def fall(share: float) -> Callable[[int], float]:
         def rate(step: int) -> float:
-            if step < first:
-                return (1 - share) * (1 - step / first) ** power
-            return share * max(0.0, 1 - (step - first) / max(1, steps - first)) ** power
+            return (1 - share if step < first else share) * of_start(step)
 
+        rate.of_start = of_start  # type: ignore[attr-defined]  # what is told of it: each training has its own start
         return rate
 
     for module, before, after in groups:
-        trained = [p for p in module.parameters() if p.requires_grad]
-        for decay, chosen in ((weight_decay, True), (0.0, False)):
-            parameters = [p for p in trained if (p.ndim > 1) == chosen]
+        weights, others = _weights_and_others(module)
+        for parameters, decay in ((weights, weight_decay), (others, 0.0)):
             if parameters:
                 members.append({"params": parameters, "lr": before + after, "weight_decay": decay})
                 falls.append(fall(after / (before + after)))
@@ -126,9 +129,7 @@ def cosine_optimiser(
     """
     groups = []
     for module, factor in ((backbone, 1.0), (head, head_factor)):
-        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        free = [p for name, p in trained if p.ndim <= 1 or name.endswith(kept)]
-        decayed = [p for _, p in trained if not any(p is other for other in free)]
+        decayed, free = _weights_and_others(module, kept)
         for decay, members in ((weight_decay, decayed), (0.0, free)):
             if members:
                 groups.append({"params": members, "lr": learning_rate * factor, "weight_decay": decay})
@@ -182,13 +183,20 @@ def _four_rates(
 ) -> dict[str, Any]:
     groups = []
     for module, factor in ((backbone, 1.0), (head, 10.0)):
-        trained = [p for p in module.parameters() if p.requires_grad]
-        for times, members in (
-            (factor, [p for p in trained if p.ndim > 1]),
-            (2 * factor, [p for p in trained if p.ndim <= 1]),
-        ):
+        weights, others = _weights_and_others(module)
+        for times, members in ((factor, weights), (2 * factor, others)):
             if members:
                 groups.append({"params": members, "lr": learning_rate * times})
     optimiser = torch.optim.SGD(groups, momentum=0.9, weight_decay=weight_decay, nesterov=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _weights_and_others(module: nn.Module, kept: tuple[str, ...] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What learns of a module: its weights; and norms, biases, and what has a name that ends in one of `kept`."""
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (weights if parameter.ndim > 1 and not name.endswith(kept) else others).append(parameter)
+    return weights, others

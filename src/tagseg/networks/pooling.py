@@ -38,6 +38,13 @@ def pooled(maps: torch.Tensor, kind: Pooling, inside: torch.Tensor | None = None
     return torch.where(chosen, strongest, 0).sum(dim=2) / count[:, :, 0]
 
 
+def box_masks(boxes: torch.Tensor, size: tuple[int, ...] | torch.Size) -> torch.Tensor:
+    """Returns masks of boxes. `(B, 4)` rows y0, y1, x0, x1 -> `(B, h, w)`, 1 inside."""
+    y, x = (torch.arange(n, device=boxes.device) for n in size)
+    y0, y1, x0, x1 = boxes[:, :, None, None].unbind(1)
+    return ((y[:, None] >= y0) & (y[:, None] < y1) & (x >= x0) & (x < x1)).float()
+
+
 def inside_cells(boxes: torch.Tensor, grid: Grid, size: tuple[int, int]) -> torch.Tensor:
     """Returns how much of each cell of an image is photograph and not padding.
 

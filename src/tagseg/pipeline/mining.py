@@ -83,7 +83,8 @@ class Miner:
 
     def _scores(self, images: torch.Tensor) -> torch.Tensor:
         s, backbone = self.settings, self.method.backbone
-        network = partial(on_canvas, self.method.score_maps, stride=backbone.stride, batch=BATCH, local=backbone.local)
+        local = backbone.local and self.method.local_maps
+        network = partial(on_canvas, self.method.score_maps, stride=backbone.stride, batch=BATCH, local=local)
         if s.window is None:
             return network(images).float()
         side, _ = backbone.grid.fit(s.window, s.window)

@@ -369,7 +369,8 @@ def _rate_factor(trainer: lightning.Trainer) -> float | None:
     for config in trainer.lr_scheduler_configs:
         factors = getattr(config.scheduler, "lr_lambdas", None)
         if factors:
-            return float(factors[0](max(0, trainer.global_step - 1)))
+            told = getattr(factors[0], "of_start", factors[0])
+            return float(told(max(0, trainer.global_step - 1)))
     return None
 
 

@@ -20,7 +20,6 @@ class ClassTokenSettings(TrainSettings):
     colour_jitter: bool = False
     drop_path: float = Field(default=0.1, ge=0, lt=1)  # how often the last block is left out while it learns
     learning_rate: PositiveFloat = 6e-5
-    head_factor: PositiveFloat = 1.0
     weight_decay: NonNegativeFloat = 0.05
     rise: float = Field(default=0.083, ge=0, lt=1)  # share of the steps in which the rate rises
     lowest: float = Field(default=0.16, ge=0, le=1)  # share of the rate at which its fall (cosine) ends
@@ -35,8 +34,10 @@ class MCTformerSettings(ClassTokenSettings):
 class MCTformerV2Settings(MCTformerSettings):
     """Settings of MCTformer-V2."""
 
+    head_factor: PositiveFloat = 1.0
 
-class MCTformerPlusSettings(MCTformerSettings):
+
+class MCTformerPlusSettings(MCTformerV2Settings):
     """Settings of MCTformer+."""
 
     attention_blocks: Count = 12  # the last ones, whose attention makes the maps

@@ -13,11 +13,12 @@ class ReCAMSettings(CAMSettings):
     The schedule suits a few hundred to a few thousand photographs; `voc/recam` holds the published one.
     """
 
+    hold: float = Field(default=0.67, ge=0, lt=1)  # share of the steps at the full rate; not with a second rate
     warmup: float = Field(default=0.5, ge=0, lt=1)  # share of the epochs in which only the tags are learnt, as by CAM
     softmax_weight: NonNegativeFloat = 1.0  # lambda, of the softmax cross-entropy
     # where the rate begins once more after the warm-up; None: it goes on falling
     second_learning_rate: PositiveFloat | None = None
-    softmax_factor: PositiveFloat = 10.0  # how much faster the softmax classifier then learns than all others
+    softmax_factor: PositiveFloat = 10.0  # with a second rate: how much faster the softmax classifier learns than all
 
     @property
     def warmup_epochs(self) -> int:

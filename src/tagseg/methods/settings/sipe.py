@@ -16,8 +16,8 @@ class SIPESettings(CAMSettings):
     """
 
     consistency_weight: NonNegativeFloat = 1.0  # of the general-specific consistency
-    # what a class has to be stronger than in the maps: a score for all, which is chosen later, or before that also the
-    # background's own map, as published (then masks.background is 0.01)
+    # what a class has to be stronger than: a score, which is chosen later, or before that, in every view, also the
+    # background's own map (the published code decides by it after it has added all views)
     background: Literal["score", "prototype"] = "score"
 
 
