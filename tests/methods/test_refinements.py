@@ -148,6 +148,22 @@ def test_they_learn_and_walk_at_any_size(name: str, backbone: str, values: dict[
     assert np.isfinite(walked).all()
 
 
+def test_a_constant_background_walks_along_instead_of_a_power():
+    """Without links a walk stays where it is, and a map's share is beside what walks along."""
+    maps = np.zeros((2, 96, 96), np.float32)
+    maps[0, :48], maps[1, 48:] = 1.0, 0.5
+    photo = np.zeros((96, 96, 3), np.uint8)
+    shares = {}
+    for constant in (0.39, None):
+        torch.manual_seed(0)
+        s = settings("psa", background_constant=constant, background_alpha=1.0, log_steps=0, radius=2)
+        shares[constant] = learnt("psa")("test_resnet", "random", s, 10).eval().walk(photo, maps, Thresholds())
+    assert shares[0.39][1, -1, -1] == pytest.approx(0.5 / 0.89, abs=0.02)
+    assert shares[None][1, -1, -1] == pytest.approx(0.5, abs=0.02)
+    nothing = learnt("psa")("test_resnet", "random", settings("psa", background_constant=0.39), 10)
+    assert nothing.eval().walk(photo, maps[:0], Thresholds()).shape[0] == 0
+
+
 @pytest.mark.parametrize("kind", [IRN, PSA])
 def test_labels_come_from_the_confident_pixels(kind: type[IRN] | type[PSA]):
     photo = np.full((40, 60, 3), 60, np.uint8)

@@ -25,6 +25,8 @@ class PSASettings(LearntSettings):
     output_stride: OutputStride = "auto"  # of the network; published: 8
     radius: float = Field(default=5, ge=2)  # of the pairs learnt from and walked along, cells
     background_alpha: Literal["auto"] | PositiveFloat = "auto"  # of the score that walks along; published: 16
+    # a constant score that walks along as the background instead, as in MCTformer's code; None: a power, as published
+    background_constant: float | None = Field(default=None, gt=0, lt=1)
     beta: PositiveFloat = 8.0
 
 

@@ -111,8 +111,12 @@ class PSA(AffinityNetwork):
         images = network_image(self.backbone, photo, self.settings.walk_side).to(self.device)
         features = run_network(self.features, images)[0].cpu().numpy()
         s = self.settings
-        alpha = alpha_at(thresholds.middle) if s.background_alpha == "auto" else s.background_alpha
-        start = shrink(with_own_background(maps, alpha), (features.shape[1], features.shape[2]))
+        if s.background_constant is not None:
+            scores = np.concatenate([np.full((1, *maps.shape[1:]), s.background_constant, maps.dtype), maps])
+        else:
+            alpha = alpha_at(thresholds.middle) if s.background_alpha == "auto" else s.background_alpha
+            scores = with_own_background(maps, alpha)
+        start = shrink(scores, (features.shape[1], features.shape[2]))
         walked = random_walk(start, feature_links(features, s.radius), s.radius, beta=s.beta, log_steps=s.log_steps)
         return walked[1:] / np.maximum(walked[1:] + walked[:1], 1e-8)
 
