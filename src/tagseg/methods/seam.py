@@ -86,10 +86,10 @@ class SEAM(CAM):
         plain, refined, classification, free = [], [], [], []
         for view in views:
             maps, flowed = self.plain_and_refined(view)
-            boxes = batch["inside"] * (view.shape[-1] / images.shape[-1])
-            inside = inside_cells(boxes, grid, (view.shape[-2], view.shape[-1]))
-            classification.append(F.multilabel_soft_margin_loss(self.tag_logits(maps, inside), tags))
             at = (view.shape[-2], view.shape[-1])
+            boxes = batch["inside"] * (at[1] / images.shape[-1])  # what of the view is photograph
+            logits = self.tag_logits(maps, inside_cells(boxes, grid, at))
+            classification.append(F.multilabel_soft_margin_loss(logits, tags))
             flowed = grid.resize(torch.cat([flowed[:, :1], flowed[:, 1:][:, classes]], dim=1), at)
             free.append(free_loss(flowed[:, 1:] * told[:, :, None, None], box_masks(boxes, at).bool()))
             plain.append(grid.resize(normalised(grid.resize(maps[:, classes], at), "official"), sizes))
