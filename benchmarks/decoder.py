@@ -8,7 +8,7 @@ others measure; the evaluation split has no part. A row is LABELS/NETWORK or NET
 `segment.decoder`, with commas between, and before the stroke what teaches it: `true` masks (*oracle*), or changes of
 `masks.decoder`, which then labels all photographs of the run again; else the pseudo-masks of the run. Four numbers:
 mIoU of the labels on all training photographs, mIoU without tags, the same when the network is told the tags, and
-seconds.
+seconds. `--classes` names classes whose IoU, of the labels and of the network without tags, comes below.
 """
 
 import time
@@ -51,7 +51,8 @@ def labelled(given: Any, run: Path, changes: str, seed: int, folder: Path) -> Ma
     return MaskFolder(folder)
 
 
-def one(data: Dataset, run: Path, chosen: Any, row: str, seed: int, folder: Path) -> tuple[float, float, float]:
+def one(data: Dataset, run: Path, chosen: Any, row: str, seed: int, folder: Path) -> list[np.ndarray]:
+    """IoU of every class, in per cent: of the labels, of the network, and of the network that is told the tags."""
     labels, _, changes = row.rpartition("/")
     settings = changed(chosen.segment.decoder, changes)
     shown = [s for number, s in enumerate(data.train) if number % 3 != 2]
@@ -81,13 +82,14 @@ def one(data: Dataset, run: Path, chosen: Any, row: str, seed: int, folder: Path
         known = np.zeros(len(scores), dtype=bool)
         known[[0, *(tag + 1 for tag in sample.tags)]] = True
         told.add((scores * known[:, None, None]).argmax(axis=0).astype(np.uint8), truth)
-    return tuple(100 * float(confusion.scores().miou) for confusion in (taught, free, told))  # type: ignore[return-value]
+    return [100 * np.asarray(confusion.scores().iou, dtype=float) for confusion in (taught, free, told)]
 
 
 def main() -> None:
     parser = run_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", default=ROWS)
+    parser.add_argument("--classes", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--out", type=Path, default=Path("runs/decoder"), help="a folder for what passes")
     parser.set_defaults(recipe="photos/cam")
@@ -100,10 +102,14 @@ def main() -> None:
             one(data, arguments.run, chosen, row, seed, arguments.out / f"{row.replace('/', ' ')}-{seed}")
             for seed in arguments.seeds
         ]
-        taught, free, told = np.mean(found, axis=0)
-        each = ", ".join(f"{f:.1f}" for _, f, _ in found)
+        means = np.nanmean(found, axis=2)
+        taught, free, told = means.mean(axis=0)
+        each = ", ".join(f"{f:.1f}" for _, f, _ in means)
         seconds = (time.perf_counter() - begun) / len(arguments.seeds)
         print(f"| {row} | {taught:.1f} | {free:.1f} | {each} | {told:.1f} | {seconds:.0f} |", flush=True)
+        for name in arguments.classes:
+            of_class = np.mean(found, axis=0)[:, ("background", *data.classes).index(name)]
+            print(f"| {name} | {of_class[0]:.1f} | {of_class[1]:.1f} | | {of_class[2]:.1f} | |", flush=True)
     print(machine())
 
 

@@ -72,7 +72,7 @@ def test_the_default_recipe_and_the_command(tiny_set: Path, tmp_path: Path):
     words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
     done = CliRunner().invoke(app, ["plan", str(tiny_set), "--out", str(tmp_path), "--quiet", *words])
     assert done.exit_code == 0, done.output
-    for name in ("| features |", "| frozen |", "| relabel | 5 steps | 16 |", "| segment | 20 steps |", "Memory:"):
+    for name in ("| features |", "| frozen |", "| relabel | 3 steps | 16 |", "| segment | 20 steps |", "Memory:"):
         assert name in done.output
 
 

@@ -48,19 +48,20 @@ def test_the_example_runs_to_its_report_and_is_explained(example: Path, tiny_set
 def test_a_file_that_was_rewritten_is_trained_again(example: Path, tiny_set: Path, tmp_path: Path):
     """By another process, as it would be."""
     script = (
-        "import sys, tagseg; tagseg.fit(*sys.argv[1:3], recipe=sys.argv[3], settings=eval(sys.argv[4]), until='train')"
+        "import sys, tagseg\n"
+        "for _ in range(int(sys.argv[5])):\n"
+        "    tagseg.fit(*sys.argv[1:3], recipe=sys.argv[3], settings=eval(sys.argv[4]), until='train')"
     )
 
-    def call() -> str:
-        words = [str(tiny_set), str(tmp_path / "run"), str(example), repr(SMALL)]
+    def call(times: int) -> str:
+        words = [str(tiny_set), str(tmp_path / "run"), str(example), repr(SMALL), str(times)]
         done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    call()
-    assert "train: already done, kept" in call()
+    assert "train: already done, kept" in call(2)
     example.write_text(example.read_text().replace("token_weight: float = 1.0", "token_weight: float = 0.5"))
-    assert "train: done again, because" in call()
+    assert "train: done again, because" in call(1)
 
 
 def test_a_file_that_was_rewritten_is_read_again(example: Path):

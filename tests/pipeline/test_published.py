@@ -84,21 +84,17 @@ OF_A_METHOD: dict[str, dict[str, Any]] = {
     "voc/oaa+++": {"train.integral.side": 64, "train.integral.epochs": 1, "mine.side": 64},
     "voc/psa": {"masks.psa.side": 64, "masks.psa.epochs": 1, "masks.psa.walk_side": 64},
     "voc/seam": {"masks.psa.side": 64, "masks.psa.epochs": 1, "masks.psa.walk_side": 64},
-    "voc/recam": {"masks.irn.side": 64, "masks.irn.epochs": 1, "masks.irn.walk_side": 64, "masks.irn.radius": 3},
     "voc/sipe": {"masks.irn.side": 64, "masks.irn.epochs": 1, "masks.irn.walk_side": 64, "masks.irn.radius": 3},
     "voc/weaktr": {"segment.side": 64},
-    **{
-        f"voc/mctformer{version}": {
-            "masks.psa.backbone": "test_resnet",
-            "masks.psa.weights": "random",
-            "masks.psa.side": 64,
-            "masks.psa.epochs": 1,
-            "masks.psa.walk_side": 64,
-        }
-        for version in ("-v1", "-v2", "+")
+    "voc/mctformer+": {
+        "masks.psa.backbone": "test_resnet",
+        "masks.psa.weights": "random",
+        "masks.psa.side": 64,
+        "masks.psa.epochs": 1,
+        "masks.psa.walk_side": 64,
     },
 }
-TRANSFORMERS = ("voc/ss-epa", "voc/mctformer-v1", "voc/mctformer-v2", "voc/mctformer+", "voc/weaktr")
+TRANSFORMERS = ("voc/ss-epa", "voc/mctformer+", "voc/weaktr")
 
 
 @pytest.mark.parametrize(
@@ -110,10 +106,7 @@ TRANSFORMERS = ("voc/ss-epa", "voc/mctformer-v1", "voc/mctformer-v2", "voc/mctfo
         "voc/psa",
         "voc/ss-epa",
         "voc/seam",
-        "voc/recam",
         "voc/sipe",
-        "voc/mctformer-v1",
-        "voc/mctformer-v2",
         "voc/mctformer+",
         "voc/weaktr",
     ],
