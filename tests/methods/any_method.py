@@ -79,11 +79,16 @@ def affinity_taught(
 
 
 def taught(
-    name: str, samples: tuple[Sample, ...], classes: tuple[str, ...], folder: Path, sharing: Sharing = Sharing()
+    name: str,
+    samples: tuple[Sample, ...],
+    classes: tuple[str, ...],
+    folder: Path,
+    sharing: Sharing = Sharing(),
+    **changes: Any,
 ) -> Method:
     """The method after two epochs, or as many as were left to do in `folder`."""
     schedule = Schedule(SMALL["epochs"], SMALL["batch_size"], seed=0)
-    network = built(name, classes, schedule.steps(len(samples)))
+    network = built(name, classes, schedule.steps(len(samples)), **changes)
     if network.accumulates:
         network.accumulated = network.accumulator(folder / "accumulated", samples, [(64, 64)] * len(samples))
     views = network.training_views(samples, seed=0)

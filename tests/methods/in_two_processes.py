@@ -25,6 +25,8 @@ if __name__ == "__main__":
     networks: dict[str, torch.nn.Module] = {}
     for name in method_names():
         networks[name] = taught(name, samples, classes, out / name, Sharing(2))
+    # and past steps in which a part of it learns nothing
+    networks["late"] = taught("toco", samples, classes, out / "late", Sharing(2), classes_first=0.5)
     for name in ("psa", "irn"):
         networks[name] = affinity_taught(name, Path(sys.argv[1]), out / name, Sharing(2))
     for name, network in networks.items():

@@ -164,7 +164,7 @@ def test_two_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path, monke
         [*launcher, str(script), str(tiny_set), str(tmp_path)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in (*method_names(), "psa", "irn"):
+    for name in (*method_names(), "late", "psa", "irn"):
         first, second = (torch.load(tmp_path / name / f"process-{n}.pt", weights_only=True) for n in range(2))
         assert all(torch.equal(first[key], second[key]) for key in first), name
     monkeypatch.setattr(Backbone, "freeze", Backbone.freeze)

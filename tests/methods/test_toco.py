@@ -389,12 +389,6 @@ def test_one_stage_to_the_end(tiny_set: Path, tmp_path: Path, name: str):
     assert model.predict(tiny_set / "images" / "train_00000.png").max() <= len(model.classes)
 
 
-def test_two_processes_get_past_the_steps_in_which_nothing_is_segmented(tiny_set: Path, tmp_path: Path):
-    settings = SMALL | {"train.epochs": 2, "train.classes_first": 0.5, "processes": 2}
-    tagseg.fit(tiny_set, tmp_path / "run", recipe="toco", settings=settings, until="train", quiet=True)
-    assert (tmp_path / "run" / "train" / "stage.json").exists()
-
-
 def test_or_on_its_masks(tiny_set: Path, tmp_path: Path):
     more = {"segment.source": "masks", "segment.output_stride": None, "segment.side": 64}
     tagseg.fit(tiny_set, tmp_path / "run", recipe="toco", settings=SMALL | more, quiet=True)
