@@ -45,7 +45,8 @@ _ATTENTION = frozenset((F.scaled_dot_product_attention, F.multi_head_attention_f
 class ContrastiveExcitation(Fused):
     """The method cMWP, contrastive excitation backpropagation (Zhang et al., IJCV 2018, section 3.3).
 
-    It takes one forward pass and one backward pass a class, twice.
+    It takes a forward pass that finds the last layer, and then twice a forward pass, and a backward pass a class. A
+    convolution whose own output is asked for beside other layers takes passes of its own.
 
     Args:
         model: a convolutional classifier that ends in a linear layer or class convolution.
@@ -104,6 +105,8 @@ class ContrastiveExcitation(Fused):
         A normalisation behind it is taken as part of it, but not where its own output is looked at.
         """
         assert self._layers is not None
+        if len(self._layers) == 1:
+            return [[0]]
         alone: set[int] = set()
 
         def look(number: int, output: torch.Tensor) -> torch.Tensor:

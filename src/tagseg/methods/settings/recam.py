@@ -18,7 +18,7 @@ class ReCAMSettings(CAMSettings):
     softmax_weight: NonNegativeFloat = 1.0  # lambda, of the softmax cross-entropy
     # where the rate begins once more after the warm-up; None: it goes on falling
     second_learning_rate: PositiveFloat | None = None
-    softmax_factor: PositiveFloat = 10.0  # with a second rate: how much faster the softmax classifier learns than all
+    softmax_factor: PositiveFloat = 10.0  # with a second rate: how much faster the softmax classifier learns
 
     @property
     def warmup_epochs(self) -> int:
