@@ -97,6 +97,10 @@ EncoderWeights = Annotated[
 ]
 BackboneName = Annotated[Optional[str], typer.Option(help="timm's name of the network.")]  # noqa: UP045
 BackboneWeights = Annotated[Optional[str], typer.Option(help="'pretrained', 'random' or a file.")]  # noqa: UP045
+TrueMasks = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Masks to measure with, in place of those of the data set, as {masks}."),
+]
 Assignments = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=4. Repeatable."),
@@ -139,13 +143,14 @@ def fit(
             help="Use saliency maps: to learn from them, if the method can, else to score the background.",
         ),
     ] = None,
+    masks: TrueMasks = None,
     seed: Annotated[Optional[int], typer.Option(help="Everything random depends on it.")] = None,  # noqa: UP045
     until: Annotated[str, typer.Option(help="Last stage: {stages}.")] = "report",
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a segmentation network from tagged photographs."""
-    more = {"masks.refine": refine, "seed": seed}
+    more = {"masks.refine": refine, "data.masks": masks and str(masks), "seed": seed}
     settings = _changed(assignments, backbone, weights, encoder, encoder_weights, more)
     result = tagseg.fit(
         data,
@@ -211,6 +216,7 @@ def compare(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Training photographs that masks are measured on, at even steps; all by default."),
     ] = None,
+    masks: TrueMasks = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores and the GPUs.")] = 1,
     quiet: Quiet = False,
 ) -> None:
@@ -229,7 +235,9 @@ def compare(
         updates=updates,
         seconds=seconds,
         refine=[chain.strip() for chain in refine.split(",")],
-        settings=_changed(assignments, backbone, weights, encoder, encoder_weights),
+        settings=_changed(
+            assignments, backbone, weights, encoder, encoder_weights, {"data.masks": masks and str(masks)}
+        ),
         measure=measure,
         jobs=jobs,
         quiet=quiet,

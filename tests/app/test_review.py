@@ -14,6 +14,7 @@ import pytest
 import tagseg
 from tagseg.app.doubt import _ranks, disagreement, mean_entropy
 from tagseg.data.images import read_index_png
+from tagseg.data.reading import read_dataset
 from tagseg.files import read_json, write_json
 from tests.conftest import TINY
 
@@ -115,10 +116,17 @@ def test_what_is_drawn_and_taken_back(review: Any, run: Path, tiny_set: Path, ca
     assert "masks: 2 corrections by hand were taken back" in capsys.readouterr().out
     assert result.metrics.train.corrected == 0
     assert result.metrics.train.with_corrections is None
+    looked = reopened(run)
+    for number in range(len(looked.samples)):
+        looked.decide(number, "accepted")
+    before = [looked.mask(number) for number in range(len(looked.samples))]
+    looked.close()
     settings["seed"] = 1  # other masks, which nobody has decided of
     tagseg.fit(tiny_set, run, recipe="cam", settings=settings, quiet=True)
     last = reopened(run)
-    assert last.state(last.samples[1]) == "open"
+    same = [np.array_equal(last.mask(number), mask) for number, mask in enumerate(before)]
+    assert not all(same)
+    assert [last.state(s) for s in last.samples] == ["accepted" if kept else "open" for kept in same]
     last.close()
 
 
@@ -165,6 +173,32 @@ def test_only_its_own_page_is_answered(run: Path):
         tagseg.review(run, port=int(address.rstrip("/").rpartition(":")[2]))
 
 
+def test_tags_are_changed_and_learnt(review: Any, run: Path, tiny_set: Path, capsys: Any):
+    sample = review.samples[0]
+    others = [c + 1 for c in range(len(review.classes)) if c not in sample.tags][:1]
+    assert review.retag(0, [*others, *others]) == others
+    shown = next(p for p in review.listed()["photographs"] if p["number"] == 0)
+    assert (shown["tags"], shown["retagged"]) == (others, True)
+    with pytest.raises(tagseg.BadInput, match="no class 77"):
+        review.retag(0, [77])
+    review.retag(1, [])
+    review.retag(1, [tag + 1 for tag in read_dataset(tiny_set).train[1].tags])  # and back
+    assert list(read_json(run / "review" / "tags.json")) == [sample.name]
+    review.close()
+    tagseg.fit(tiny_set, run, recipe="cam", settings=TINY)
+    told = capsys.readouterr().out
+    assert "note: tags of 1 photographs are as they were changed by hand" in told
+    assert set(np.unique(read_index_png(run / "masks" / f"{sample.name}.png"))) <= {0, *others, 255}
+    again = reopened(run)
+    assert [tag + 1 for tag in again.samples[0].tags] == others
+    again.retag(0, [tag + 1 for tag in sample.tags])
+    assert again.tags == {}
+    again.close()
+    (run / "review" / "tags.json").write_text("[1")
+    with pytest.raises(tagseg.BadInput, match="the tags that were changed cannot be read"):
+        tagseg.fit(tiny_set, run, recipe="cam", settings=TINY, quiet=True)
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium; name one in CHROMIUM")
 def test_three_masks_are_corrected_by_hand_and_learnt(run: Path, tiny_set: Path):
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -205,10 +239,18 @@ def test_three_masks_are_corrected_by_hand_and_learnt(run: Path, tiny_set: Path)
         page.wait_for_selector(f"body[data-shown='{names[2]}']")
         page.keyboard.press("o")
         page.wait_for_function("document.getElementById('progress').textContent.includes('2 corrected')")
+        item = next(p for p in opened.listed()["photographs"] if p["name"] == names[2])
+        page.keyboard.press("Shift+Digit1")  # its first tag goes, and comes again by the list
+        page.wait_for_function("document.getElementById('saved').textContent.includes('tags are saved')")
+        assert [tag + 1 for tag in opened.samples[item["number"]].tags] == item["tags"][1:]
+        page.keyboard.press("t")
+        page.locator("#more").select_option(str(item["tags"][0]))
+        page.wait_for_function(f"current().tags.length === {len(item['tags'])}")
         assert page.locator("#told").inner_text() == ""
         browser.close()
     assert all(url.startswith(address) or url.startswith("blob:") for url in asked)
     assert [opened.decisions[name]["state"] for name in names[:4]] == ["corrected", "corrected", "open", "accepted"]
+    assert opened.tags == {}
     opened.close()
     drawn = {name: read_index_png(run / "masks" / f"{name}.png") for name in names[:2]}
     result = tagseg.fit(tiny_set, run, recipe="cam", settings=TINY, quiet=True)

@@ -2,7 +2,8 @@
 
 What a person draws is written into the run at once, as the pseudo-mask; the next `tagseg fit` keeps it, learns it, and
 counts it apart. What the run had made is kept in `review/before`, and what was drawn and then taken away in
-`review/drawn`.
+`review/drawn`. Tags that a person changes are kept in `review/tags.json`; the next fit learns from them, and the data
+set stays as it is.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
@@ -33,6 +34,7 @@ from tagseg.errors import BadInput, brief
 from tagseg.files import RUN_MARKER, file_digest, read_json, write_aside, write_json
 from tagseg.labels import IGNORE
 from tagseg.masks.superpixels import superpixels
+from tagseg.pipeline.photographs import changed_tags, retagged, write_changed_tags
 from tagseg.pipeline.run_folder import STAGE, data_of, is_finished, labels_of, lock_run
 from tagseg.progress import Reporter
 from tagseg.segmentation.saved import DESCRIPTION
@@ -66,12 +68,14 @@ class Review:
                 f"{run}: the network of this run learns from no pseudo-masks, but while its method sees the tags; with "
                 "--set segment.source=masks another one would learn from these."
             )
-        data = read_dataset(root := data_of(run, "put it back"))
+        given = read_dataset(root := data_of(run, "put it back"))
+        data, self.tags = retagged(given, changed := changed_tags(run)), changed
         self.classes = tuple(read_json(run / "segment" / DESCRIPTION)["classes"])
         if data.classes != self.classes:
             raise BadInput(f"{root}: the classes are others than those of {run}; let 'tagseg fit' go on there first.")
         self._lock, self._one = lock_run(run), threading.Lock()
         self.run, self.place = run, MaskFolder(labels)
+        self.given = {sample.name: tuple(data.tag_names(sample)) for sample in given.train}
         self.samples = [s for s in data.train if self.place(s).is_file()]
         self.doubts = _remembered(run, self.place, self.samples, reporter)
         self.order = sorted(range(len(self.samples)), key=lambda n: -self.doubts[n].score)
@@ -109,6 +113,7 @@ class Review:
                     "number": number,
                     "name": sample.name,
                     "tags": [tag + 1 for tag in sample.tags],
+                    "retagged": sample.name in self.tags,
                     "doubt": round(doubt.score, 2),
                     "why": self._why(doubt),
                     "state": self.state(sample),
@@ -190,6 +195,33 @@ class Review:
                 self._keep(sample)
                 self._put_back(sample, state)
             return self._remember(sample, state)
+
+    def retag(self, number: int, tags: Sequence[int]) -> list[int]:
+        """Gives a photograph other tags, which the next fit learns in place of those of the data set.
+
+        Args:
+            number: of the photograph.
+            tags: the numbers of its classes in masks; those of the data set take the change back.
+
+        Returns:
+            its tags, ascending.
+
+        Raises:
+            BadInput: one of them is no class.
+        """
+        sample, numbers = self.samples[number], sorted(set(tags))
+        wrong = next((tag for tag in numbers if not 1 <= tag <= len(self.classes)), None)
+        if wrong is not None:
+            raise BadInput(f"{sample.name}: there is no class {wrong}.")
+        names = tuple(self.classes[tag - 1] for tag in numbers)
+        with self._one:
+            changed = {name: tags for name, tags in self.tags.items() if name != sample.name}
+            if names != self.given[sample.name]:
+                changed[sample.name] = names
+            write_changed_tags(self.run, changed)
+            self.tags = changed
+            self.samples[number] = replace(sample, tags=tuple(tag - 1 for tag in numbers))
+        return numbers
 
     def _aside(self, sample: Sample, what: str) -> Path:
         return self.run / FOLDER / what / f"{sample.name}.png"
@@ -276,6 +308,15 @@ def application(review: Review) -> Guard:
             return JSONResponse({"error": "say a state."}, status_code=400)
         return await answered(lambda: JSONResponse({"state": review.decide(number_in(request), state)}))
 
+    async def retag(request: Request) -> Response:
+        try:
+            tags = json.loads(await request.body())["tags"]
+            if not isinstance(tags, list) or any(type(tag) is not int for tag in tags):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            return JSONResponse({"error": "say tags, as numbers of classes."}, status_code=400)
+        return await answered(lambda: JSONResponse({"tags": review.retag(number_in(request), tags)}))
+
     raw = "application/octet-stream"
     routes = [
         Route("/", start),
@@ -285,6 +326,7 @@ def application(review: Review) -> Guard:
         Route("/pieces/{number:int}", bytes_of(raw, lambda n: review.pieces(n).astype("<u2").tobytes())),
         Route("/mask/{number:int}", correct, methods=["POST"]),
         Route("/state/{number:int}", decide, methods=["POST"]),
+        Route("/tags/{number:int}", retag, methods=["POST"]),
     ]
     return Guard(Starlette(routes=routes), review.run / FOLDER)
 

@@ -24,7 +24,7 @@ from tagseg.cores import cpu_count, in_processes
 from tagseg.data.dataset import Dataset, Sample, raise_problems
 from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore
-from tagseg.data.reading import FileFacts, inspect_files, opened
+from tagseg.data.reading import FileFacts, inspect_files
 from tagseg.errors import BadInput, nearest
 from tagseg.files import RUN_MARKER, make_folder, read_json, write_json
 from tagseg.methods.table import load_method
@@ -33,6 +33,7 @@ from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.card import prior_in_words
 from tagseg.pipeline.featuring import store_features
 from tagseg.pipeline.fit import FILES, fit
+from tagseg.pipeline.photographs import photographs_of
 from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve, yaml_fault
 from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
 from tagseg.progress import Reporter
@@ -54,12 +55,16 @@ class Row:
 
 @dataclass(frozen=True)
 class _Task:
-    """A run of a row: its settings with the seed, its folder, and what its maps are held against."""
+    """A run of a row: its settings with the seed, its folder, and what its maps are held against.
+
+    `truth` is a digest that changes with the masks.
+    """
 
     row: Row
     settings: dict[str, Any]
     run: Path
     data: Dataset
+    truth: str
     chains: Sequence[Chain]
     features: Path | None
     measure: int | None
@@ -122,8 +127,10 @@ def compare(
         twin = next((other.name for other in table[:number] if _slug(other.name) == _slug(row.name)), None)
         if twin is not None:
             raise BadInput(f"rows '{twin}' and '{row.name}' would lie in one folder; name them apart.")
-    dataset, digest = _inspected(opened(data), reporter)
-    _begin(folder, dataset, digest)
+    photographs = photographs_of(data, folder, masks=given.pop("data.masks", None))
+    dataset, facts = _inspected(photographs, reporter)
+    _begin(folder, dataset, facts.digest(dataset.train))
+    truth = facts.stamps_digest(dataset.train)
     features = _features(chains, dataset, folder, reporter)
     place = None if features is None else features.folder
     tasks: list[_Task] = []
@@ -133,7 +140,7 @@ def compare(
         for seed in seeds:
             run = folder / RUNS / _slug(row.name) / f"seed{seed}"
             own = {**chosen, "seed": seed}
-            tasks.append(_Task(row, own, run, dataset, chains, place, measure, machine, quiet or jobs > 1))
+            tasks.append(_Task(row, own, run, dataset, truth, chains, place, measure, machine, quiet or jobs > 1))
     found = _all(tasks, jobs, reporter)
     comparison = Comparison(
         data=dataset.root.resolve().name,
@@ -215,14 +222,14 @@ def rows_of(rows: str | os.PathLike[str] | Sequence[str] | Mapping[str, tuple[st
     return found
 
 
-def _inspected(data: Dataset, reporter: Reporter) -> tuple[Dataset, str]:
-    """The data set, and a digest of its training photographs."""
+def _inspected(data: Dataset, reporter: Reporter) -> tuple[Dataset, FileFacts]:
+    """The data set, and what is known of its files."""
     with reporter.bar("check", len(data.samples), "photographs") as advance:
         data, facts = inspect_files(data, FileFacts(), advance, threads=cpu_count())
     raise_problems(data.problems, data.root)
     if not any(sample.mask is not None for sample in data.train):
         raise BadInput(f"{data.root}: no training photograph has a mask, so that there is nothing to compare by.")
-    return data, facts.digest(data.train)
+    return data, facts
 
 
 def _begin(folder: Path, data: Dataset, digest: str) -> None:
@@ -316,8 +323,10 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
     if told.get("maps") != stage["inputs"]:
         told = {"maps": stage["inputs"], "machine": task.machine}
     told.setdefault("machine", "unknown")  # of a comparison that was begun before this was kept
-    if told.get("measure") != task.measure or "numbers" not in told:
-        told |= {"measure": task.measure, "numbers": {}}
+    by = {"measure": task.measure, "truth": task.truth}
+    if any(told.get(key, value) != value for key, value in by.items()) or "numbers" not in told:
+        told["numbers"] = {}
+    told |= by
     store, scores = MapStore(task.run / "mine"), dict[str, float]()
     samples = _samples(task.data, task.measure)
     for chain in task.chains:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tagseg.commands.evaluate import names_at
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.images import image_size, numbers_in
 from tagseg.data.photographs import find_photographs
 from tagseg.data.reading import read_dataset
@@ -45,7 +46,7 @@ class _Source:
     """Masks to be written: of every name what draws its mask, its split, and where known its photograph."""
 
     classes: tuple[str, ...]
-    masks: dict[str, Callable[[], np.ndarray]]
+    masks: dict[str, DrawnMask]
     splits: dict[str, str]
     photos: dict[str, Path]
 
@@ -110,7 +111,7 @@ def _of_run(run: Path, splits: tuple[str, ...], wants_photos: bool) -> _Source:
     if wrong is not None or not splits:
         raise BadInput(f"split '{wrong}' does not exist; known are {', '.join(SPLITS)}.")
     classes = tuple(names_at(run))
-    masks: dict[str, Callable[[], np.ndarray]] = {}
+    masks: dict[str, DrawnMask] = {}
     said: dict[str, str] = {}
     for split in splits:
         folder = labels_of(run) if split == "train" else run / "report" / "predictions"

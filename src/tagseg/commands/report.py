@@ -9,10 +9,10 @@ from typing import Any
 
 from tagseg.data.dataset import MaskFolder, Sample, read_mask
 from tagseg.data.images import read_image, read_index_png, voc_palette
-from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import iou_of_tags
 from tagseg.files import read_json, write_aside
+from tagseg.pipeline.photographs import photographs_again
 from tagseg.pipeline.records import Metrics
 from tagseg.pipeline.reporting import at_even_steps, class_colour
 from tagseg.pipeline.run_folder import STAGE, data_of
@@ -45,7 +45,7 @@ def report_on(
     roots = [data_of(run, "put it back") for run in runs]
     if roots[0].resolve() != roots[1].resolve():
         raise BadInput(f"{runs[1]}: this run is on {roots[1]}, and {runs[0]} on {roots[0]}; compare runs on the same.")
-    data = read_dataset(roots[0])
+    data = photographs_again(runs[0], "put it back")
     names = _names(runs)
     page = Report(
         title=f"{names[0]} and {names[1]} on {roots[0].resolve().name}",

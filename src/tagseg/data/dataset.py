@@ -19,6 +19,20 @@ MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnMask:
+    """A mask that is drawn when it is called for: `(H, W)` uint8.
+
+    `file` is where it comes from, often with the masks of other photographs; it tells whether the mask has changed.
+    """
+
+    draw: Callable[[], np.ndarray]
+    file: Path
+
+    def __call__(self) -> np.ndarray:
+        return self.draw()
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """One true object: its 0-based class and its edges in pixels, x1 and y1 exclusive."""
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tagseg.data.dataset import Dataset, MaskSource, Problem, Sample, read_mask
+from tagseg.data.dataset import Dataset, DrawnMask, MaskSource, Problem, Sample, read_mask
 from tagseg.data.images import decode_image, filled_bits, is_bright, is_turned, numbers_in
 from tagseg.data.readers import Tags, readers
 from tagseg.errors import BadInput, brief, visible
@@ -361,7 +361,8 @@ def _copies(data: Dataset, facts: FileFacts) -> list[str]:
 
 
 def _stamp(source: MaskSource | None) -> list[int]:
-    if not isinstance(source, Path) or not source.exists():
+    file = source.file if isinstance(source, DrawnMask) else source
+    if not isinstance(file, Path) or not file.exists():
         return []
-    status = source.stat()
+    status = file.stat()
     return [status.st_size, status.st_mtime_ns]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from tagseg.cores import cpu_count
 from tagseg.data.dataset import Dataset, raise_problems
-from tagseg.data.reading import FileFacts, inspect_files, opened
+from tagseg.data.reading import FileFacts, inspect_files
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.files import RUN_MARKER
 from tagseg.labels import MAX_CLASSES
+from tagseg.pipeline.photographs import photographs_of
 from tagseg.pipeline.records import Metrics
 from tagseg.pipeline.run_folder import RunFolder
 from tagseg.pipeline.settings import DEFAULT_RECIPE, FitSettings, resolve
@@ -146,7 +147,7 @@ def _inspected(
 ) -> tuple[Dataset, FileFacts]:
     """Reads the data set and opens every file; without `skip_bad` the first problem ends it."""
     known = FileFacts.read(out / FILES) if (out / RUN_MARKER).exists() else FileFacts()
-    data = opened(given, settings.data.tags)
+    data = photographs_of(given, out, tags=settings.data.tags, masks=settings.data.masks)
     root = data.root
     with reporter.bar("check", len(data.samples), "photographs") as advance:
         data, facts = inspect_files(data, known, advance, threads=cpu_count())
@@ -178,7 +179,7 @@ def _open(out: Path, data: Dataset, facts: FileFacts, settings: FitSettings, rep
         torch.set_num_threads(cpu_count())
     needed_mb = room_mb(settings, data)
     network = "train" if settings.train.successor is None else "integral"
-    folder = RunFolder(out, data.root, facts.digest(data.train), needed_mb, reporter.say, network)
+    folder = RunFolder(out, data.root, facts.digest(data.train), needed_mb, reporter.say, network, settings.data.masks)
     with explain_full_disk(out):
         facts.write(out / FILES)
     return Run(data, facts, settings, folder, reporter)

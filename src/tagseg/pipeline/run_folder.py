@@ -89,6 +89,7 @@ class RunFolder:
         needed_mb: how much room a run from the beginning takes, megabytes.
         say: shows a sentence to the person who waits.
         network: the stage whose network's class maps count, for whoever opens the run later.
+        masks: where the masks to measure with are, if not in the data set; kept for the same.
 
     Raises:
         BadInput: the folder holds something else, a run on other data, or a run that is going on right now; or the disk
@@ -103,6 +104,7 @@ class RunFolder:
         needed_mb: float,
         say: Callable[[str], None],
         network: str = "train",
+        masks: str | None = None,
     ) -> None:
         self.path, self.say = path, say
         marker = path / RUN_MARKER
@@ -116,6 +118,8 @@ class RunFolder:
         with explain_full_disk(path):
             make_folder(path)
             described = {"format": FORMAT, "data": str(data.resolve()), "digest": digest, "network": network}
+            if masks is not None:
+                described["masks"] = str(Path(masks).resolve())
             write_json(marker, described)
         self._lock = lock_run(path)
         remove_partial(path)

@@ -41,6 +41,8 @@ class DataSettings(Settings):
     saliency: str = "auto"
     # whether the file of a network may be a program (torch.export, TorchScript), which is executed; an .onnx is data
     saliency_program: bool = False
+    # masks to measure with in place of those of the data set, in any format of `tagseg export`; nothing learns them
+    masks: str | None = None
     texts: str | None = None  # a file of text embeddings of the classes, where class maps come from words
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tagseg.data.dataset import Box, Dataset, Problem, Sample, check_classes
+from tagseg.data.dataset import Box, Dataset, DrawnMask, Problem, Sample, check_classes
 from tagseg.data.images import MAX_PIXELS, image_size
 from tagseg.data.readers import Reader
 from tagseg.data.tables import SPLITS, is_background
@@ -260,7 +260,7 @@ class _Reading:
         self.without_outline += bool(known) and not whole
         if whole and known:
             right = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
-            mask = CocoMask(*(size if right else (None, None)), image, tuple(shapes))
+            mask = DrawnMask(CocoMask(*(size if right else (None, None)), image, tuple(shapes)), source.path)
         boxes = tuple(box for tag, annotation in known if (box := _box(tag, annotation.get("bbox"))) is not None)
         return Sample(name, image, tuple(sorted({tag for tag, _ in known})), mask, boxes=boxes)
 

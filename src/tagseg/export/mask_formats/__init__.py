@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.images import voc_palette
 from tagseg.data.readers.coco import inside
 from tagseg.data.tables import is_background
@@ -67,12 +68,12 @@ class MaskSet:
     """Masks of some photographs as a file or folder holds them.
 
     classes: their names in the order of the numbers in masks.
-    masks: for the name of a photograph, what reads or draws its `(H, W)` mask.
+    masks: for the name of a photograph, what reads or draws its mask.
     plain: whether these are files of numbers alone, which people may have made by other means.
     """
 
     classes: tuple[str, ...]
-    masks: Mapping[str, Callable[[], np.ndarray]]
+    masks: Mapping[str, DrawnMask]
     plain: bool = False
 
 
@@ -152,7 +153,7 @@ def renumbered(found: MaskSet, classes: Sequence[str], path: Path) -> MaskSet:
         raise BadInput(f"{path}: '{strange}' is no class here{hint} Known: {', '.join(classes)}.")
     table = np.arange(IGNORE + 1, dtype=np.uint8)
     table[1 : len(found.classes) + 1] = [list(classes).index(name) + 1 for name in found.classes]
-    masks = {name: partial(_looked_up, draw, table) for name, draw in found.masks.items()}
+    masks = {name: DrawnMask(partial(_looked_up, mask, table), mask.file) for name, mask in found.masks.items()}
     return replace(found, classes=tuple(classes), masks=masks)
 
 
@@ -181,9 +182,7 @@ def label_value(name: str, classes: Sequence[str]) -> int:
     return IGNORE
 
 
-def add_mask(
-    masks: dict[str, Callable[[], np.ndarray]], name: object, draw: Callable[[], np.ndarray], path: Path
-) -> None:
+def add_mask(masks: dict[str, DrawnMask], name: object, draw: Callable[[], np.ndarray], path: Path) -> None:
     """Adds the mask of a photograph to those of a file or folder, by its name without suffix.
 
     What of a name leads out of the folder of photographs is cut off, for results are written by these names.
@@ -197,7 +196,7 @@ def add_mask(
     stem = composed(below)
     if stem in masks:
         raise BadInput(f"{path}: two photographs are called '{stem}'; rename one, or give the files one by one.")
-    masks[stem] = draw
+    masks[stem] = DrawnMask(draw, path)
 
 
 def names_and_unknown(classes: Sequence[str], unknown: bool) -> list[str]:

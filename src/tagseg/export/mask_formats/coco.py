@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.readers.coco import (
     CocoMask,
     category_name,
@@ -91,7 +92,7 @@ def read(path: Path) -> MaskSet:
     check_pycocotools()
     files = _files(path)
     classes = named_classes((name for file in files for name in coco_class_names(file)), path)
-    masks: dict[str, Callable[[], np.ndarray]] = {}
+    masks: dict[str, DrawnMask] = {}
     for file in files:
         said = load_coco(file)
         names = {id_of(c.get("id")): category_name(c) for c in entries_of(said, "categories", file)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.readers.coco import inside
 from tagseg.errors import BadInput, brief
 from tagseg.export.mask_formats import (
@@ -94,7 +95,7 @@ def read(path: Path) -> MaskSet:
         raise BadInput(f"{path}: there is a {strange} in it, of which no mask can be made; remove it in CVAT.")
     listed = [name.text or "" for label in root.iter("label") for name in label.findall("name")]
     classes = named_classes(listed or [str(shape.get("label")) for shape in shapes], path)
-    masks: dict[str, Callable[[], np.ndarray]] = {}
+    masks: dict[str, DrawnMask] = {}
     for image in root.iter("image"):
         stem = str(PurePosixPath(inside(image.get("name")) or "").with_suffix(""))
         add_mask(masks, stem if stem != "." else None, partial(_draw, path, image, classes), path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.walking import composed
 from tagseg.errors import BadInput, brief
 from tagseg.export.mask_formats import (
@@ -169,7 +170,7 @@ def read(path: Path) -> MaskSet:
             raise BadInput(f"{path}: task {number} is not as Label Studio writes it ({brief(error)}).") from error
     used = sorted({label for _, strokes in found for label, _ in strokes.drawn})
     classes = named_classes(_configured(path.parent / CONFIG) or used, path)
-    masks: dict[str, Callable[[], np.ndarray]] = {}
+    masks: dict[str, DrawnMask] = {}
     for name, strokes in found:
         add_mask(masks, name, partial(_draw, path, name, strokes, classes), path)
     return MaskSet(classes, masks)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.images import read_index_png, write_mask
 from tagseg.data.readers.folder import CLASSES, read_class_names, write_class_names
 from tagseg.data.walking import find_images
@@ -35,7 +36,7 @@ def read(path: Path) -> MaskSet:
     found = {name: p for name, p in find_images(path).photographs.items() if p.suffix.lower() == ".png"}
     if not found:
         raise BadInput(f"{path}: there are no PNG masks in this folder.")
-    masks = {name[: -len(p.suffix)]: partial(read_index_png, p) for name, p in found.items()}
+    masks = {name[: -len(p.suffix)]: DrawnMask(partial(read_index_png, p), p) for name, p in found.items()}
     return MaskSet(tuple(read_class_names(lists[0])) if lists else (), masks, plain=True)
 
 

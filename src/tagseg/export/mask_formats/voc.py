@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.images import read_index_png, voc_palette, write_mask
 from tagseg.data.readers.voc import VOC_CLASSES, find_voc
 from tagseg.data.tables import read_text
@@ -98,7 +99,7 @@ def read(path: Path) -> MaskSet:
     if labels is not None:
         classes = _by_colour(labels)
     masks = sorted((base / "SegmentationClass").glob("*.png"))
-    return MaskSet(classes, {composed(p.stem): partial(read_index_png, p) for p in masks})
+    return MaskSet(classes, {composed(p.stem): DrawnMask(partial(read_index_png, p), p) for p in masks})
 
 
 def _by_colour(labels: Path) -> tuple[str, ...]:

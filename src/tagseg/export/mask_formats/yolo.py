@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tagseg.data.dataset import DrawnMask
 from tagseg.data.images import image_size
 from tagseg.data.walking import find_images
 from tagseg.errors import BadInput, brief
@@ -77,7 +78,7 @@ def read(path: Path) -> MaskSet:
         places = dict.fromkeys(str(said[split]) for split in ("train", "val", "test") if said.get(split))
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: this is no data.yaml of YOLO ({brief(error)}).") from error
-    masks: dict[str, Callable[[], np.ndarray]] = {}
+    masks: dict[str, DrawnMask] = {}
     outlines = 0
     for place in places:
         folders = (root / place, root / place.removeprefix("../"))  # Roboflow means its own folder by ..
