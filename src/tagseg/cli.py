@@ -262,11 +262,12 @@ def check_method(run: Annotated[Path, typer.Argument(help="Folder of a run, with
 @app.command(cls=Command)
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, or of a model.")],
-    images: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs, videos, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write the photograph with its mask over it.")
+        bool, typer.Option("--overlay", help="Also write the photograph or video with its mask over it.")
     ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, every so many frames.")] = 1,
     names: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Only the photographs in this list, a name a line, e.g. VOC's test.txt."),
@@ -297,7 +298,7 @@ def predict(
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a mask (palette PNG: 0 background, class c at c + 1) for every photograph.
+    """Write a mask (palette PNG: 0 background, class c at c + 1) for every photograph and every frame of a video.
 
     Photographs are looked at as the run's test protocol says (its settings under 'predict'), but for what is said here.
     """
@@ -318,6 +319,7 @@ def predict(
         refine=refine,
         encoder=_encoder(encoder, encoder_weights),
         overlay=overlay,
+        every=every,
         skip_bad=skip_bad,
         quiet=quiet,
     )

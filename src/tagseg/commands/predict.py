@@ -1,9 +1,10 @@
-"""`predict`: masks for new photographs."""
+"""`predict`: masks for new photographs and the frames of videos."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ from tagseg.cores import prefetch
 from tagseg.data.images import read_image, voc_palette, write_mask
 from tagseg.data.photographs import OVERLAY, find_photographs
 from tagseg.data.readers.folder import write_class_names
+from tagseg.data.video import count_frames, find_videos, frames, frames_a_second, write_video
 from tagseg.errors import BadInput, brief, explain_full_disk
 from tagseg.masks.crf_parameters import find_crf
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.settings import sharpening
 from tagseg.progress import Reporter
-from tagseg.report.pictures import overlay_mask
+from tagseg.report.pictures import labelled_overlay
 from tagseg.report.sheets import write_picture
 from tagseg.segmentation.saved import find_model
 from tagseg.segmentation.settings import NO_CRF
+
+OVERLAY_VIDEO = ".overlay.mp4"
 
 
 def predict(
@@ -37,6 +41,7 @@ def predict(
     refine: str | None = None,
     encoder: EncoderSettings | None = None,
     overlay: bool = False,
+    every: int = 1,
     skip_bad: bool = False,
     quiet: bool = False,
 ) -> list[Path]:
@@ -44,26 +49,37 @@ def predict(
 
     Args:
         run: folder of a finished run or model.
-        images: files, or folders that are searched through; names below a folder are kept.
-        out: folder for the masks; `NAME.png`, and with `overlay` also `NAME.overlay.jpg`.
-        names: a file of the names of photographs, one a line, as VOC's `test.txt`; the others are left out.
+        images: photographs and videos, or folders that are searched through; names below a folder are kept.
+        out: folder for the masks; `NAME.png`, and with `overlay` also `NAME.overlay.jpg`. Those of a video are
+            `NAME/NUMBER.png`, the number of the frame counting from 0, and `NAME.overlay.mp4`.
+        names: a file of the names of photographs, one a line, as VOC's `test.txt`; the others, and videos, are left
+            out.
         side, scales, flip, fuse, crf: see `SegmentationModel.predict`; what is None is as the run's test protocol says.
         refine: sharpen with refinements that learn nothing, several with + between them, e.g. `"proxy+par"`, instead of
             the protocol's CRF; a CRF among them has the parameters of `crf`.
         encoder: the frozen transformer, for `proxy`; None: the default one.
+        every: of a video, every so many frames.
         skip_bad: leave out photographs that cannot be read.
 
     Returns:
         the masks written.
+
+    Raises:
+        BadInput: there is nothing to look at, or something cannot be read or written.
     """
+    if every < 1:
+        raise BadInput(f"every {every}: give 1 for every frame of a video, 2 for every second one, and so on.")
     if scales is not None and (not scales or min(scales) <= 0):
         raise BadInput(f"scales {scales}: give positive numbers, for example 0.75,1,1.25.")
     if crf is not None and crf != NO_CRF:
         find_crf(crf)
     chain = None if refine is None else sharpening(refine, crf if crf not in (None, NO_CRF) else "deeplab")
-    found = find_photographs(images, out, (".png", OVERLAY) if overlay else (".png",))
+    videos = find_videos(images)
+    photographs = [image for image in images if Path(image) not in videos.values()]
+    found = find_photographs(photographs, out, (".png", OVERLAY) if overlay else (".png",), may_be_none=bool(videos))
     if names is not None:
-        found = _listed(found, Path(names))
+        found, videos = _listed(found, Path(names)), {}
+    expected = sum(-(-count_frames(video) // every) for video in videos.values())  # told before anything is loaded
     folder = find_model(run)
     from tagseg.pipeline.masking import refine_scores  # torch is imported only now
     from tagseg.segmentation.model import load
@@ -71,7 +87,7 @@ def predict(
     reporter, model = Reporter(quiet), load(folder)
     how = {"side": side, "scales": scales, "flip": flip, "fuse": fuse}
     model.protocol = model.how(**how, crf=None if chain is not None else crf)
-    written = []
+    written: list[Path] = []
     out = Path(out)
 
     def decode(item: tuple[str, Path]) -> tuple[str, np.ndarray | BadInput]:
@@ -80,7 +96,19 @@ def predict(
         except BadInput as error:
             return item[0], error
 
-    with reporter.bar("predict", len(found), "photographs") as advance, explain_full_disk(out):
+    def segment(photo: np.ndarray, name: str) -> np.ndarray:
+        if chain is None:
+            return model.predict(photo)
+        probabilities = model.probabilities(photo)
+        return refine_scores(photo, probabilities, chain, name, encoder).argmax(axis=0).astype(np.uint8)
+
+    def write(mask: np.ndarray, name: str) -> None:
+        write_mask(path := out / f"{name}.png", mask)
+        written.append(path)
+        advance(len(written), "")
+
+    what = "frames" if not found else "photographs" if not videos else "photographs and frames"
+    with reporter.bar("predict", len(found) + expected, what) as advance, explain_full_disk(out):
         write_class_names(out, model.classes)
         for name, photo in prefetch(decode, found.items()):
             if isinstance(photo, BadInput):
@@ -88,17 +116,20 @@ def predict(
                     raise photo
                 reporter.say(f"skipped: {photo}")
                 continue
-            if chain is not None:
-                probabilities = model.probabilities(photo)
-                mask = refine_scores(photo, probabilities, chain, name, encoder).argmax(axis=0).astype(np.uint8)
-            else:
-                mask = model.predict(photo)
-            path = out / f"{name}.png"
-            write_mask(path, mask)
+            mask = segment(photo, name)
             if overlay:
-                write_picture(out / f"{name}{OVERLAY}", overlay_mask(photo, mask, voc_palette()))
-            written.append(path)
-            advance(len(written), "")
+                write_picture(out / f"{name}{OVERLAY}", labelled_overlay(photo, mask, voc_palette(), model.classes))
+            write(mask, name)
+        everything = range(1, len(model.classes) + 1)  # the legend of a video does not change its size
+        for name, video in videos.items():
+            with ExitStack() as stack:
+                target = out / f"{name}{OVERLAY_VIDEO}"
+                show = stack.enter_context(write_video(target, frames_a_second(video) / every)) if overlay else None
+                for number, frame in frames(video, every):
+                    mask = segment(frame, f"{name}, frame {number}")
+                    if show is not None:
+                        show(labelled_overlay(frame, mask, voc_palette(), model.classes, everything))
+                    write(mask, f"{name}/{number:06d}")
     return written
 
 

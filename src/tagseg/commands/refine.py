@@ -22,7 +22,7 @@ from tagseg.masks.refinements import NONE, FeatureRefinement, Refinement
 from tagseg.networks.settings import EncoderSettings
 from tagseg.pipeline.settings import MaskSettings, sharpening
 from tagseg.progress import Reporter
-from tagseg.report.pictures import overlay_mask
+from tagseg.report.pictures import labelled_overlay
 from tagseg.report.sheets import write_picture
 
 Rough = Path | Callable[[], np.ndarray]  # a file of scores or numbers, or what draws a mask
@@ -91,7 +91,7 @@ def refine(
         mask = _refine_one(photo, name, rough, settings, encoder)
         write_mask(out / f"{name}.png", mask)
         if overlay:
-            write_picture(out / f"{name}{OVERLAY}", overlay_mask(photo, mask, voc_palette()))
+            write_picture(out / f"{name}{OVERLAY}", labelled_overlay(photo, mask, voc_palette(), classes))
         return out / f"{name}.png"
 
     if any(isinstance(step, FeatureRefinement) for step in settings.steps):

@@ -18,6 +18,8 @@ def find_photographs(
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
     endings: Sequence[str] = (),
+    *,
+    may_be_none: bool = False,
 ) -> dict[str, Path]:
     """Returns the photographs in files and folders, name to path; names below a folder are kept.
 
@@ -25,6 +27,7 @@ def find_photographs(
         images: the files and folders, or one of them.
         out: the folder for results; what lies in it is no photograph where it is below one of the folders.
         endings: of the files that will be written there for every name, which must not be photographs.
+        may_be_none: whether there need not be any.
 
     Raises:
         BadInput: nothing is found, two would get the same name, or a result would be written over a photograph.
@@ -49,7 +52,7 @@ def find_photographs(
                     f"{path}: its results would have the same name as those of {found[name]}; rename one of them."
                 )
             found[name] = path
-    if not found:
+    if not found and not may_be_none:
         raise BadInput(f"{', '.join(map(str, images))}: no photographs found ({', '.join(IMAGE_SUFFIXES)}).")
     if results is not None:
         photographs = {path.resolve() for path in found.values()}

@@ -40,7 +40,7 @@ class EpochRecord(Record):
     loss: the mean over its steps.
     seconds: how long it took.
     waiting: the share of them spent waiting for data.
-    rate: of learning in its last step, as a share of what it is at most (0..1).
+    rate: of learning, the mean over its steps, as a share of what it is at most (0..1).
     terms: means over the steps that told them, of parts of the loss and of shares, by name.
     """
 

@@ -315,6 +315,7 @@ class EpochLog(Callback):
         torch.manual_seed(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
         self._begun = self._idle_since = time.perf_counter()
         self._waited, self._loss, self._steps = 0.0, 0.0, 0
+        self._rates: list[float] = []
         self._terms = Means()
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -342,6 +343,7 @@ class EpochLog(Callback):
             )
         self._loss += loss
         self._steps += 1
+        self._rates += _rate_factor(trainer)
         self._terms.add(getattr(module, "terms", {}))  # of others than methods there are none
         self._advance(trainer.global_step, f"loss {self._loss / self._steps:.4f}")
         self._idle_since = time.perf_counter()
@@ -352,7 +354,7 @@ class EpochLog(Callback):
         own = torch.tensor(self._loss / max(1, self._steps), device=module.device)
         loss = float(trainer.strategy.reduce(own, reduce_op="mean"))
         terms = self._terms.over_all(trainer.strategy)
-        rate = _rate_factor(trainer)
+        rate = sum(self._rates) / len(self._rates) if self._rates else None
         self.epochs.append(
             EpochRecord(
                 loss=round(loss, 6),
@@ -364,14 +366,14 @@ class EpochLog(Callback):
         )
 
 
-def _rate_factor(trainer: lightning.Trainer) -> float | None:
-    """The learning rate of the step that is done, as a share of what it is at most; None without a schedule."""
+def _rate_factor(trainer: lightning.Trainer) -> list[float]:
+    """The learning rate of the step that is done, as a share of what it is at most; nothing without a schedule."""
     for config in trainer.lr_scheduler_configs:
         factors = getattr(config.scheduler, "lr_lambdas", None)
         if factors:
             told = getattr(factors[0], "of_start", factors[0])
-            return float(told(max(0, trainer.global_step - 1)))
-    return None
+            return [float(told(max(0, trainer.global_step - 1)))]
+    return []
 
 
 def _quieten() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import cv2
 import matplotlib
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tagseg.labels import IGNORE
 
@@ -20,6 +23,58 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np
     edges = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     mixed[edges] = 255
     return mixed.astype(np.uint8)
+
+
+def labelled_overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    palette: np.ndarray,
+    classes: Sequence[str],
+    named: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Returns the photograph with the mask's classes laid over it, and below it what their colours are called.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        mask: `(H, W)`, class c at c + 1.
+        palette: `(256, 3)`.
+        classes: names; a class beyond them is shown by its number.
+        named: the numbers in masks that are named below; None: those that the mask holds.
+    """
+    laid = overlay_mask(image, mask, palette)
+    there = named
+    if there is None:
+        there = [value for value in np.unique(mask).tolist() if value not in (0, IGNORE)]
+    if not there:
+        return laid
+    names = [classes[value - 1] if value <= len(classes) else str(value) for value in there]
+    return np.concatenate([laid, _legend(names, [tuple(palette[value].tolist()) for value in there], image.shape[1])])
+
+
+def _legend(names: Sequence[str], colours: Sequence[tuple[int, ...]], width: int) -> np.ndarray:
+    """A strip of this width with a square of every colour and its name, in as many lines as they need."""
+    size = int(np.clip(width / 32, 11, 28))
+    font = ImageFont.truetype(_font(), size)
+    gap, line = size // 2, size + size // 2
+    places, x, y = [], gap, gap // 2
+    for name in names:
+        needed = size + gap + round(font.getlength(name)) + 2 * gap
+        if x > gap and x + needed > width:
+            x, y = gap, y + line
+        places.append((x, y))
+        x += needed
+    strip = Image.new("RGB", (width, y + line + gap // 2), "white")
+    draw = ImageDraw.Draw(strip)
+    for name, colour, (left, top) in zip(names, colours, places, strict=True):
+        draw.rectangle((left, top + 1, left + size - 1, top + size), fill=colour, outline="#888888")
+        draw.text((left + size + gap, top + size / 2 + 1), name, fill="black", font=font, anchor="lm")
+    return np.asarray(strip)
+
+
+@cache
+def _font() -> str:
+    """The font that comes with matplotlib, which knows most letters."""
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def overlay_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
