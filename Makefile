@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-long lint docs clean
 
 demo: .venv/installed
 	$(BIN)/tagseg demo --out runs/demo
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+test-long: .venv/tested
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --long -m long
 
 lint: .venv/tested
 	$(BIN)/ruff check .

@@ -23,6 +23,17 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="Also run what takes long: every published recipe, small.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes long; run with --long"))
+
+
 def names(count: int) -> tuple[str, ...]:
     """So many class names."""
     return tuple(f"class {number}" for number in range(count))
