@@ -59,7 +59,7 @@ def one(data: Dataset, run: Path, chosen: Any, row: str, seed: int, folder: Path
     held = [s for number, s in enumerate(data.train) if number % 3 == 2 and s.mask is not None]
     store = FeatureStore(run / "features")
     whole: Any = SimpleNamespace(
-        training=data.train, data=data, settings=chosen, features=lambda: store, reporter=Reporter(quiet=True)
+        path=run, training=data.train, data=data, settings=chosen, features=lambda: store, reporter=Reporter(quiet=True)
     )
     given: Any = SimpleNamespace(**{**vars(whole), "training": tuple(shown), "data": replace(data, train=tuple(shown))})
     masks: Any = MaskFolder(run / "relabel")

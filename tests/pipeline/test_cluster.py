@@ -29,29 +29,21 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
 
 
-def weights(run: Path) -> list[str]:
-    return [file_digest(run / "train" / "classifier.safetensors"), file_digest(run / "segment" / "model.safetensors")]
+def left(run: Path) -> dict[str, str]:
+    """What has been learnt, and what has been made of every photograph, whoever has made it."""
+    kinds = ("*/*.safetensors", "masks/*.png", "report/predictions/*.png", "report/maps/*.safetensors")
+    return {p.relative_to(run).as_posix(): file_digest(p) for kind in kinds for p in sorted(run.glob(kind))}
 
 
 @pytest.fixture(scope="module")
-def spawned(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def spawned(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What two processes have learnt that the run itself has started."""
     out = tmp_path_factory.mktemp("spawned") / "run"
     subprocess.run([sys.executable, "-m", *command(tiny_set, out, processes=2)], check=True, env=environment())
-    return weights(out)
+    return left(out)
 
 
-def test_torchrun(tiny_set: Path, tmp_path: Path, spawned: list[str]):
-    out = tmp_path / "run"
-    done = subprocess.run(
-        [*TORCHRUN, *command(tiny_set, out)], env=environment(), capture_output=True, text=True, check=True
-    )
-    assert weights(out) == spawned
-    assert done.stdout.count("segmentation, evaluation") == 1  # the other process says nothing
-    assert not list(out.rglob("*.partial"))
-
-
-def test_srun(tiny_set: Path, tmp_path: Path, spawned: list[str]):
+def test_srun(tiny_set: Path, tmp_path: Path, spawned: dict[str, str]):
     out, step = tmp_path / "run", []
     for rank in range(2):
         slurm = {
@@ -67,10 +59,12 @@ def test_srun(tiny_set: Path, tmp_path: Path, spawned: list[str]):
         }
         step.append(subprocess.Popen([sys.executable, "-m", *command(tiny_set, out)], env=environment(**slurm)))
     assert [process.wait(timeout=240) for process in step] == [0, 0]
-    assert weights(out) == spawned
+    assert left(out) == spawned
 
 
-def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(tiny_set: Path, tmp_path: Path, spawned: list[str]):
+def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(
+    tiny_set: Path, tmp_path: Path, spawned: dict[str, str]
+):
     out = tmp_path / "run"
     launched = [*TORCHRUN, *command(tiny_set, out)]
     agent = subprocess.Popen(launched, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -88,8 +82,10 @@ def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(tiny_set: Path
     assert time.monotonic() - killed < 45
     for child in children:
         assert not Path("/proc", child).exists()
-    subprocess.run(launched, env=environment(), check=True, stdout=subprocess.DEVNULL)
-    assert weights(out) == spawned
+    done = subprocess.run(launched, env=environment(), capture_output=True, text=True, check=True)
+    assert left(out) == spawned
+    assert done.stdout.count("segmentation, evaluation") == 1  # the other process says nothing
+    assert not list(out.rglob("*.partial"))
 
 
 def test_who_is_alone(monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tagseg.progress import Reporter
 from tagseg.segmentation.encoder import load_encoder
 
 MARKER, FEATURES, RUNS = "compare.json", "features", "runs"
+RANKED = 120  # photographs at even steps, of which the gallery's are chosen
 MAPS_ONLY = {"masks.refine": "none", "segment.network": "deeplab"}  # a run ends before either, and prepares for neither
 _ROWS = importlib.resources.files("tagseg") / "comparisons"
 
@@ -152,7 +154,8 @@ def compare(
         chains=tuple(chain.name for chain in chains),
         runs=found,
     )
-    comparison.write(folder, lambda: _gallery(table, seeds[0], dataset, folder, chains[-1], features))
+    looked_at = _samples(dataset, min(measure or RANKED, RANKED))
+    comparison.write(folder, lambda: _gallery(table, seeds[0], dataset, looked_at, folder, chains[-1], features))
     return comparison
 
 
@@ -255,7 +258,7 @@ def _features(chains: Sequence[Chain], data: Dataset, folder: Path, reporter: Re
         shutil.rmtree(place)
     make_folder(place)
     write_json(place / "encoder.json", told)
-    return store_features(load_encoder(encoder), data.train, place, "features", reporter, CacheSettings())
+    return store_features(partial(load_encoder, encoder), data.train, place, "features", reporter, CacheSettings())
 
 
 def _budget(
@@ -353,14 +356,20 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
 
 
 def _gallery(
-    rows: Sequence[Row], seed: int, data: Dataset, folder: Path, chain: Chain, features: FeatureStore | None
+    rows: Sequence[Row],
+    seed: int,
+    data: Dataset,
+    looked_at: Sequence[Sample],
+    folder: Path,
+    chain: Chain,
+    features: FeatureStore | None,
 ) -> tuple[list[str], list[tuple[Sample, list[np.ndarray]]]]:
     """Masks of every row of photographs by a rule: ordered by the IoU of the first row, at even steps."""
     masks = []
     for row in rows:
         store = MapStore(folder / RUNS / _slug(row.name) / f"seed{seed}" / "mine")
         masks.append((store, chain.background(store, data, features)))
-    tagged = [s for s in data.train if s.mask is not None and s.tags]
+    tagged = [s for s in looked_at if s.tags]
     scored = sorted(tagged, key=lambda s: chain.iou(*masks[0], s, features))
     chosen = [scored[round(place * (len(scored) - 1))] for place in np.linspace(0.02, 0.98, min(6, len(scored)))]
     lines = [(s, [chain.mask(store, score, s, features) for store, score in masks]) for s in chosen]

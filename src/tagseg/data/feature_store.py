@@ -37,9 +37,9 @@ class FeatureStore(Shards):
         self._known: dict[Path, _Shard] = {}
         self._lock = threading.Lock()
 
-    def write(self, entries: dict[str, np.ndarray]) -> None:
-        """Adds one shard of features `(D, h, w)` float32."""
-        self.add({name: packed(features, self.bits) for name, features in entries.items()})
+    def write(self, entries: dict[str, np.ndarray], number: int = 0) -> None:
+        """Adds one shard of features `(D, h, w)` float32, under a number or the next one that is free."""
+        self.add({name: packed(features, self.bits) for name, features in entries.items()}, number)
 
     def read(self, name: str) -> np.ndarray:
         """Returns the features of one photograph, `(D, h, w)` float32. Threads may read at the same time.

@@ -48,8 +48,8 @@ class MapStore(Shards):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "class maps")
 
-    def write(self, entries: dict[str, StoredMaps]) -> None:
-        """Adds one shard; values are rounded to 1/255."""
+    def write(self, entries: dict[str, StoredMaps], number: int = 0) -> None:
+        """Adds one shard, under a number or the next one that is free; values are rounded to 1/255."""
         self.add(
             {
                 name: {
@@ -59,7 +59,8 @@ class MapStore(Shards):
                     "grid": np.array([entry.grid.stride, entry.grid.corners], dtype=np.int32),
                 }
                 for name, entry in entries.items()
-            }
+            },
+            number,
         )
 
     def read(self, name: str) -> StoredMaps:

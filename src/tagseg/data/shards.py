@@ -47,22 +47,22 @@ class Shards:
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
-    def add(self, entries: dict[str, dict[str, np.ndarray]]) -> None:
-        """Adds one shard of photographs, each with its arrays by name."""
+    def add(self, entries: dict[str, dict[str, np.ndarray]], number: int = 0) -> None:
+        """Adds one shard of photographs, each with its arrays by name, under a number or the next one that is free."""
         if not entries:
             return
         # safetensors writes memory as it lies: arrays of another order would come back scrambled
         arrays = {
-            f"{number}.{part}": np.ascontiguousarray(array)
-            for number, parts in enumerate(entries.values())
+            f"{place}.{part}": np.ascontiguousarray(array)
+            for place, parts in enumerate(entries.values())
             for part, array in parts.items()
         }
-        # the first number that is free: a shard that went missing gets its own again
-        paths = (self.folder / f"{number:06d}.safetensors" for number in count())
+        # a shard that went missing gets its own number again
+        paths = (self.folder / f"{free:06d}.safetensors" for free in count(number))
         path = next(path for path in paths if not path.exists())
         with write_aside(path) as aside:
             save_file(arrays, aside, metadata={"names": "\n".join(entries)})
-        self._where.update({name: (path, number) for number, name in enumerate(entries)})
+        self._where.update({name: (path, place) for place, name in enumerate(entries)})
 
     def place(self, name: str) -> tuple[Path, int]:
         """Returns the shard of a photograph, and its number there.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +24,7 @@ from tagseg.masks.rescaling import on_cells
 from tagseg.masks.saliency import ignore_conflicts, oaa_scores
 from tagseg.networks.precision import default_device
 from tagseg.networks.settings import EncoderSettings
+from tagseg.pipeline.parts import Counter, Part
 from tagseg.pipeline.settings import MaskSettings
 from tagseg.progress import Advance
 
@@ -152,6 +155,8 @@ def make_masks(
     background: float,
     settings: MaskSettings,
     folder: Path,
+    *,
+    part: Part,
     advance: Advance,
 ) -> None:
     """Writes the pseudo-mask of every photograph that has none in `folder` yet.
@@ -162,13 +167,34 @@ def make_masks(
         background: the background's score, in 0..1.
         settings: how scores are refined.
         folder: for the masks.
+        part: which photographs are done here.
         advance: is told how many are done.
     """
     place = MaskFolder(folder)
-    missing = [s for s in samples if not place(s).exists()]
 
     def work(sample: Sample) -> None:
         write_mask(place(sample), mask_of(store.read(sample.name), sample, background, settings))
 
-    for done, _ in enumerate(prefetch(work, missing, threads=refinement_threads()), len(samples) - len(missing) + 1):
-        advance(done, "")
+    make_missing(place, samples, partial(prefetch, work, threads=refinement_threads()), part, advance)
+
+
+def make_missing(
+    place: MaskFolder,
+    samples: Sequence[Sample],
+    make: Callable[[list[Sample]], Iterable[Any]],
+    part: Part,
+    advance: Advance,
+) -> None:
+    """Makes the masks that are not there yet.
+
+    Args:
+        place: where the mask of a photograph lies.
+        samples: the photographs.
+        make: writes the masks of the photographs that it is given, and yields something for each.
+        part: which of them are made here.
+        advance: is told how many are done.
+    """
+    missing = [(number, sample) for number, sample in enumerate(samples) if not place(sample).exists()]
+    counter = Counter(len(samples), len(samples) - len(missing), part, advance)
+    for _ in make([sample for number, sample in missing if part.takes(number)]):
+        counter.add()

@@ -3,6 +3,8 @@ the pseudo-masks, on the evaluation photographs the class maps and the segmentat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,12 @@ from tagseg.data.readers.folder import write_class_names
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
-from tagseg.pipeline.mining import PRESENT, mine
+from tagseg.pipeline.masking import make_missing
+from tagseg.pipeline.mining import PRESENT, mine_part
+from tagseg.pipeline.parts import Part, in_parts
 from tagseg.pipeline.records import Curve, Metrics, Oracle, RoundCoverage, TrainMetrics, ValMetrics
 from tagseg.pipeline.run import Run
+from tagseg.progress import Advance
 from tagseg.segmentation.model import load
 from tagseg.segmentation.settings import PredictSettings
 
@@ -43,20 +48,39 @@ def measure(run: Run, folder: Path, background: float) -> Metrics:
     if not data.val:
         return Metrics(train=train)
     with run.reporter.bar("report", len(data.val), "photographs") as advance:
-        store = mine(run.miner(), data.val, run.facts, folder / "maps", advance, with_predicted=True)
+        maps, given = folder / "maps", (run.classifier(), run.settings.mine, data.val, run.facts)
+        work = partial(mine_part, *given, maps, with_predicted=True)
+        in_parts(work, len(data.val), run.settings.processes, maps, advance)
+    store = MapStore(maps)
     return Metrics(train=train, val=_measure_val(data, store, plain, predictions, background))
 
 
 def predict_all(run: Run, place: MaskFolder, protocol: PredictSettings, name: str = "predict") -> None:
     """Segments the evaluation photographs (the training ones where there are none) by a test protocol."""
-    model = load(run.path)
     samples = run.data.val or run.data.train
+    work = partial(_predict_part, run.path, protocol, place, samples)
     with run.reporter.bar(name, len(samples), "photographs") as advance:
-        for done, sample in enumerate(samples, start=1):
-            if not place(sample).exists():
-                write_mask(place(sample), model.predict(sample.image, **protocol.model_dump()))
-            advance(done, "")
+        in_parts(work, len(samples), run.settings.processes, place.folder, advance)
     write_class_names(place.folder, run.data.classes)
+
+
+def _predict_part(
+    path: Path,
+    protocol: PredictSettings,
+    place: MaskFolder,
+    samples: tuple[Sample, ...],
+    *,
+    part: Part,
+    advance: Advance,
+) -> None:
+    model = load(path)
+
+    def predicted(missing: list[Sample]) -> Iterator[Path]:
+        for sample in missing:
+            write_mask(place(sample), model.predict(sample.image, **protocol.model_dump()))
+            yield place(sample)
+
+    make_missing(place, samples, predicted, part, advance)
 
 
 def _measure_train(run: Run, background: float) -> TrainMetrics | None:

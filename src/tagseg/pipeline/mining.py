@@ -24,6 +24,7 @@ from tagseg.masks.rescaling import over_maximum
 from tagseg.methods.base import Method
 from tagseg.networks.backbone import on_canvas
 from tagseg.networks.precision import default_device, inference_autocast
+from tagseg.pipeline.parts import WHOLE, Counter, Part
 from tagseg.pipeline.settings import MineSettings
 from tagseg.progress import Advance
 
@@ -165,16 +166,17 @@ def mine(
     advance: Advance,
     *,
     with_predicted: bool = False,
+    part: Part = WHOLE,
 ) -> MapStore:
     """Stores the maps of every photograph's tags, and with `with_predicted` those of the tags the classifier finds.
 
     Photographs of like size go through the network together. Which ones do depends on the list alone, so that an
-    interrupted run that goes on computes the same bits.
+    interrupted run that goes on, and one that several processes share, compute the same bits.
     """
     store = MapStore(folder)
-    done = len(store)
-    for shard in _shards(miner, samples, facts):
-        if shard[0][0].name in store:
+    counter = Counter(len(samples), len(store), part, advance)
+    for number, shard in enumerate(_shards(miner, samples, facts)):
+        if shard[0][0].name in store or not part.takes(number):
             continue
         entries: dict[str, StoredMaps] = {}
         for batch, photos in prefetch(lambda b: (b, [read_image(s.image) for s in b]), shard, ahead=1):
@@ -184,10 +186,24 @@ def mine(
                 if with_predicted:
                     classes |= set(np.flatnonzero(probabilities > PRESENT).tolist())
                 entries[sample.name] = to_class_maps(signed, tuple(sorted(classes)), probabilities, miner.grid)
-            done += len(batch)
-            advance(done, "")
-        store.write(entries)
+            counter.add(len(batch))
+        store.write(entries, number)
     return store
+
+
+def mine_part(
+    method: Method,
+    settings: MineSettings,
+    samples: tuple[Sample, ...],
+    facts: FileFacts,
+    folder: Path,
+    *,
+    part: Part,
+    advance: Advance,
+    with_predicted: bool = False,
+) -> None:
+    """Stores a part of the maps of photographs as `mine` does, by a classifier that may come from another process."""
+    mine(Miner(method, settings), samples, facts, folder, advance, with_predicted=with_predicted, part=part)
 
 
 def _shards(miner: Miner, samples: tuple[Sample, ...], facts: FileFacts) -> Iterator[list[list[Sample]]]:

@@ -15,7 +15,6 @@ from tagseg.data.reading import FileFacts
 from tagseg.methods.base import Method
 from tagseg.methods.saved import load_saved
 from tagseg.methods.table import load_method
-from tagseg.pipeline.mining import Miner
 from tagseg.pipeline.records import Record
 from tagseg.pipeline.run_folder import AFTER, Finished, RunFolder
 from tagseg.pipeline.saliency import from_folder, with_saliency
@@ -98,10 +97,6 @@ class Run:
     def classifier(self) -> Method:
         """Returns the network whose class maps count: the second one, where the method has one."""
         return load_saved(self.path / ("integral" if "integral" in self.finished else "train"))
-
-    def miner(self) -> Miner:
-        """Returns what turns photographs into class maps by the run's classifier and settings."""
-        return Miner(self.classifier(), self.settings.mine)
 
     def accumulated(self) -> Accumulator | None:
         """Returns the cumulative maps of the training photographs; None where the method makes none."""

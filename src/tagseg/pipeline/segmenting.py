@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tagseg.data.dataset import MaskFolder, Sample
+from tagseg.data.feature_store import FeatureStore
 from tagseg.data.feature_views import FeatureViews
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.loading import TrainingViews
@@ -24,12 +26,13 @@ from tagseg.networks.features import Levels
 from tagseg.networks.precision import default_device
 from tagseg.networks.settings import DecoderSettings
 from tagseg.networks.weights import SEGMENTER, take_over
-from tagseg.pipeline.masking import refine_scores
+from tagseg.pipeline.masking import make_missing, refine_scores
+from tagseg.pipeline.parts import Part, in_parts
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run import Run
 from tagseg.pipeline.settings import FitSettings, LogSettings, MaskSettings
 from tagseg.pipeline.training import Schedule, Sharing, save_network, train
-from tagseg.progress import Reporter
+from tagseg.progress import Advance, Reporter
 from tagseg.segmentation.decoder import Decoder, DecoderTraining, FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab
 from tagseg.segmentation.encoder import load_encoder, side_by_side
@@ -174,8 +177,23 @@ def label_again(run: Run, head: Decoder, settings: MaskSettings, folder: Path) -
         settings: how its probabilities are refined.
         folder: for the masks.
     """
-    place, store, samples = MaskFolder(folder), run.features(), run.training
-    head = head.eval().to(default_device())
+    samples = run.training
+    work = partial(_label_part, head.cpu(), run.path / "features", settings, MaskFolder(folder), samples)
+    with run.reporter.bar("label again", len(samples), "photographs") as advance:
+        in_parts(work, len(samples), run.settings.processes, folder, advance)
+
+
+def _label_part(
+    head: Decoder,
+    features: Path,
+    settings: MaskSettings,
+    place: MaskFolder,
+    samples: tuple[Sample, ...],
+    *,
+    part: Part,
+    advance: Advance,
+) -> None:
+    store, head = FeatureStore(features), head.eval().to(default_device())
     device = next(head.parameters()).device
 
     def work(sample: Sample) -> None:
@@ -183,14 +201,11 @@ def label_again(run: Run, head: Decoder, settings: MaskSettings, folder: Path) -
         mask = np.zeros(photo.shape[:2], dtype=np.uint8)
         if sample.tags:
             present = [0, *(tag + 1 for tag in sample.tags)]
-            features = torch.from_numpy(store.read(sample.name))[None].to(device)
+            seen = torch.from_numpy(store.read(sample.name))[None].to(device)
             with torch.inference_mode():
-                scores = head(features)[0, present].float().softmax(dim=0).cpu().numpy()
+                scores = head(seen)[0, present].float().softmax(dim=0).cpu().numpy()
             scores = PIXELS.resize(scores, photo.shape[:2])
             mask = label_mask(refine_scores(photo, scores, settings, sample.name), sample.tags)
         write_mask(place(sample), mask)
 
-    missing = [s for s in samples if not place(s).exists()]
-    with run.reporter.bar("label again", len(samples), "photographs") as advance:
-        for done, _ in enumerate(side_by_side(work, missing), len(samples) - len(missing) + 1):
-            advance(done, "")
+    make_missing(place, samples, partial(side_by_side, work), part, advance)

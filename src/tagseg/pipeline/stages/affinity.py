@@ -3,7 +3,9 @@ frozen encoder; or confident labels are made, a network learns from them, and ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from tagseg.cores import cpu_count, prefetch
 from tagseg.data.dataset import MaskFolder, Sample
+from tagseg.data.feature_store import FeatureStore
 from tagseg.data.images import read_image, write_mask
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.files import read_json, write_json
@@ -21,12 +24,15 @@ from tagseg.methods.refinements import load_network
 from tagseg.methods.refinements.base import AffinityNetwork, Thresholds
 from tagseg.networks.precision import default_device
 from tagseg.networks.weights import weights_digest
-from tagseg.pipeline.masking import choose_background, spread_maps
+from tagseg.pipeline.masking import choose_background, make_missing, spread_maps
 from tagseg.pipeline.mining import SHARD
+from tagseg.pipeline.parts import Part, fill, in_parts
 from tagseg.pipeline.records import AffinityRecord, EpochRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.segmenting import backbone_of
+from tagseg.pipeline.settings import FitSettings
 from tagseg.pipeline.training import Schedule, save_network, train
+from tagseg.progress import Advance
 from tagseg.segmentation.encoder import load_encoder, side_by_side
 
 NETWORK, EPOCHS, LABELS, MAPS = "affinity.safetensors", "epochs.json", "labels", "maps"
@@ -89,23 +95,33 @@ def _spreading(run: Run) -> FeatureRefinement:
 def _spread(run: Run, folder: Path) -> None:
     """Stores the maps that have been spread, of every photograph of which there are none yet."""
     refinement, samples = _spreading(run), run.training
-    settings = run.settings.masks.of(refinement.name)
-    before, features, spread = run.class_maps(), run.features(), MapStore(folder / MAPS)
-    grid = load_encoder(run.settings.encoder).grid
-
-    def work(sample: Sample) -> tuple[str, StoredMaps]:
-        return sample.name, spread_maps(before.read(sample.name), features, sample.name, refinement, settings, grid)
-
-    missing = [s for s in samples if s.name not in spread]
-    entries: dict[str, StoredMaps] = {}
+    work = partial(
+        _spread_part, run.class_maps(), run.path / "features", refinement.name, run.settings, folder, samples
+    )
     with run.reporter.bar("spread", len(samples), "photographs") as advance:
-        for name, stored in side_by_side(work, missing):
-            entries[name] = stored
-            if len(entries) == SHARD:
-                spread.write(entries)
-                entries = {}
-            advance(len(spread) + len(entries), "")
-        spread.write(entries)
+        in_parts(work, len(samples), run.settings.processes, folder, advance)
+
+
+def _spread_part(
+    before: MapStore,
+    features: Path,
+    name: str,
+    settings: FitSettings,
+    folder: Path,
+    samples: tuple[Sample, ...],
+    *,
+    part: Part,
+    advance: Advance,
+) -> None:
+    refinement, own = refinements()[name], settings.masks.of(name)
+    assert isinstance(refinement, FeatureRefinement)
+    store, grid = FeatureStore(features), load_encoder(settings.encoder).grid
+
+    def work(sample: Sample) -> tuple[Sample, dict[str, StoredMaps]]:
+        stored = spread_maps(before.read(sample.name), store, sample.name, refinement, own, grid)
+        return sample, {sample.name: stored}
+
+    fill(MapStore(folder / MAPS), samples, SHARD, partial(side_by_side, work), part, advance)
 
 
 @dataclass(frozen=True)
@@ -130,17 +146,9 @@ class _Affinity:
 
     def label(self, samples: tuple[Sample, ...]) -> None:
         """Writes the confident labels of every photograph that has none yet."""
-        store, reporter = self.run.class_maps(), self.run.reporter
-        missing = [s for s in samples if not self.labels(s).exists()]
-
-        def work(sample: Sample) -> None:
-            photo = read_image(sample.image)
-            maps = store.read(sample.name).at(photo.shape[:2])
-            write_mask(self.labels(sample), self.kind.label(photo, maps, sample.tags, self.thresholds, threads=1))
-
-        with reporter.bar("labels", len(samples), "photographs") as advance:
-            for done, _ in enumerate(prefetch(work, missing, threads=cpu_count()), len(samples) - len(missing) + 1):
-                advance(done, "")
+        work = partial(_label_part, self.run.class_maps(), self.kind, self.thresholds, self.labels, samples)
+        with self.run.reporter.bar("labels", len(samples), "photographs") as advance:
+            in_parts(work, len(samples), self.run.settings.processes, self.folder, advance)
 
     def train(self, samples: tuple[Sample, ...]) -> tuple[AffinityNetwork, list[EpochRecord]]:
         """Returns the trained network, and the record of its epochs."""
@@ -161,23 +169,51 @@ class _Affinity:
 
     def walk(self, network: AffinityNetwork, samples: tuple[Sample, ...]) -> None:
         """Stores the maps that have walked, of every photograph of which there are none yet."""
-        network.eval().to(default_device(), memory_format=torch.channels_last)
-        before, walked = self.run.class_maps(), MapStore(self.folder / MAPS)
-        grid = network.backbone.grid.with_stride(self.kind.stride)
-        missing = [s for s in samples if s.name not in walked]
-        entries: dict[str, StoredMaps] = {}
+        work = partial(_walk_part, self.run.class_maps(), network.cpu(), self.thresholds, self.folder, samples)
         with self.run.reporter.bar("walk", len(samples), "photographs") as advance:
-            for sample, photo in prefetch(lambda s: (s, read_image(s.image)), missing):
-                stored = before.read(sample.name)
-                if stored.classes:
-                    maps = network.walk(photo, stored.at(photo.shape[:2]), self.thresholds)
-                    stored = StoredMaps(stored.classes, maps, stored.tag_probabilities, grid)
-                entries[sample.name] = stored
-                if len(entries) == SHARD:
-                    walked.write(entries)
-                    entries = {}
-                advance(len(walked) + len(entries), "")
-            walked.write(entries)
+            in_parts(work, len(samples), self.run.settings.processes, self.folder, advance)
+
+
+def _label_part(
+    store: MapStore,
+    kind: type[AffinityNetwork],
+    thresholds: Thresholds,
+    place: MaskFolder,
+    samples: tuple[Sample, ...],
+    *,
+    part: Part,
+    advance: Advance,
+) -> None:
+    def work(sample: Sample) -> None:
+        photo = read_image(sample.image)
+        maps = store.read(sample.name).at(photo.shape[:2])
+        write_mask(place(sample), kind.label(photo, maps, sample.tags, thresholds, threads=1))
+
+    make_missing(place, samples, partial(prefetch, work, threads=cpu_count()), part, advance)
+
+
+def _walk_part(
+    before: MapStore,
+    network: AffinityNetwork,
+    thresholds: Thresholds,
+    folder: Path,
+    samples: tuple[Sample, ...],
+    *,
+    part: Part,
+    advance: Advance,
+) -> None:
+    network.eval().to(default_device(), memory_format=torch.channels_last)
+    grid = network.backbone.grid.with_stride(network.stride)
+
+    def walked(missing: list[Sample]) -> Iterator[tuple[Sample, dict[str, StoredMaps]]]:
+        for sample, photo in prefetch(lambda s: (s, read_image(s.image)), missing):
+            stored = before.read(sample.name)
+            if stored.classes:
+                maps = network.walk(photo, stored.at(photo.shape[:2]), thresholds)
+                stored = StoredMaps(stored.classes, maps, stored.tag_probabilities, grid)
+            yield sample, {sample.name: stored}
+
+    fill(MapStore(folder / MAPS), samples, SHARD, walked, part, advance)
 
 
 STAGE = Stage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 
 def _work(run: Run, folder: Path) -> FeaturesRecord:
-    s = run.settings.encoder
-    store = store_features(load_encoder(s), run.training, folder, "features", run.reporter, run.settings.cache)
+    s, encoder = run.settings, partial(load_encoder, run.settings.encoder)
+    store = store_features(encoder, run.training, folder, "features", run.reporter, s.cache, s.processes)
     return FeaturesRecord(entries=len(store), bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")))
 
 

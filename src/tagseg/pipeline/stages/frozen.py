@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def _work(run: Run, folder: Path) -> FeaturesRecord:
     torch.manual_seed(s.seed)  # of weights that are random
     network: Any = run.method
     backbone = network(s.backbone, s.weights, run.data.classes, s.train, 1).backbone
-    store = store_features(Encoder(backbone, s.train.side), run.training, folder, "frozen", run.reporter, s.cache)
+    encoder = partial(Encoder, backbone, s.train.side)
+    store = store_features(encoder, run.training, folder, "frozen", run.reporter, s.cache, s.processes)
     return FeaturesRecord(entries=len(store), bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")))
 
 

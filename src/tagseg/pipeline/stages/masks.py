@@ -3,6 +3,7 @@ the pseudo-mask."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tagseg.data.readers.folder import write_class_names
 from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
 from tagseg.pipeline.masking import choose_background, is_mask, make_masks
+from tagseg.pipeline.parts import in_parts
 from tagseg.pipeline.records import MasksRecord
 from tagseg.pipeline.run import Run, Stage
 
@@ -34,7 +36,8 @@ def _work(run: Run, folder: Path) -> MasksRecord:
         decision = load_network(learnt).decision if isinstance(learnt, LearntRefinement) else None
         of_masks = choose_background(store, samples, s) if decision is None else decision
     with run.reporter.bar("masks", len(samples), "photographs") as advance:
-        make_masks(store, samples, of_masks, s.part(after=False), folder, advance)
+        work = partial(make_masks, store, samples, of_masks, s.part(after=False), folder)
+        in_parts(work, len(samples), run.settings.processes, folder, advance)
     write_class_names(folder, run.data.classes)
     return MasksRecord(background=round(background, 4), background_of_masks=round(of_masks, 4))
 

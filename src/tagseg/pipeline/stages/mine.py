@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tagseg.pipeline.accumulating import store_accumulated
-from tagseg.pipeline.mining import mine
+from tagseg.pipeline.mining import mine_part
+from tagseg.pipeline.parts import in_parts
 from tagseg.pipeline.records import MineRecord
 from tagseg.pipeline.run import Run, Stage
 
@@ -28,7 +30,8 @@ def _work(run: Run, folder: Path) -> MineRecord:
         if accumulated is not None:
             store_accumulated(accumulated, samples, len(run.data.classes), folder, advance)
         else:
-            mine(run.miner(), samples, run.facts, folder, advance)
+            work = partial(mine_part, run.classifier(), run.settings.mine, samples, run.facts, folder)
+            in_parts(work, len(samples), run.settings.processes, folder, advance)
     return MineRecord(bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")))
 
 
