@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "masks": {"networks"},
     "segmentation": {"data", "networks", "masks"},  # a model may end with a CRF
     "methods": {"segmentation", "masks", "data", "networks"},
-    "pipeline": {"methods", "segmentation", "masks", "data", "networks", "evaluation", "report", "export"},
+    "pipeline": {
+        *("methods", "attribution", "segmentation", "masks", "data", "networks", "evaluation", "report", "export")
+    },
 }
 MAY_IMPORT["explaining"] = {"methods", "attribution", "export"} | MAY_IMPORT["methods"] | {"evaluation", "report"}
 MAY_IMPORT["commands"] = {"pipeline", "export"} | MAY_IMPORT["pipeline"]

@@ -3,14 +3,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+import tagseg
+from tagseg.attribution import LayerCAM
 from tagseg.data.map_store import StoredMaps
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
+from tagseg.errors import BadInput
 from tagseg.grid import PIXELS, Grid
 from tagseg.methods.cam import CAM, CAMSettings
+from tagseg.methods.tag_classifier import TagClassifier
+from tagseg.pipeline.attributing import AttributionMiner
 from tagseg.pipeline.mining import Miner, mine, through_windows, to_class_maps
-from tagseg.pipeline.settings import MineSettings
-from tests.conftest import names
+from tagseg.pipeline.settings import MineSettings, resolve
+from tests.conftest import TINY, names
 
 
 @pytest.fixture
@@ -107,3 +113,37 @@ def test_the_window_is_a_setting(method: CAM):
     assert np.abs(a - b).max() > 0
     wide = Miner(method, MineSettings(side=161, scales=(1.0,), window=49, window_stride=500))
     assert np.isfinite(wide([photo])[0][0]).all()  # without gaps
+
+
+def test_maps_of_an_attribution(method: CAM):
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (50, 70, 3), dtype=np.uint8) for _ in range(3)]
+    how = MineSettings(side=65, scales=(1.0,), flip=False, attribution="layercam")
+    maps, found = AttributionMiner(method, how)(photos, [(1, 4), (), (2,)])
+    pixels = Miner(method, how).pixels(photos, (49, 65))
+    right = LayerCAM(TagClassifier(method), "stages")(pixels, [[1, 4], [0, 0], [2, 2]])
+    right = F.interpolate(right, size=(13, 17), mode="area").numpy()
+    np.testing.assert_allclose(maps[0][[1, 4]], right[0], atol=1e-5)
+    np.testing.assert_allclose(maps[2][2], right[2, 0], atol=1e-5)
+    assert [np.flatnonzero(m.any(axis=(1, 2))).tolist() for m in maps] == [[1, 4], [], [2]]
+    np.testing.assert_allclose(found, Miner(method, how)(photos)[1], atol=0.02)  # there in half precision
+    # with its mirror image every photograph has the mirrored maps, and what is found has maps too
+    flipped = AttributionMiner(method, how.model_copy(update={"flip": True, "scales": (0.5, 1.0)}))
+    mirrored = [np.ascontiguousarray(photo[:, ::-1]) for photo in photos]
+    (one, _), (other, _) = (flipped(given, [(1,)] * 3) for given in (photos, mirrored))
+    np.testing.assert_allclose(one[0][1], other[0][1][:, ::-1], atol=1e-4)
+    torch.nn.init.constant_(method.classifier.weight[3], 1.0)  # a class that is found everywhere
+    everything = flipped(photos, [(1,)] * 3, predicted=True)[0]
+    assert all(m[3].any() for m in everything)
+    with pytest.raises(BadInput, match="a fusion of its own"):
+        resolve("cam", {"mine.attribution": "layercam", "mine.rectify": True})
+    with pytest.raises(BadInput, match="sees photographs whole"):
+        resolve("cam", {"mine.attribution": "layercam", "mine.window": 97})
+
+
+def test_layercam_teaches_a_network(tiny_set: Path, tmp_path: Path):
+    """Tables 3.11 and 3.12 of the thesis."""
+    settings = {**TINY, "mine.attribution": "layercam", "mine.flip": False}
+    result = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
+    assert result.metrics.val is not None
+    assert result.metrics.val.class_maps is not None

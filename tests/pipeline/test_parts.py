@@ -14,10 +14,10 @@ from tagseg.files import file_digest
 from tagseg.methods.saved import load_saved
 from tagseg.networks.settings import CacheSettings, EncoderSettings
 from tagseg.pipeline import mining, parts
+from tagseg.pipeline.attributing import mine_part
 from tagseg.pipeline.featuring import _store_part
 from tagseg.pipeline.masking import make_masks
 from tagseg.pipeline.measure import _predict_part
-from tagseg.pipeline.mining import mine_part
 from tagseg.pipeline.parts import WHOLE, Part, in_parts
 from tagseg.pipeline.settings import MaskSettings, MineSettings
 from tagseg.segmentation.encoder import load_encoder

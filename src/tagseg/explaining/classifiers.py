@@ -16,8 +16,8 @@ from torch import nn
 from tagseg.data.loading import normalise
 from tagseg.errors import BadInput, nearest
 from tagseg.explaining.source import LIBRARIES, check_source
-from tagseg.methods.base import Method
 from tagseg.methods.saved import load_networks
+from tagseg.methods.tag_classifier import TagClassifier
 from tagseg.networks.backbone import read_weights
 from tagseg.networks.precision import default_device
 
@@ -105,26 +105,6 @@ def _run(folder: Path, side: int | None) -> Classifier:
     backbone, wanted = method.backbone, side or method.settings.side
     side = backbone.grid.fit(wanted, wanted)[0]
     return Classifier(TagClassifier(method, where), backbone.mean, backbone.std, side, method.classes, False)
-
-
-class TagClassifier(nn.Module):
-    """A method's tag scores as a plain classifier, `(B, 3, H, W) -> (B, C)`.
-
-    `class_maps` gives the maps that the run itself uses: those of its second network `where`, if it has one.
-    """
-
-    def __init__(self, method: Method, where: Method | None = None) -> None:
-        super().__init__()
-        self.network = method.backbone.network  # first, so that its layers have short names
-        self.method, self.where = method, where
-
-    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the maps that the run itself uses. `(B, 3, H, W) -> (B, C, h, w)`, signed."""
-        return (self.where or self.method).class_maps(images)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the tag scores. `(B, 3, H, W) -> (B, C)`."""
-        return self.method.maps_and_logits(self.method.score_maps(images))[1]
 
 
 def _timm(name: str, weights: str, side: int | None) -> Classifier:

@@ -24,10 +24,11 @@ from tagseg.attribution.formulas import FORMULAS
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image
 from tagseg.errors import BadInput
-from tagseg.explaining.classifiers import Classifier, TagClassifier
+from tagseg.explaining.classifiers import Classifier
 from tagseg.explaining.table import check_attributions
 from tagseg.masks.proxy import spread_scores
 from tagseg.masks.rescaling import on_cells
+from tagseg.methods.tag_classifier import TagClassifier
 from tagseg.networks.settings import EncoderSettings
 from tagseg.segmentation.encoder import deepest, load_encoder
 

@@ -18,8 +18,9 @@ from tagseg.data.readers.folder import write_class_names
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.tags import mean_average_precision
+from tagseg.pipeline.attributing import mine_part
 from tagseg.pipeline.masking import make_missing
-from tagseg.pipeline.mining import PRESENT, mine_part
+from tagseg.pipeline.mining import PRESENT
 from tagseg.pipeline.parts import Part, in_parts
 from tagseg.pipeline.records import Curve, Metrics, Oracle, RoundCoverage, TrainMetrics, ValMetrics
 from tagseg.pipeline.run import Run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -56,12 +56,23 @@ class Miner:
         fit = self.method.backbone.grid.fit
         return [fit(height * factor * s, width * factor * s) for s in self.settings.scales]
 
+    def pixels(self, photos: list[np.ndarray], size: tuple[int, int]) -> torch.Tensor:
+        """Returns photographs as the network sees them at a size `(H, W)`: `(B, 3, H, W)`."""
+        pixels = torch.stack([normalise(resize(whole(p), size).image, self.method.backbone) for p in photos])
+        return pixels.to(self.device, memory_format=torch.channels_last)
+
     @torch.inference_mode()
-    def __call__(self, photos: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    def __call__(
+        self,
+        photos: list[np.ndarray],
+        tags: Sequence[Sequence[int]] = (),  # noqa: ARG002
+        predicted: bool = False,  # noqa: ARG002
+    ) -> tuple[list[np.ndarray], np.ndarray]:
         """Returns signed maps and tag probabilities of photographs that share their network sizes.
 
         Args:
             photos: B arrays `(H, W, 3)` uint8 whose `sizes` are equal.
+            tags, predicted: which maps are needed; all are made.
 
         Returns:
             for each the maps `(C, h, w)` float32, at the grid of the largest scale or at its own size, as the settings
@@ -71,13 +82,12 @@ class Miner:
         maps: list[torch.Tensor] = []
         logits: list[torch.Tensor] = []
         for size in sizes:
-            pixels = torch.stack([normalise(resize(whole(p), size).image, self.method.backbone) for p in photos])
-            pixels = pixels.to(self.device, memory_format=torch.channels_last)
+            pixels = self.pixels(photos, size)
             for flipped in (False, True)[: 1 + self.settings.flip]:
                 with inference_autocast(self.device):
                     scores = self._scores(pixels.flip(-1) if flipped else pixels)
-                raw, tags = self.method.maps_and_logits(scores)
-                logits.append(tags)
+                raw, found = self.method.maps_and_logits(scores)
+                logits.append(found)
                 maps.append(raw.flip(-1) if flipped else raw)
         probabilities = torch.stack(logits).mean(dim=0).sigmoid()
         return self._fused(maps, [photo.shape[:2] for photo in photos]), probabilities.cpu().numpy()
@@ -180,8 +190,8 @@ def mine(
             continue
         entries: dict[str, StoredMaps] = {}
         for batch, photos in prefetch(lambda b: (b, [read_image(s.image) for s in b]), shard, ahead=1):
-            maps, tags = miner(photos)
-            for sample, signed, probabilities in zip(batch, maps, tags, strict=True):
+            maps, found = miner(photos, [sample.tags for sample in batch], with_predicted)
+            for sample, signed, probabilities in zip(batch, maps, found, strict=True):
                 classes = set(sample.tags)
                 if with_predicted:
                     classes |= set(np.flatnonzero(probabilities > PRESENT).tolist())
@@ -189,21 +199,6 @@ def mine(
             counter.add(len(batch))
         store.write(entries, number)
     return store
-
-
-def mine_part(
-    method: Method,
-    settings: MineSettings,
-    samples: tuple[Sample, ...],
-    facts: FileFacts,
-    folder: Path,
-    *,
-    part: Part,
-    advance: Advance,
-    with_predicted: bool = False,
-) -> None:
-    """Stores a part of the maps of photographs as `mine` does, by a classifier that may come from another process."""
-    mine(Miner(method, settings), samples, facts, folder, advance, with_predicted=with_predicted, part=part)
 
 
 def _shards(miner: Miner, samples: tuple[Sample, ...], facts: FileFacts) -> Iterator[list[list[Sample]]]:

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, SerializeAsAny, create_model
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveFloat,
+    SerializeAsAny,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 
 from tagseg.errors import BadInput, brief, nearest
 from tagseg.masks.refinements import (
@@ -56,8 +64,29 @@ class MineSettings(Settings):
     # "photograph", its every pixel, bicubic without regard to geometry (L2G's published code; 40 times the disk space)
     fusion: Literal["grid", "photograph"] = "grid"
     rectify: bool = False  # every scale's maps before they are averaged, as PSA, IRN and KTSE do; else only the mean
+    # whose maps: the network's "own", or those of an attribution to layers of the network as a classifier of tags,
+    # which are fused (LayerCAM, section III-C)
+    attribution: Literal[
+        "own", "gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad", "xgradcam", "hirescam"
+    ] = "own"
+    layers: str | tuple[str, ...] = "stages"  # of an attribution: "stages", "last", or names
+    scaling: Literal["tanh", "none", "sqrt", "tan"] = "tanh"  # of the maps of shallow layers before they are fused
     window: SidePixels | None = None  # see through a sliding window of this side, pixels; None: all of it at once
     window_stride: Count = 64  # pixels, rounded to whole cells; at most the window
+
+    @field_validator("attribution")
+    @classmethod
+    def _alone(cls, name: str, given: ValidationInfo) -> str:
+        if name != "own" and (given.data.get("fusion") != "grid" or given.data.get("rectify")):
+            raise ValueError("it has a fusion of its own; leave mine.fusion and mine.rectify as they are")
+        return name
+
+    @field_validator("window")
+    @classmethod
+    def _own(cls, side: int | None, given: ValidationInfo) -> int | None:
+        if side is not None and given.data.get("attribution") != "own":
+            raise ValueError("an attribution sees photographs whole; leave it out")
+        return side
 
 
 class MaskChain(Settings):

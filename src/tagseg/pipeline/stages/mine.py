@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tagseg.pipeline.accumulating import store_accumulated
-from tagseg.pipeline.mining import mine_part
+from tagseg.pipeline.attributing import mine_part
 from tagseg.pipeline.parts import in_parts
 from tagseg.pipeline.records import MineRecord
 from tagseg.pipeline.run import Run, Stage
