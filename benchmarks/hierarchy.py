@@ -87,6 +87,7 @@ def main() -> None:
                 layers="stages",
                 threshold=ILSVRC_THRESHOLD,
                 against=wrong,
+                top=3,
                 advance=lambda *_: None,
             )
             for table in STUDIES[name].run(material).tables:

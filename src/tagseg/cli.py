@@ -689,6 +689,7 @@ def study(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Of sanity: a run of the same network that was taught wrong labels."),
     ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Of studies of channels: how many of each decomposition.")] = 3,
     quiet: Quiet = False,
 ) -> None:
     """Measure maps of the true tags, or what a classifier's channels do; a table and a picture."""
@@ -705,6 +706,7 @@ def study(
         side=side,
         threshold=threshold,
         against=against,
+        top=top,
         quiet=quiet,
     )
     for table in result.tables:

@@ -63,6 +63,18 @@ def test_curves_hold_shares_that_fall():
     assert all(row[3] <= row[2] <= row[1] for row in found.tables[0].rows)
 
 
+def test_the_tail_by_ablation_and_what_layers_look_at(tiny_set, tiny_run, tmp_path):
+    told = {"limit": 3, "split": "train", "quiet": True, "top": 2}
+    tables = tagseg.study("agreement", tiny_set, tiny_run.folder, tmp_path, **told).tables
+    tail = next(table for table in tables if "by ablation" in table.title)
+    assert all(0 < row[2] <= row[3] <= row[4] <= 100.001 for row in tail.rows)
+    _, levels = tagseg.study("context", tiny_set, tiny_run.folder, tmp_path, **told).tables
+    assert len(levels.rows) > 1
+    assert all(sum(row[2:]) == pytest.approx(100) for row in levels.rows)
+    with pytest.raises(BadInput, match="top 0"):
+        tagseg.study("context", tiny_set, tiny_run.folder, tmp_path, **{**told, "top": 0})
+
+
 def test_discriminative_channels_by_hand(monkeypatch):
     from collections import Counter
 
@@ -92,7 +104,9 @@ def test_a_surrogate_that_keeps_everything_agrees():
     found = altered.surrogate(cases(), Hierarchy(Unbiased().eval()))
     rows = {(row[0], row[1]): row for row in found.tables[0].rows}
     assert rows["deepest layer", 16][3] == 100  # all 16 channels
-    assert rows["two deepest layers", 16][3] == 100
+    assert rows["2 deepest layers", 16][3] == 100
+    assert ("3 deepest layers", 4) in rows
+    assert ("3 deepest layers", 8) not in rows
 
 
 def test_removing_all_channels_leaves_no_score():

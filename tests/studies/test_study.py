@@ -23,6 +23,14 @@ def test_a_table_and_a_picture(name: str, tiny_run: Any, tiny_set: Path, tmp_pat
     assert table.markdown() in result.text.read_text()
     assert json.loads((tmp_path / f"{name}.json").read_text())["photographs"] in (3, 10)
     assert result.picture.stat().st_size > 1000
+    layers = {row[1] for row in table.rows if row[0] == "layercam"}
+    if name == "segmentation":
+        assert {"S4+S3, scaling sqrt", "S4+S3+S2, gamma 1", "S4+S3+S2, gamma 4"} <= layers
+    if name == "defects":
+        assert result.tables[-1].columns == ("layers", *methods)
+    if name == "occlusion":
+        named, everything = (int(t.title.split(", ")[1].split()[0]) for t in result.tables)
+        assert named <= everything == 10
 
 
 def test_boxes(tiny_run: Any, tiny_set: Path, tmp_path: Path):

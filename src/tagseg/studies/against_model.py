@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,35 +21,46 @@ HIDDEN_ABOVE = 0.7
 def occlusion(cases: Iterable[Case], classifier: Classifier) -> list[Table]:
     """Measures what is left of a class when what the last layer's map marks above 0.7 is hidden.
 
-    This is LayerCAM's section IV-C, over photographs whose highest score is one of their tags, and of that tag. Lower
-    is better.
+    This is LayerCAM's section IV-C, of the tag that scores highest: over photographs whose highest score it is, and
+    over all. Lower is better.
     """
-    before: list[tuple[bool, bool, float]] = []
-    after: dict[str, list[tuple[bool, bool, float]]] = {}
-    hidden: dict[str, list[float]] = {}
+    right, everything = _Hidden(), _Hidden()
     for case in cases:
-        tag = int(case.scores.argmax())
-        if tag not in case.sample.tags:
-            continue
+        said = int(case.scores.argmax())
+        # of several tags the one that scores highest
+        tag = max(case.sample.tags, key=lambda own: float(case.scores[own]))
         k, size = case.sample.tags.index(tag), (case.image.shape[1], case.image.shape[2])
-        before.append(_outcome(case.scores[None], tag, classifier))
         last = [w for w in variants(case) if w.numbers == (len(case.maps[w.method].maps) - 1,)]
         marks = np.stack([way.maps(case, size)[k] for way in last])
         covered = hide(case.image.expand(len(last), -1, -1, -1), torch.from_numpy(marks).to(case.image), HIDDEN_ABOVE)
         with torch.inference_mode():
             scores = classifier.model(covered)
-        for way, row, mark in zip(last, scores, marks, strict=True):
-            after.setdefault(way.method, []).append(_outcome(row[None], tag, classifier))
-            hidden.setdefault(way.method, []).append(float((mark > HIDDEN_ABOVE).mean()))
-    if not before:
+        for counted in (everything, right) if said == tag else (everything,):
+            counted.before.append(_outcome(case.scores[None], tag, classifier))
+            for way, row, mark in zip(last, scores, marks, strict=True):
+                counted.after.setdefault(way.method, []).append(_outcome(row[None], tag, classifier))
+                counted.hidden.setdefault(way.method, []).append(float((mark > HIDDEN_ABOVE).mean()))
+    if not right.before:
         raise BadInput("the classifier names no photograph of this split right; there is nothing to hide.")
-    columns = ("maps of", "top-1", "top-5", "confidence", "hidden")
-    table = Table(f"Hiding what is above {HIDDEN_ABOVE}, {len(before)} photographs named right", columns)
-    table.rows.append(("(nothing hidden)", *_means(before), 0.0))
-    for method, outcomes in after.items():
-        table.rows.append((method, *_means(outcomes), 100 * float(np.mean(hidden[method]))))
-    table.note = "In percent; lower is better, and the less is hidden for it the better."
-    return [table]
+    return [right.table("photographs named right"), everything.table("photographs, named right or not")]
+
+
+@dataclass
+class _Hidden:
+    """The outcomes of some photographs: as they are, and by method after something was hidden, and how much was."""
+
+    before: list[tuple[bool, bool, float]] = field(default_factory=list)
+    after: dict[str, list[tuple[bool, bool, float]]] = field(default_factory=dict)
+    hidden: dict[str, list[float]] = field(default_factory=dict)
+
+    def table(self, which: str) -> Table:
+        columns = ("maps of", "top-1", "top-5", "confidence", "hidden")
+        table = Table(f"Hiding what is above {HIDDEN_ABOVE}, {len(self.before)} {which}", columns)
+        table.rows.append(("(nothing hidden)", *_means(self.before), 0.0))
+        for method, outcomes in self.after.items():
+            table.rows.append((method, *_means(outcomes), 100 * float(np.mean(self.hidden[method]))))
+        table.note = "In percent; lower is better, and the less is hidden for it the better."
+        return table
 
 
 def curves(cases: Iterable[Case], classifier: Classifier) -> list[Table]:

@@ -160,23 +160,31 @@ def superpixel_masks(cases: Iterable[Case], classes: tuple[str, ...]) -> list[Ta
     return [table]
 
 
-def frame_rate(explainer_of: Callable[[Any], Explainer], layers: Sequence[str], samples: Sequence[Sample]) -> Table:
+def frame_rate(
+    explainer_of: Callable[[str, Any], Explainer],
+    methods: Sequence[str],
+    layers: Sequence[str],
+    samples: Sequence[Sample],
+) -> Table:
     """Measures photographs a second, one at a time as on a belt.
 
     It does so for each layer alone, and for all of them fused.
     """
     photos = [read_image(sample.image) for sample in samples if sample.tags][:_TIMED]
-    table = Table("Photographs a second, one at a time", ("layers", "a second"))
+    table = Table("Photographs a second, one at a time", ("layers", *methods))
     for wanted, name in (*((layer, layer) for layer in reversed(layers)), (list(layers), "fused")):
-        explainer = explainer_of(wanted)
-        images = [explainer.classifier.images([photo]) for photo in photos]
-        times = []
-        for number, image in enumerate([images[0], *images]):
-            begun = time.perf_counter()
-            _, _, maps = explainer(image, torch.zeros(1, 1, dtype=torch.long, device=image.device))
-            next(iter(maps[0].values())).fused(photos[max(0, number - 1)].shape[:2])
-            times.append(time.perf_counter() - begun)
-        table.rows.append((name, 1 / float(np.median(times[1:]))))
+        row = []
+        for method in methods:
+            explainer = explainer_of(method, wanted)
+            images = [explainer.classifier.images([photo]) for photo in photos]
+            times = []
+            for number, image in enumerate([images[0], *images]):
+                begun = time.perf_counter()
+                _, _, maps = explainer(image, torch.zeros(1, 1, dtype=torch.long, device=image.device))
+                next(iter(maps[0].values())).fused(photos[max(0, number - 1)].shape[:2])
+                times.append(time.perf_counter() - begun)
+            row.append(1 / float(np.median(times[1:])))
+        table.rows.append((name, *row))
     return table
 
 

@@ -29,6 +29,7 @@ Pixels = Callable[[torch.Tensor, int], torch.Tensor]  # image (1, 3, H, W), clas
 
 SMOOTH_SAMPLES, SMOOTH_NOISE, STEPS = 15, 0.15, 20  # of SmoothGrad and Integrated Gradients
 KEPT = (1, 2, 4, 8, 16, 32, 64)
+LEVELS_KEPT = {1: 64, 2: 16, 3: 4}  # at most so many of each decomposition, by how many layers are sparse; 3 or more
 SPREAD = 16  # channels of a layer that hand their importance down
 REMOVED = (0, 1, 2, 4, 8, 16, 32)
 STEP, LONGEST, TIMES = 0.02, 0.12, 12  # of the adversarial search, in units of the normalised image
@@ -181,11 +182,12 @@ def surrogate(found: Iterable[Example], hierarchy: Hierarchy, exclusive_top: int
     """Measures a network of which every class keeps its strongest channels only (section 5.8).
 
     For every class that may win (the highest scores), the channels that its decomposition names strongest stay and the
-    others are zero: in the deepest layer, and then also in the layer before, where those of each decomposition stay.
+    others are zero: in the deepest layer, and then also in more and more layers before, where those of each
+    decomposition stay.
     The surrogate says the class of the highest such score.
     """
     model, recorder = hierarchy.recorder.model, hierarchy.recorder
-    hits: dict[tuple[str, int], list[tuple[bool, bool]]] = {}
+    hits: dict[tuple[int, int], list[tuple[bool, bool]]] = {}
     whole: list[bool] = []
     for example in found:
         recording = recorder(example.image)
@@ -196,26 +198,28 @@ def surrogate(found: Iterable[Example], hierarchy: Hierarchy, exclusive_top: int
         deepest = len(recording.layers) - 1
         orders = list(recording.each(decisions, lambda p: (p.contributions.argsort(descending=True), p.peaks)))
         for kept in KEPT:
-            top = [order[:kept].tolist() for order, _ in orders]
-            for name, levels in (("deepest layer", (deepest,)), ("two deepest layers", (deepest - 1, deepest))):
-                if levels[0] < 0 or (len(levels) == 2 and kept > 16):
-                    continue
-                changes = {deepest: _keep_only(top)}
-                if len(levels) == 2:
-                    below = [
-                        _children(recording, deepest, channels, peaks, kept)
-                        for channels, (_, peaks) in zip(top, orders, strict=True)
-                    ]
-                    changes[deepest - 1] = _keep_only(below)
+            chosen = [
+                [(channel, tuple(peaks[channel].tolist())) for channel in order[:kept].tolist()]
+                for order, peaks in orders
+            ]
+            changes: dict[int, Callable[[torch.Tensor], None]] = {}
+            for level in range(deepest, -1, -1):
+                depth = deepest - level + 1
+                if kept > LEVELS_KEPT.get(depth, LEVELS_KEPT[max(LEVELS_KEPT)]):
+                    break
+                if level < deepest:
+                    chosen = [_children(recording, level + 1, channels, kept) for channels in chosen]
+                changes[level] = _keep_only([[channel for channel, _ in channels] for channels in chosen])
                 sparse = rerun_all(model, recording, example.image, len(best), changes)
                 said = best[int(sparse[torch.arange(len(best)), best].argmax())]
-                hits.setdefault((name, kept), []).append((said in example.sample.tags, said == best[0]))
+                hits.setdefault((depth, kept), []).append((said in example.sample.tags, said == best[0]))
     if not hits:
         raise BadInput("no photograph to look at.")
     columns = ("kept", "channels of a decomposition", "accuracy", "agrees with the network")
     table = Table("Sparse surrogate", columns)
     lines: dict[str, tuple[list[float], list[float]]] = {}
-    for (name, kept), of_kept in sorted(hits.items()):
+    for (depth, kept), of_kept in sorted(hits.items()):
+        name = "deepest layer" if depth == 1 else f"{depth} deepest layers"
         right, same = (100 * float(np.mean(column)) for column in zip(*of_kept, strict=True))
         table.rows.append((name, kept, right, same))
         xs, ys = lines.setdefault(name, ([], []))
@@ -226,11 +230,19 @@ def surrogate(found: Iterable[Example], hierarchy: Hierarchy, exclusive_top: int
     return Findings([table], lines, "channels kept in each decomposition", "agreement with the network, %")
 
 
-def _children(recording: Recording, level: int, channels: Sequence[int], peaks: torch.Tensor, kept: int) -> list[int]:
-    """The channels of the layer before that the decompositions of these channels at their peaks name strongest."""
-    decisions = [Decision(level, channel, *peaks[channel].tolist()) for channel in channels]
-    orders = recording.each(decisions, lambda parts: parts.contributions.topk(min(kept, len(parts.maps))).indices)
-    return sorted({channel for order in orders for channel in order.tolist()})
+def _children(
+    recording: Recording, level: int, channels: Sequence[tuple[int, tuple[int, ...]]], kept: int
+) -> list[tuple[int, tuple[int, ...]]]:
+    """The channels of the layer before that the decompositions of these channels at their peaks name strongest, each
+    with its peak in the first of them."""
+    decisions = [Decision(level, channel, *peak) for channel, peak in channels]
+    found: dict[int, tuple[int, ...]] = {}
+    for order, peaks in recording.each(
+        decisions, lambda parts: (parts.contributions.topk(min(kept, len(parts.maps))).indices, parts.peaks)
+    ):
+        for channel in order.tolist():
+            found.setdefault(channel, tuple(peaks[channel].tolist()))
+    return sorted(found.items())
 
 
 def _keep_only(channels: Sequence[Sequence[int]]) -> Callable[[torch.Tensor], None]:

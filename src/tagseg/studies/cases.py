@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tagseg.explaining.explainer import Explainer, MethodMaps
 from tagseg.progress import Advance
 
 BATCH = 8
+GAMMA, GAMMAS = 2.0, (1.0, 3.0, 4.0)  # of equation 9: the published one, and the others that the thesis tries
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,14 @@ class Variant:
     layers: str
     scaling: Scaling = "tanh"
     numbers: tuple[int, ...] = ()
+    gamma: float = GAMMA
 
     def maps(self, case: Case, size: tuple[int, int]) -> np.ndarray:
         """Returns the maps of a photograph by this way, `(K, H, W)` in [0, 1]."""
         found = case.maps[self.method].maps
-        return fuse([found[n][None] for n in self.numbers], size, scaling=self.scaling)[0].cpu().numpy()
+        return (
+            fuse([found[n][None] for n in self.numbers], size, scaling=self.scaling, gamma=self.gamma)[0].cpu().numpy()
+        )
 
     @property
     def short(self) -> str:
@@ -85,6 +89,8 @@ class Variant:
     @property
     def name(self) -> str:
         """Returns the layers, and the scaling where it is not the published one."""
+        if self.gamma != GAMMA:
+            return f"{self.layers}, gamma {self.gamma:g}"
         return self.layers if self.scaling == "tanh" else f"{self.layers}, scaling {self.scaling}"
 
     @property
@@ -97,7 +103,7 @@ def variants(case: Case, *, ablation: bool = False) -> list[Variant]:
     """Returns every method with every layer alone (deep to shallow), then with more and more layers fused.
 
     The deepest layers are fused with more and more shallow ones. With `ablation` there are also the other scalings of
-    LayerCAM's three deepest layers, as published.
+    LayerCAM's, for every set of layers, and other gammas of its three deepest ones (thesis, tables 3.2 and 3.3).
     """
     found = []
     for method, maps in case.maps.items():
@@ -107,10 +113,10 @@ def variants(case: Case, *, ablation: bool = False) -> list[Variant]:
         for n in reversed(range(count - 1)):
             label = "+".join(f"S{i + 1}" for i in reversed(range(n, count)))
             found.append(Variant(method, label, numbers=tuple(range(n, count))))
-        if ablation and method == "layercam" and count >= 3:
-            label = "+".join(f"S{i + 1}" for i in reversed(range(count - 3, count)))
-            numbers = tuple(range(count - 3, count))
-            found += [Variant(method, label, scaling, numbers) for scaling in SCALINGS if scaling != "tanh"]
+        if ablation and method == "layercam":
+            fused = [variant for variant in found if variant.method == method and len(variant.numbers) > 1]
+            found += [replace(way, scaling=other) for way in fused for other in SCALINGS if other != "tanh"]
+            found += [replace(way, gamma=gamma) for way in fused if len(way.numbers) == 3 for gamma in GAMMAS]
     return found
 
 

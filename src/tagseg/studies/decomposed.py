@@ -29,6 +29,7 @@ from tagseg.studies.tables import Findings, Table
 
 ESTIMATES = ("average activation", "maximum activation", "average gradient", "maximum gradient", "first order")
 ROUNDING = 1e-5  # of a decision, below which a difference is none
+_TAIL = ("share of 1", "of 3", "of 10", "for half", "for 90 %")
 SEEN_OFTEN = 5  # a channel counts as discriminative or not when it was seen so often
 
 
@@ -63,6 +64,7 @@ def agreement(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
     means = _means(hierarchy, cases)
     correlations: dict[str, dict[tuple[str, str], list[float]]] = {}
     seconds: dict[str, list[tuple[float, float]]] = {}
+    tails: dict[str, list[np.ndarray]] = {}
     for example in cases:
         recording = recorder(example.image)
         decisions = [recording.score(0, int(recording.scores[0].argmax()))]
@@ -83,6 +85,12 @@ def agreement(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
                 below += _below(hierarchy, recording, parts)
                 return parts.value, estimates(parts)
 
+            for fallen in truths["map"]:
+                positive = fallen.clamp_min(0).double()
+                if float(positive.sum()) > 0:
+                    tails.setdefault(step, []).append(
+                        (positive.sort(descending=True).values / positive.sum()).cpu().numpy()
+                    )
             for number, (size, of_decision) in enumerate(recording.each(decisions, use)):
                 for (mean, truth), (name, estimate) in product(truths.items(), of_decision.items()):
                     if truth[number].abs().max() < ROUNDING * size:
@@ -102,13 +110,29 @@ def agreement(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
             values = [float(np.mean(by_name[mean, name])) if (mean, name) in by_name else None for name in ESTIMATES]
             table.rows.append((step, *(None if v is None else f"{v:.3f}" for v in values)))
         tables.append(table)
-    tables.append(_times(seconds))
+    tables += [_tails(tails), _times(seconds)]
     steps = list(range(1, len(correlations) + 1))
     lines = {
         name: (steps, [float(np.mean(c.get(("map", name), [float("nan")]))) for c in correlations.values()])
         for name in ESTIMATES[:4]
     }
     return Findings(tables, lines, "levels down from the class", "Pearson correlation")
+
+
+def _tails(curves: dict[str, list[np.ndarray]]) -> Table:
+    """How the falls by ablation go down from the strongest channel on (section 5.5)."""
+    columns = ("from, to", "channels", *_TAIL)
+    table = Table("The long tail by ablation: shares of the falls, and channels that make up a part of them", columns)
+    for step, of_step in curves.items():
+        table.rows.append((step, len(of_step[0]), *_shares(np.array(of_step))))
+    return table
+
+
+def _shares(curves: np.ndarray) -> list[float]:
+    """What 1, 3 and 10 channels make up, in per cent, and how many it takes for half and 90 %: means over `(N, D)`."""
+    total = np.cumsum(curves, axis=1)
+    shares = [100 * float(total[:, min(n, total.shape[1]) - 1].mean()) for n in (1, 3, 10)]
+    return shares + [float((total < part).sum(axis=1).mean() + 1) for part in (0.5, 0.9)]
 
 
 def _times(seconds: dict[str, list[tuple[float, float]]]) -> Table:
@@ -184,18 +208,15 @@ def contributions(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
                 counts.setdefault(step, []).append((len(curve), active, active - len(kept)))
                 below += _below(hierarchy, recording, parts)
             decisions = list(dict.fromkeys(below))
-    columns = ("from, to", "channels", "active", "overlapping", "share of 1", "of 3", "of 10", "for half", "for 90 %")
+    columns = ("from, to", "channels", "active", "overlapping", *_TAIL)
     table = Table(
         "The long tail: shares of the positive contributions, and channels that make up a part of them", columns
     )
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for step, of_step in curves.items():
-        total = np.cumsum(of_step, axis=1)
         channels, active_ones, same = (float(np.mean(column)) for column in zip(*counts[step], strict=True))
-        shares = [100 * float(total[:, min(n, total.shape[1]) - 1].mean()) for n in (1, 3, 10)]
-        needed = [float((total < part).sum(axis=1).mean() + 1) for part in (0.5, 0.9)]
-        table.rows.append((step, int(channels), active_ones, same, *shares, *needed))
-        shown = min(60, total.shape[1])
+        table.rows.append((step, int(channels), active_ones, same, *_shares(np.array(of_step))))
+        shown = min(60, len(of_step[0]))
         lines[step] = (list(range(1, shown + 1)), (100 * np.mean(of_step, axis=0)[:shown]).tolist())
     table.note = "Active channels contribute more than nothing; overlapping ones would be merged into a stronger one."
     return Findings([table], lines, "channel, from strong to weak", "share of the positive contributions, %")
@@ -204,24 +225,31 @@ def contributions(found: Iterable[Example], hierarchy: Hierarchy) -> Findings:
 def discriminativeness(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str]) -> Findings:
     """Measures whether channels are for one class alone: `D = max_c N_c / sum_c N_c` (section 5.6).
 
-    N_c counts the photographs of class c in whose tree (of that tag) the channel is one of the strongest.
+    N_c counts the photographs of class c in whose tree (of that tag) the channel is one of the strongest; or, as in the
+    thesis, the decompositions in these trees in which it is.
     """
     counts: dict[str, dict[int, Counter[int]]] = {}
+    each: dict[str, dict[int, Counter[int]]] = {}
     for example in found:
         for tree in hierarchy(example.image, [list(example.sample.tags)])[0]:
             for layer, channels in _of_layers(tree).items():
-                for channel in channels:
+                for channel, times in channels.items():
                     counts.setdefault(layer, {}).setdefault(channel, Counter())[tree.number] += 1
-    columns = ("layer", "channels seen", f"seen {SEEN_OFTEN} times", "mean D", "D above 0.5", "most discriminative")
+                    each.setdefault(layer, {}).setdefault(channel, Counter())[tree.number] += times
+    columns = (
+        *("layer", "channels seen", f"seen {SEEN_OFTEN} times", "mean D", "D above 0.5"),
+        *("mean D by decompositions", "most discriminative"),
+    )
     table = Table("Discriminativeness of channels", columns)
     means: list[float] = []
     for layer, of_layer in counts.items():
         often = {k: _discriminative(c) for k, c in of_layer.items() if sum(c.values()) >= SEEN_OFTEN}
         mean = float(np.mean([d for d, _ in often.values()])) if often else None
         high = 100 * float(np.mean([d > 0.5 for d, _ in often.values()])) if often else None
+        by_each = float(np.mean([_discriminative(each[layer][k])[0] for k in often])) if often else None
         best = sorted(often.items(), key=lambda item: -item[1][0])[:3]
         words = ", ".join(f"{channel} {classes[number]} {d:.2f}" for channel, (d, number) in best)
-        table.rows.append((layer, len(of_layer), len(often), mean, high, words or "-"))
+        table.rows.append((layer, len(of_layer), len(often), mean, high, by_each, words or "-"))
         means.append(float("nan") if mean is None else mean)
     table.note = (
         f"Over channels that are in {SEEN_OFTEN} trees at least: D of a channel seen once is 1 and says nothing."
@@ -238,30 +266,41 @@ def _discriminative(counts: Counter[int]) -> tuple[float, int]:
 def context(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str]) -> Findings:
     """Measures what the channels behind a class look at (section 5.14): the label of the region that overlaps most.
 
-    A channel's cells are those above half of its map's maximum; the region is of the true mask, at the map's grid.
+    A channel's cells are those above half of its map's maximum; the region is of the true mask, at the map's grid. The
+    deepest layer is told class by class, every layer by its means.
     """
-    counts: dict[int, Counter[int]] = {}
+    counts: dict[str, dict[int, Counter[int]]] = {}
     for example in found:
         if example.sample.mask is None:
             continue
         mask = read_mask(example.sample.mask)
         for tree in hierarchy(example.image, [list(example.sample.tags)])[0]:
-            for node in tree.children:
+            for _, node in tree.nodes():
                 label = overlapping_label(torch.from_numpy(node.map), mask)
                 if label is not None:
-                    counts.setdefault(tree.number, Counter())[label] += 1
+                    counts.setdefault(node.layer, {}).setdefault(tree.number, Counter())[label] += 1
     if not counts:
         raise BadInput("no tagged photograph of this split has a mask; context needs to know what lies where.")
     names = ("background", *classes)
     table = Table("What the strongest channels behind a class look at", ("class", "channels", "itself", "most often"))
+    deepest = next(iter(counts.values()))
     own = []
-    for number, of_class in sorted(counts.items()):
-        total = sum(of_class.values())
-        words = ", ".join(f"{names[label]} {100 * n / total:.0f} %" for label, n in of_class.most_common(3))
-        own.append(100 * of_class[number + 1] / total)
-        table.rows.append((classes[number], total, own[-1], words))
-    table.rows.append(("mean", sum(sum(c.values()) for c in counts.values()), float(np.mean(own)), ""))
-    return Findings([table], {"channels that look at the class itself": (list(range(len(own))), own)}, "class", "%")
+    for number, of_class in sorted(deepest.items()):
+        words = ", ".join(f"{names[label]} {100 * n / of_class.total():.0f} %" for label, n in of_class.most_common(3))
+        own.append(100 * of_class[number + 1] / of_class.total())
+        table.rows.append((classes[number], of_class.total(), own[-1], words))
+    table.rows.append(("mean", sum(c.total() for c in deepest.values()), float(np.mean(own)), ""))
+    levels = Table("By layer", ("layer", "channels", "the class itself", "other classes", "background"))
+    for layer, of_layer in counts.items():
+        parts = [
+            (c[number + 1] / c.total(), 1 - (c[number + 1] + c[0]) / c.total(), c[0] / c.total())
+            for number, c in of_layer.items()
+        ]
+        means = (100 * float(mean) for mean in np.mean(parts, axis=0))
+        levels.rows.append((layer, sum(c.total() for c in of_layer.values()), *means))
+    levels.note = "In per cent, means over classes."
+    line = {"channels that look at the class itself": (list(range(len(own))), own)}
+    return Findings([table, levels], line, "class", "%")
 
 
 def overlapping_label(map_: torch.Tensor, mask: np.ndarray) -> int | None:
@@ -289,10 +328,11 @@ def _below(hierarchy: Hierarchy, recording: Recording, parts: Parts) -> list[Dec
     return [Decision(*node.decision, parts.decision.image) for node in hierarchy.channels(recording, parts)]
 
 
-def _of_layers(tree: Tree) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
+def _of_layers(tree: Tree) -> dict[str, Counter[int]]:
+    """By layer, in how many decompositions of a tree each channel is one of the strongest."""
+    found: dict[str, Counter[int]] = {}
     for _, node in tree.nodes():
-        found.setdefault(node.layer, set()).add(node.channel)
+        found.setdefault(node.layer, Counter())[node.channel] += 1
     return found
 
 

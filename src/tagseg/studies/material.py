@@ -27,6 +27,7 @@ class Material:
     methods, layers: of the maps.
     threshold: of boxes, as a fraction of the map's maximum.
     against: a classifier to compare with, if one was named.
+    top: how many channels of a decomposition are decomposed again.
     advance: is told how many photographs are done.
     pictured: some of the cases that a study went through, for a picture.
     """
@@ -38,6 +39,7 @@ class Material:
     layers: Any
     threshold: float
     against: Classifier | None
+    top: int
     advance: Advance
     pictured: list[Case] = field(default_factory=list)
 
@@ -59,4 +61,4 @@ class Material:
 
     def hierarchy(self) -> Hierarchy:
         """Returns what decomposes decisions along the layers."""
-        return Hierarchy(self.classifier.model, self.layers)
+        return Hierarchy(self.classifier.model, self.layers, top=self.top)

@@ -58,6 +58,7 @@ def study(
     side: int | None = None,
     threshold: float = ILSVRC_THRESHOLD,
     against: str | os.PathLike[str] | None = None,
+    top: int = 3,
     quiet: bool = False,
 ) -> StudyResult:
     """Measures maps of the true tags over a data set, or what a classifier's channels do.
@@ -75,6 +76,7 @@ def study(
             takes if nothing is said.
         threshold: of boxes, as a fraction of the map's maximum.
         against: of the study "sanity": a run of the same network that was taught wrong labels.
+        top: of studies of channels: how many of each decomposition are looked at, and decomposed again.
 
     Raises:
         BadInput: in one sentence, what does not fit.
@@ -84,6 +86,8 @@ def study(
         raise BadInput(f"study '{name}' does not exist{nearest(name, known) or '.'} Known: {', '.join(known)}.")
     if split not in ("train", "val"):
         raise BadInput(f"split '{split}': give train or val.")
+    if top < 1:
+        raise BadInput(f"top {top}: give at least one channel.")
     check_attributions(methods)
     if "guided-backprop" in methods:
         raise BadInput("guided-backprop has no layers to compare; use it with 'tagseg explain'.")
@@ -110,6 +114,7 @@ def study(
             layers=layers if isinstance(layers, str) else list(layers),
             threshold=threshold,
             against=None if against is None else load_classifier(against, side=side),
+            top=top,
             advance=advance,
         )
         begun = time.perf_counter()

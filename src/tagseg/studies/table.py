@@ -44,8 +44,10 @@ def _defects(m: Material) -> Findings:
     from tagseg.studies.against_truth import defects, frame_rate
 
     tables = defects(m.cases(), m.classes)
+    timed = [name for name in m.methods if name not in ("scorecam", "ablationcam")]  # a pass for every channel
     layers = [name for case in m.pictured[:1] for name in case.maps[m.methods[0]].layers]
-    return Findings([*tables, frame_rate(lambda some: m.explainer(["layercam"], some), layers, m.samples)])
+    rates = frame_rate(lambda method, some: m.explainer([method], some), timed, layers, m.samples)
+    return Findings([*tables, rates])
 
 
 def _superpixels(m: Material) -> Findings:
