@@ -1,6 +1,6 @@
-"""Run by two processes at once: teaches every method and refinement, and writes what each process has learnt.
+"""Run by two processes at once: teaches methods and refinements, and writes what each process has learnt.
 
-python -m torch.distributed.run --nproc_per_node 2 tests/methods/in_two_processes.py DATA OUT
+python -m torch.distributed.run --nproc_per_node 2 tests/methods/in_two_processes.py DATA OUT NAME ...
 """
 
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from tagseg.methods.table import method_names
 from tagseg.pipeline import training
 from tagseg.pipeline.training import Sharing
 from tests.methods.any_method import affinity_taught, exact, some, taught
@@ -23,12 +22,13 @@ if __name__ == "__main__":
     training._strategy = lambda processes, rests, joined: spawned(processes, rests, joined).replace("_spawn", "")
     exact()
     networks: dict[str, torch.nn.Module] = {}
-    for name in method_names():
-        networks[name] = taught(name, samples, classes, out / name, Sharing(2))
-    # and past steps in which a part of it learns nothing
-    networks["late"] = taught("toco", samples, classes, out / "late", Sharing(2), classes_first=0.5)
-    for name in ("psa", "irn"):
-        networks[name] = affinity_taught(name, Path(sys.argv[1]), out / name, Sharing(2))
+    for name in sys.argv[3:]:
+        if name in ("psa", "irn"):
+            networks[name] = affinity_taught(name, Path(sys.argv[1]), out / name, Sharing(2))
+        elif name == "late":  # past steps in which a part of it learns nothing
+            networks[name] = taught("toco", samples, classes, out / name, Sharing(2), classes_first=0.5)
+        else:
+            networks[name] = taught(name, samples, classes, out / name, Sharing(2))
     for name, network in networks.items():
         values = {key: value.detach().cpu() for key, value in network.named_parameters()}
         torch.save(values, out / name / f"process-{os.environ['RANK']}.pt")

@@ -154,32 +154,38 @@ def test_norms_that_are_frozen_stay_as_they_are(
         assert (norm.weight == norm.weight.round()).all()
 
 
-def test_two_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+# one of every kind of exchange: counts, cumulative maps, two networks, pairs, contrast; the rest is for --long
+KINDS = ("cam", "oaa++", "l2g", "aeft", "ktse", "ss-epa", "seam", "mctformer+", "late", "irn")
+REST = tuple(name for name in (*method_names(), "psa") if name not in KINDS)
+
+
+@pytest.mark.parametrize("which", [KINDS, pytest.param(REST, marks=pytest.mark.long)], ids=["kinds", "rest"])
+def test_two_processes_learn_what_one_does(
+    which: tuple[str, ...], tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """But for rounding."""
     script = Path(__file__).parent / "in_two_processes.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
-        [*launcher, str(script), str(tiny_set), str(tmp_path)], capture_output=True, text=True, env=environment
+        [*launcher, str(script), str(tiny_set), str(tmp_path), *which], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in (*method_names(), "late", "psa", "irn"):
-        first, second = (torch.load(tmp_path / name / f"process-{n}.pt", weights_only=True) for n in range(2))
-        assert all(torch.equal(first[key], second[key]) for key in first), name
     monkeypatch.setattr(Backbone, "freeze", Backbone.freeze)
     monkeypatch.setattr(training, "trainer_precision", training.trainer_precision)
     exact()
     samples, classes = some(tiny_set)
-    for name in method_names():
-        if name == "frozen":  # its decoder drops features at random, in every process others
+    for name in which:
+        shared, second = (torch.load(tmp_path / name / f"process-{n}.pt", weights_only=True) for n in range(2))
+        assert all(torch.equal(shared[key], second[key]) for key in shared), name
+        if name in ("frozen", "late"):  # a decoder drops features at random, in every process others
             continue
-        shared = torch.load(tmp_path / name / "process-0.pt", weights_only=True)
-        same(taught(name, samples, classes, tmp_path / "one" / name), built(name, classes), shared)
-    for name in ("psa", "irn"):
-        shared = torch.load(tmp_path / name / "process-0.pt", weights_only=True)
-        one = affinity_taught(name, tiny_set, tmp_path / "one" / name)
-        same(one, affinity_taught(name, tiny_set, tmp_path / "none" / name, epochs=0), shared)
+        if name in ("psa", "irn"):
+            one = affinity_taught(name, tiny_set, tmp_path / "one" / name)
+            same(one, affinity_taught(name, tiny_set, tmp_path / "none" / name, epochs=0), shared)
+        else:
+            same(taught(name, samples, classes, tmp_path / "one" / name), built(name, classes), shared)
 
 
 def same(network: torch.nn.Module, before: torch.nn.Module, shared: dict[str, torch.Tensor]) -> None:

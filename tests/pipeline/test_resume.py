@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import tagseg
 from tests.conftest import TINY
 
@@ -45,15 +47,17 @@ for place, skip in [*kills, ("", 0)]:
 """
 
 KILLS = [  # the file that is about to be put in place, and how many of its kind are before that
-    ("run/run.json", 0),
     ("train/last.ckpt", 1),
-    ("train/classifier.safetensors", 0),
     ("mine/000000.safetensors", 0),
     ("00005.png", 0),
     ("segment/last.ckpt", 1),
+    ("run/report.html", 0),
+]
+MORE_KILLS = [
+    ("run/run.json", 0),
+    ("train/classifier.safetensors", 0),
     ("segment/model.json", 0),
     ("report/predictions/val_00012.png", 0),
-    ("run/report.html", 0),
 ]
 
 
@@ -63,15 +67,17 @@ CUMULATIVE = {  # views lose what was found before, and a second network learns 
     "train.epochs": 4,
     **{f"train.integral.{key}": TINY[f"train.{key}"] for key in ("epochs", "batch_size", "side")},
 }
-KILLS_OF_CUMULATIVE = [  # in every epoch, before its maps are joined, and between that and the epoch's end
+KILLS_OF_CUMULATIVE = [  # before the maps of an epoch are joined, between that and its end, in the second network
     ("accumulated/round-001.npy", 0),
-    ("train/last.ckpt", 0),
-    ("accumulated/round-002.npy", 0),
-    ("train/last.ckpt", 0),
     ("train/last.ckpt", 1),
     ("accumulated/round-004.npy", 0),
-    ("train/classifier.safetensors", 0),
     ("integral/last.ckpt", 1),
+]
+MORE_KILLS_OF_CUMULATIVE = [
+    ("train/last.ckpt", 0),
+    ("accumulated/round-002.npy", 0),
+    ("train/last.ckpt", 1),
+    ("train/classifier.safetensors", 0),
     ("mine/000000.safetensors", 0),
 ]
 
@@ -87,10 +93,14 @@ def kill_and_go_on(data: Path, run: Path, settings: dict[str, Any], kills: list[
     return done.stdout
 
 
-def test_cumulative_maps_survive(tiny_set: Path, tmp_path: Path):
+few_and_more = pytest.mark.parametrize("more", [False, pytest.param(True, marks=pytest.mark.long)])
+
+
+@few_and_more
+def test_cumulative_maps_survive(more: bool, tiny_set: Path, tmp_path: Path):
     undisturbed = tmp_path / "undisturbed"
     tagseg.fit(tiny_set, undisturbed, recipe="cam", settings=CUMULATIVE, quiet=True)
-    kill_and_go_on(tiny_set, tmp_path / "run", CUMULATIVE, KILLS_OF_CUMULATIVE)
+    kill_and_go_on(tiny_set, tmp_path / "run", CUMULATIVE, MORE_KILLS_OF_CUMULATIVE if more else KILLS_OF_CUMULATIVE)
     for place in ("train", "integral", "mine"):
         for whole in sorted((undisturbed / place).rglob("*")):
             if whole.suffix in (".npy", ".safetensors"):
@@ -99,9 +109,10 @@ def test_cumulative_maps_survive(tiny_set: Path, tmp_path: Path):
     assert len(list((tmp_path / "run" / "train" / "accumulated").glob("round-*.npy"))) == 4
 
 
-def test_kill_and_go_on(tiny_set: Path, tiny_run: Any, tmp_path: Path):
+@few_and_more
+def test_kill_and_go_on(more: bool, tiny_set: Path, tiny_run: Any, tmp_path: Path):
     run = tmp_path / "run"
-    said = kill_and_go_on(tiny_set, run, TINY, KILLS)
+    said = kill_and_go_on(tiny_set, run, TINY, MORE_KILLS if more else KILLS)
     assert "segment: already done, kept" in said
     assert "report: goes on where it was interrupted" in said
     assert not any(run.rglob("*.partial"))
