@@ -4,9 +4,9 @@
         [--epochs 3] [--gbits 10 100 900] [--gpu-ms 60 --loaders 8]
 
 The classifier is trained by one process with all threads and by two that share the cores, in turns (`--rounds`), from
-the same seed; photographs a second are the median of the lines of `log.csv` after the first epoch. What a step exchanges
-are the gradients of what learns, four bytes a number: with N processes in a ring each sends 2 (N - 1) / N of them. The
-loader alone is timed with one thread, for views of photographs are what every process makes by itself.
+the same seed; photographs a second are the median of the lines of `log.csv` after the first epoch. A step exchanges the
+gradients of what learns, four bytes a number: with N processes in a ring each sends 2 (N - 1) / N of them. The loader
+alone is timed with one thread, for views of photographs are what every process makes by itself.
 
 On paper a step of N processes takes its share of a step's computing, plus what is exchanged at a given rate, of which
 nothing is hidden behind computing here (torch hides most of it); and no less than the loader needs for its share with
