@@ -35,7 +35,13 @@ def pages() -> dict[str, str]:
 
 
 def page(name: str, published: Rows, measured: dict[Path, Rows]) -> str:
-    title = {"ss-epa": "ToCo and SS-EPA", "mctformer": "MCTformer", "weaktr": "WeakTr", "recam": "ReCAM"}
+    title = {
+        "ss-epa": "ToCo and SS-EPA",
+        "mctformer": "MCTformer",
+        "weaktr": "WeakTr",
+        "recam": "ReCAM",
+        "dupl": "DuPL",
+    }
     lines = [f"# {title.get(name, name.upper())}", "", "Made by `python benchmarks/pages.py`.", "", "## Published", ""]
     lines += ["| | recall | noise | masks | network | |", "|---|---|---|---|---|---|"]
     for row in published:

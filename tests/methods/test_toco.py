@@ -19,20 +19,10 @@ from tagseg.errors import BadInput
 from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.afa import AFA, affinity_loss, near_pairs, transition_matrix
+from tagseg.methods.auxiliary_stage import affinity_labels, cells_inside, labels_of, patch_contrast_loss
 from tagseg.methods.single_stage import balanced_cross_entropy
 from tagseg.methods.ss_epa import SSEPA, BlockWeights, affinity_share_loss
-from tagseg.methods.toco import (
-    ToCo,
-    affinity_labels,
-    box_masks,
-    cells_inside,
-    class_contrast_loss,
-    cut_crops,
-    draw_crops,
-    labels_of,
-    patch_contrast_loss,
-    regions,
-)
+from tagseg.methods.toco import ToCo, box_masks, class_contrast_loss, cut_crops, draw_crops, regions
 from tests.conftest import TINY, names
 
 SMALL: dict[str, Any] = {**TINY, "backbone": "test_vit", "train.side": 64, "train.crop_share": 0.5}

@@ -3,14 +3,9 @@ from torch.nn import functional as F
 
 from tagseg.masks.rescaling import between_extremes
 from tagseg.methods.afa import affinity_loss
+from tagseg.methods.auxiliary_stage import affinity_labels, labels_of, patch_contrast_loss
 from tagseg.methods.single_stage import balanced_cross_entropy, strongest_of_flips
-from tagseg.methods.toco import (
-    affinity_labels,
-    class_contrast_loss,
-    labels_of,
-    patch_contrast_loss,
-    regions,
-)
+from tagseg.methods.toco import class_contrast_loss, regions
 from tests.parity.golden import assert_close, golden
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
 import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
 
 from tagseg.data.views import View
 
@@ -45,6 +47,29 @@ def distort(view: View, rng: np.random.Generator, *, blur: float, solarise: floa
     if rng.random() < solarise:
         image = np.where(image < 128, image, 255 - image)
     return replace(view, image=image)
+
+
+def alter(view: View, rng: np.random.Generator, changes: int = 5, strength: float = 1 / 3) -> View:
+    """Changes colours so many times, each in one of seven ways, as RandAugment does without what moves pixels (Cubuk et
+    al., CVPR-W 2020; with this choice and strength DuPL, CVPR 2024).
+
+    Args:
+        strength: of 0 to 1, where a change has one: of fewer bits, and of colour, contrast, brightness and sharpness
+            from a tenth to nearly twice as much.
+    """
+    image, factor = Image.fromarray(view.image), 0.1 + 1.8 * strength
+    ways: tuple[Callable[[Image.Image], Image.Image], ...] = (
+        ImageOps.autocontrast,
+        ImageOps.equalize,
+        lambda shown: ImageOps.posterize(shown, max(1, int(6 * strength))),
+        lambda shown: ImageEnhance.Color(shown).enhance(factor),
+        lambda shown: ImageEnhance.Contrast(shown).enhance(factor),
+        lambda shown: ImageEnhance.Brightness(shown).enhance(factor),
+        lambda shown: ImageEnhance.Sharpness(shown).enhance(factor),
+    )
+    for way in rng.integers(len(ways), size=changes):
+        image = ways[way](image)
+    return replace(view, image=np.asarray(image))
 
 
 def _blend(image: np.ndarray, change: int, factor: float) -> np.ndarray:

@@ -20,7 +20,7 @@ def refined_labels(
     class_maps: torch.Tensor,
     tags: torch.Tensor,
     *,
-    high: float,
+    high: float | torch.Tensor,
     low: float,
     boxes: torch.Tensor | None = None,
     affinity: torch.Tensor | None = None,
@@ -32,7 +32,7 @@ def refined_labels(
         images: `(B, 3, H, W)` in their own colours, any scale.
         class_maps: `(B, C, H, W)` in [0, 1].
         tags: `(B, C)` multi-hot.
-        high, low: background scores.
+        high, low: background scores; `high` may be one for each image, `(B,)`.
         boxes: `(B, 4)` rows (y0, y1, x0, x1) of what is photograph and not padding.
         affinity: `(B, h, w, h, w)`, along which the probabilities go on their grid before PAR: that at `[..., y, x]` is
             the weighted sum over `[y', x', y, x]` (AFA).
@@ -49,7 +49,8 @@ def refined_labels(
     for index, (maps, present) in enumerate(zip(class_maps, tags.bool(), strict=True)):
         names = torch.cat([torch.zeros(1, dtype=torch.long, device=tags.device), present.nonzero()[:, 0] + 1])
         links = None if affinity is None else affinity[index]
-        winners = _strongest(small[index], maps[present], (high, low), (height, width), iterations, links)
+        above = float(high[index]) if isinstance(high, torch.Tensor) else high
+        winners = _strongest(small[index], maps[present], (above, low), (height, width), iterations, links)
         sure, possible = (names[winner] for winner in winners)
         found = torch.where((sure == 0) & (possible > 0), IGNORE, sure)
         y0, y1, x0, x1 = (0, height, 0, width) if boxes is None else (int(edge) for edge in boxes[index])

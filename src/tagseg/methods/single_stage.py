@@ -137,11 +137,15 @@ class SingleStage(Method):
         """Returns the networks that learn `head_factor` times faster than the transformer."""
         return [self.classifier, self.decoder]
 
+    def bodies(self) -> nn.Module:
+        """Returns what learns at the rate of the transformer: it alone."""
+        return self.backbone
+
     def configure_optimizers(self) -> Any:
         """Returns AdamW whose rate rises first and then falls by a power."""
         s = self.settings
         return poly_optimiser(
-            self.backbone,
+            self.bodies(),
             nn.ModuleList(self.heads()),
             kind="adamw",
             learning_rate=s.learning_rate,

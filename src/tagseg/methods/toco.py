@@ -30,13 +30,12 @@ from torch.nn import functional as F
 from tagseg.data.contrast_views import ContrastViews
 from tagseg.data.dataset import Sample
 from tagseg.errors import BadInput
-from tagseg.labels import IGNORE
 from tagseg.masks.dense_energy import dense_energy
 from tagseg.masks.two_thresholds import refined_labels
+from tagseg.methods.auxiliary_stage import AuxiliaryStage, affinity_labels, patch_contrast_loss
 from tagseg.methods.settings.toco import ToCoSettings
-from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, pooled_logits
+from tagseg.methods.single_stage import balanced_cross_entropy, pooled_logits
 from tagseg.networks.pooling import box_masks
-from tagseg.networks.ranks import shared_mean
 from tagseg.networks.vit import Tokens
 
 MOMENTUM = 0.9  # of the teacher's projection
@@ -66,8 +65,8 @@ class Projection(nn.Module):
             return F.linear(inner, F.normalize(self.last.weight.float(), dim=-1))
 
 
-class ToCo(SingleStage):
-    """A transformer whose tokens are contrasted; its arguments are those of `SingleStage` without `early`.
+class ToCo(AuxiliaryStage):
+    """A transformer whose tokens are contrasted; its arguments are those of `AuxiliaryStage`.
 
     Raises:
         BadInput: the backbone is no plain transformer, or crops are larger than the image.
@@ -76,11 +75,10 @@ class ToCo(SingleStage):
     Settings: type[ToCoSettings] = ToCoSettings
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
-        super().__init__(backbone, weights, classes, settings, steps, settings.auxiliary_block)
+        super().__init__(backbone, weights, classes, settings, steps)
         self.crop_side, _ = self.backbone.grid.fit(*[settings.crop_share * self.side] * 2)
         if self.crop_side > self.side:
             raise BadInput(f"train.crop_share {settings.crop_share}: crops of {self.crop_side} pixels are too large.")
-        self.auxiliary = nn.Conv2d(self.backbone.channels, self.num_classes, kernel_size=1, bias=False)
         self.projection = Projection(self.backbone.channels)
         self.teacher = copy.deepcopy(self.projection).requires_grad_(False)
 
@@ -96,7 +94,7 @@ class ToCo(SingleStage):
         segmented = self.global_step >= s.classes_first * self.steps
         if contrasted or segmented:
             maps, early_maps = self.taught_maps(images, tokens, tags)
-        labels = self.patch_labels(early_maps, tags, batch["inside"]) if contrasted else None
+        labels = self.patch_labels(early_maps, tags, batch["inside"], s.high) if contrasted else None
         terms |= self.refinement_loss(tokens, tags, labels)
         if labels is not None:
             contrast = patch_contrast_loss(tokens.patches.float(), affinity_labels(labels))
@@ -107,15 +105,6 @@ class ToCo(SingleStage):
             terms |= self.segmentation(images, tokens.patches, teaching, tags, batch["inside"])
         return self.told(sum(terms.values(), classification.new_zeros(())), **terms)
 
-    def main_maps(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns the class maps that teach, of one scale. `(B, D, h, w) -> (B, C, h, w)`."""
-        return self.classifier(features).float()
-
-    def refined(self, maps: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        """Returns what becomes of the class maps before they teach: here they stay as they are."""
-        del tokens
-        return maps
-
     def refinement_loss(
         self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
@@ -125,36 +114,6 @@ class ToCo(SingleStage):
         """
         del tokens, tags, labels
         return {}
-
-    @torch.no_grad()
-    def teaching_maps(
-        self, images: torch.Tensor, tokens: Tokens, tags: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns maps of both classifiers over scales and flips, `(B, C, H, W)` each, in [0, 1].
-
-        They are 0 for classes that none of the images has.
-
-        Args:
-            images: `(B, 3, H, W)`.
-            tokens: of the images as they are.
-            tags: `(B, C)` multi-hot.
-        """
-
-        def both(seen: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.refined(self.main_maps(seen.patches), seen), self.auxiliary(seen.early).float()
-
-        main, early = self.over_scales(images, both, tokens, tags)
-        return main, early
-
-    def patch_labels(self, maps: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-        """Returns the labels of patches, `(B, h, w)`, 255 for unknown.
-
-        `maps` are those of the auxiliary classifier, `inside` is in pixels.
-        """
-        s, grid = self.settings, self.backbone.grid.cells(maps.shape[-2], maps.shape[-1])
-        small = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-        boxes = inside if s.compat == "official" else cells_inside(inside, self.backbone.stride)
-        return labels_of(small, tags, high=s.high, low=s.low, boxes=boxes)
 
     def class_contrast(self, batch: dict[str, torch.Tensor], summary: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         """Returns L_ctc; `summary` is the class token of the image, `maps` are those of the auxiliary classifier."""
@@ -204,39 +163,8 @@ class ToCo(SingleStage):
         return ContrastViews(samples, self.num_classes, self.backbone, self.view_spec(seed), mirror_apart=official)
 
     def heads(self) -> list[nn.Module]:
-        """Returns the networks that learn `head_factor` times faster: auxiliary classifier and projection as well."""
-        return [*super().heads(), self.auxiliary, self.projection]
-
-
-def labels_of(
-    maps: torch.Tensor, tags: torch.Tensor, *, high: float, low: float, boxes: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Labels the strongest tag where it exceeds `high`, and background where it is at most `low`.
-
-    Between the two, and off the box, the label is 255.
-
-    Args:
-        maps: `(B, C, h, w)` in [0, 1].
-        tags: `(B, C)` multi-hot.
-        high, low: background scores.
-        boxes: `(B, 4)` rows y0, y1, x0, x1 of what counts, cells.
-
-    Returns:
-        `(B, h, w)` int64, class c at c + 1.
-    """
-    strength, strongest = (maps * tags[:, :, None, None]).max(dim=1)
-    labels = torch.where(strength > high, strongest + 1, IGNORE)
-    labels = torch.where(strength <= low, 0, labels)
-    if boxes is None:
-        return labels
-    return torch.where(box_masks(boxes, maps.shape[-2:]).bool(), labels, IGNORE)
-
-
-def cells_inside(boxes: torch.Tensor, stride: int) -> torch.Tensor:
-    """Turns boxes in pixels into boxes of the cells that lie in them whole."""
-    y0, y1, x0, x1 = boxes.unbind(1)
-    # starts are rounded up and ends down, so that a cell which holds any padding is out
-    return torch.stack([-(-y0 // stride), y1 // stride, -(-x0 // stride), x1 // stride], dim=1)
+        """Returns the networks that learn `head_factor` times faster, the projection among them."""
+        return [*super().heads(), self.projection]
 
 
 def regions(maps: torch.Tensor, tags: torch.Tensor, *, high: float, low: float) -> torch.Tensor:
@@ -246,33 +174,6 @@ def regions(maps: torch.Tensor, tags: torch.Tensor, *, high: float, low: float) 
     """
     strength = (maps * tags[:, :, None, None]).amax(dim=1)
     return (strength > low).long() + (strength >= high).long()
-
-
-def affinity_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Returns labels of pairs of patches: 1 alike, 0 not, 255 unknown or the same patch.
-
-    `(B, h, w) -> (B, n, n)`.
-    """
-    flat = labels.flatten(1)
-    pairs = (flat[:, :, None] == flat[:, None, :]).long()
-    unknown = (flat == IGNORE)[:, :, None] | (flat == IGNORE)[:, None, :]
-    unknown = unknown | torch.eye(flat.shape[1], dtype=torch.bool, device=labels.device)
-    return pairs.masked_fill(unknown, IGNORE)
-
-
-def patch_contrast_loss(features: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """Returns L_ptc: patches alike are to point the same way, or the opposite one, others at right angles.
-
-    Args:
-        features: `(B, D, h, w)`.
-        pairs: `(B, n, n)` of `affinity_labels`.
-    """
-    # small differences of large products: in half precision they would be lost
-    with torch.autocast(features.device.type, enabled=False):
-        unit = F.normalize(features.float().flatten(2), dim=1)
-        alike = (unit.transpose(1, 2) @ unit).abs()
-    attracted = 1 - shared_mean(alike, pairs == 1, more=1)
-    return (attracted + shared_mean(alike, pairs == 0, more=1)) / 2
 
 
 def class_contrast_loss(
