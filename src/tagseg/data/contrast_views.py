@@ -28,8 +28,8 @@ class ContrastViews(TrainingViews):
 
     Args:
         samples, num_classes, statistics, spec: see `TrainingViews`.
-        mirror_apart: whether image and `again` are mirrored once more, each by its own chance, and `inside` is not, and
-            padding is black instead of the mean colour (ToCo's published code).
+        mirror_apart: whether image and `again` are mirrored once more, each by its own chance, and `inside` is not
+            (ToCo's published code).
     """
 
     def __init__(
@@ -42,8 +42,6 @@ class ContrastViews(TrainingViews):
         mirror_apart: bool = False,
     ) -> None:
         super().__init__(samples, num_classes, statistics, spec)
-        if mirror_apart:
-            self.fill = np.zeros(3, dtype=np.uint8)
         self.mirror_apart = mirror_apart
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class TrainingViews(Dataset[dict[str, Any]]):
         spec: ViewSpec,
     ) -> None:
         self.samples, self.num_classes, self.statistics, self.spec = samples, num_classes, statistics, spec
-        self.fill = np.round(255 * np.asarray(statistics.mean)).astype(np.uint8)
+        mean = np.zeros(3) if spec.black else np.asarray(statistics.mean)
+        self.fill = np.round(255 * mean).astype(np.uint8)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -7,34 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.data.dataset import Sample
 from tagseg.data.images import read_image
-from tagseg.data.loading import PixelStatistics, TrainingViews, normalise
+from tagseg.data.loading import TrainingViews, normalise
 from tagseg.data.photometry import alter, distort
-from tagseg.data.views import ViewSpec, flip, whole
+from tagseg.data.views import flip, whole
 
 
 class PerturbedViews(TrainingViews):
     """Training views that are jittered and blurred, and beside them `altered (3, S, S)`, the same view mirrored, in
     colours that were changed five times.
-
-    Args:
-        samples, num_classes, statistics, spec: see `TrainingViews`.
-        black: whether padding is black instead of the mean colour (the published code).
     """
-
-    def __init__(
-        self,
-        samples: tuple[Sample, ...],
-        num_classes: int,
-        statistics: PixelStatistics,
-        spec: ViewSpec,
-        *,
-        black: bool = False,
-    ) -> None:
-        super().__init__(samples, num_classes, statistics, spec)
-        if black:
-            self.fill = np.zeros(3, dtype=np.uint8)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key

@@ -26,6 +26,7 @@ class ViewSpec:
     short: whether `scales` are of the photograph's short side; from 1 on nothing is padded.
     mirror: whether half of the views are mirrored.
     jitter: whether colours are changed at random (see `tagseg.data.photometry.jitter_colours`).
+    black: whether padding is black instead of the mean colour.
     """
 
     side: int
@@ -36,6 +37,7 @@ class ViewSpec:
     short: bool = False
     mirror: bool = True
     jitter: bool = False
+    black: bool = False
 
 
 @dataclass(frozen=True)

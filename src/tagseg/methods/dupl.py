@@ -173,8 +173,8 @@ class DuPL(AuxiliaryStage):
 
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> PerturbedViews:
         """Returns windows, and each once more, mirrored and in strongly altered colours."""
-        official = self.settings.compat == "official"
-        return PerturbedViews(samples, self.num_classes, self.backbone, self.view_spec(seed), black=official)
+        spec = self.view_spec(seed, black=self.settings.compat == "official")  # as the code pads
+        return PerturbedViews(samples, self.num_classes, self.backbone, spec)
 
     def bodies(self) -> nn.Module:
         """Returns both transformers."""

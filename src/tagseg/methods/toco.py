@@ -160,7 +160,8 @@ class ToCo(AuxiliaryStage):
     def training_views(self, samples: tuple[Sample, ...], seed: int) -> ContrastViews:
         """Returns one window in two colourings, and another window of the same photograph."""
         official = self.settings.compat == "official"
-        return ContrastViews(samples, self.num_classes, self.backbone, self.view_spec(seed), mirror_apart=official)
+        spec = self.view_spec(seed, black=official)  # as the code pads
+        return ContrastViews(samples, self.num_classes, self.backbone, spec, mirror_apart=official)
 
     def heads(self) -> list[nn.Module]:
         """Returns the networks that learn `head_factor` times faster, the projection among them."""
