@@ -41,6 +41,7 @@ def page(name: str, published: Rows, measured: dict[Path, Rows]) -> str:
         "weaktr": "WeakTr",
         "recam": "ReCAM",
         "dupl": "DuPL",
+        "seenet": "SeeNet",
     }
     lines = [f"# {title.get(name, name.upper())}", "", "Made by `python benchmarks/pages.py`.", "", "## Published", ""]
     lines += ["| | recall | noise | masks | network | |", "|---|---|---|---|---|---|"]

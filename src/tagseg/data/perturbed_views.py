@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from tagseg.data.images import read_image
 from tagseg.data.loading import TrainingViews, normalise
@@ -23,6 +22,5 @@ class PerturbedViews(TrainingViews):
         rng = np.random.default_rng((self.spec.seed, epoch, index))
         view = distort(self.cut(whole(read_image(self.samples[index].image)), rng), rng, blur=1.0)
         item = self.item(index, view)
-        item["inside"] = torch.tensor(view.inside)
         item["altered"] = normalise(flip(alter(view, rng)).image, self.statistics)
         return item

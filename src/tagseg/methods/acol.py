@@ -25,10 +25,10 @@ from tagseg.networks.heads import class_branch
 class ACoL(CAM):
     """Two classifiers, the second of which does not see what the first one found; its arguments are those of `CAM`."""
 
-    Settings = ACoLSettings
+    Settings: Any = ACoLSettings
     classifier: Any
 
-    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: ACoLSettings, steps: int) -> None:
+    def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
         self.classifier = nn.ModuleList(
             [class_branch(self.backbone.channels, self.num_classes, settings.convolutions) for _ in range(2)]
@@ -39,13 +39,24 @@ class ACoL(CAM):
 
         What is erased before the second follows `tags` `(B, C)`, or those that the first finds.
         """
-        features = self.backbone(images)
+        return self.both(self.backbone(images), tags)
+
+    def both(self, features: torch.Tensor, tags: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the same of features `(B, D, h, w)`."""
         maps = self.classifier[0](features).float()
         if tags is None:
             logits = maps.mean(dim=(2, 3))
             tags = ((logits > 0) | (logits == logits.amax(dim=1, keepdim=True))).float()
-        kept = foreground(maps, tags) < self.settings.erase_threshold
-        return maps, self.classifier[1](features * kept.to(features.dtype)).float()
+        return maps, self.classifier[1](self.left(features, foreground(maps, tags))).float()
+
+    def left(self, features: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Returns what the second classifier sees: 0 where the first one's map is high.
+
+        Args:
+            features: `(B, D, h, w)`.
+            found: the strongest of the tags' maps, `(B, 1, h, w)` in [0, 1].
+        """
+        return features * (found < self.settings.erase_threshold).to(features.dtype)
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the maps of both classifiers, `(B, 2 C, h, w)`."""

@@ -1,0 +1,54 @@
+"""SeeNet: Hou et al., "Self-Erasing Network for Integral Object Attention", NeurIPS 2018.
+
+As in ACoL a second classifier does not see what the first one found. What is new is that it is kept from the
+background, into which erasing drives attention sooner or later, in two ways (section 3):
+
+- Three zones are told apart by the first classifier's map: what is found is erased, what is surely background enters
+  with its sign turned, so that it speaks against every class (the conditionally sign-flipping ReLU), and the rest
+  enters as it is.
+- Once more the second classifier sees the background alone, by its own map, and is to find no class there.
+
+The authors have published their network, but no training; its layer that turns signs is followed, except that maps are
+divided by their maximum without subtracting their minimum first, which is 0 wherever a map is not positive everywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from tagseg.masks.rescaling import foreground
+from tagseg.methods.acol import ACoL
+from tagseg.methods.settings.seenet import SeeNetSettings
+
+
+class SeeNet(ACoL):
+    """Two classifiers, the second of which sees what is left, and is kept from the background; its arguments are those
+    of `CAM`."""
+
+    Settings: type[SeeNetSettings] = SeeNetSettings
+
+    def left(self, features: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Returns rectified features, 0 where the first classifier's map is high and negative where it is low.
+
+        Args:
+            features: `(B, D, h, w)`.
+            found: `(B, 1, h, w)` in [0, 1].
+        """
+        s = self.settings
+        zones = torch.where(found >= s.high, 0.0, torch.where(found < s.low, -1.0, 1.0))
+        return features.relu() * zones.to(features.dtype)
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        """Returns the classification losses of both classifiers, and what the second one finds in the background."""
+        s, tags, inside = self.settings, batch["tags"], self.inside(batch)
+        features = self.backbone(batch["image"])
+        first, second = self.both(features, tags)
+        background = foreground(second, tags) < (s.high + s.low) / 2
+        third = self.classifier[1](features.relu() * background.to(features.dtype)).float()
+        losses = {
+            "first": F.multilabel_soft_margin_loss(self.tag_logits(first, inside), tags),
+            "second": F.multilabel_soft_margin_loss(self.tag_logits(second, inside), tags),
+            "background": F.multilabel_soft_margin_loss(self.tag_logits(third, inside), torch.zeros_like(tags)),
+        }
+        return self.told(sum(losses.values(), first.new_zeros(())), **losses)

@@ -1,0 +1,20 @@
+"""Settings of SeeNet (see `tagseg.methods.seenet`)."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeInt
+
+from tagseg.methods.settings.cam import CAMSettings
+from tagseg.settings import Count
+
+
+class SeeNetSettings(CAMSettings):
+    """Settings of SeeNet: those of CAM, and the two thresholds of its masks as published."""
+
+    batch_size: Count = 8
+    convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier
+    high: float = Field(default=0.7, ge=0, le=1)  # from this value of the first classifier's map on it is erased
+    low: float = Field(default=0.05, ge=0, le=1)  # below it lies background, of which the sign is turned
+
+
+METHODS = {"seenet": SeeNetSettings}
