@@ -22,7 +22,7 @@ import yaml
 from tagseg.commands.comparison import Comparison
 from tagseg.commands.measured import Chain, Measured, Numbers, machine_in_words
 from tagseg.cores import cpu_count, in_processes
-from tagseg.data.dataset import Dataset, Sample, raise_problems
+from tagseg.data.dataset import Dataset, Sample, at_even_steps, raise_problems
 from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, inspect_files
@@ -132,7 +132,7 @@ def compare(
     photographs = photographs_of(data, folder, masks=given.pop("data.masks", None))
     dataset, facts = _inspected(photographs, reporter)
     _begin(folder, dataset, facts.digest(dataset.train))
-    truth = facts.stamps_digest(dataset.train)
+    truth = facts.stamps_digest(tuple(_samples(dataset, measure)))
     features = _features(chains, dataset, folder, reporter)
     place = None if features is None else features.folder
     tasks: list[_Task] = []
@@ -307,7 +307,7 @@ def _begin_run(task: _Task) -> None:
 def _samples(data: Dataset, measure: int | None) -> list[Sample]:
     """The training photographs that masks are measured on."""
     known = [s for s in data.train if s.mask is not None]
-    return [known[int(place)] for place in np.linspace(0, len(known) - 1, min(measure or len(known), len(known)))]
+    return at_even_steps(known, measure or len(known))
 
 
 def _linked(source: str, target: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tagseg.data.dataset import Dataset
+from tagseg.data.dataset import Dataset, at_even_steps
 from tagseg.data.reading import opened
 from tagseg.errors import BadInput
 from tagseg.files import free_bytes
@@ -228,7 +228,7 @@ def _trial(data: Dataset, settings: FitSettings, clock: _Clock) -> None:
     import torch
 
     count = max(FEW, 2 * settings.train.batch_size)
-    train = [data.train[int(n)] for n in np.linspace(0, len(data.train) - 1, min(count, len(data.train)))]
+    train = at_even_steps(data.train, count)
     kept = {s.name for s in (*train, *data.val[:FEW_VAL])}
     few = data.without({s.name for s in data.samples} - kept)
     with tempfile.TemporaryDirectory() as folder:

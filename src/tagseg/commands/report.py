@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tagseg.data.dataset import MaskFolder, Sample, read_mask
+from tagseg.data.dataset import MaskFolder, Sample, at_even_steps, read_mask
 from tagseg.data.images import read_image, read_index_png, voc_palette
 from tagseg.errors import BadInput
 from tagseg.evaluation.iou import iou_of_tags
 from tagseg.files import read_json, write_aside
 from tagseg.pipeline.photographs import photographs_again
 from tagseg.pipeline.records import Metrics
-from tagseg.pipeline.reporting import at_even_steps, class_colour
+from tagseg.pipeline.reporting import class_colour
 from tagseg.pipeline.run_folder import STAGE, data_of
 from tagseg.report.html import GalleryRow, Report, StageLine, Tile, write_report
 from tagseg.report.pictures import overlay_mask, thumbnail

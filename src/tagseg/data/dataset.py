@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from tagseg.data.images import read_grey, read_index_png
 from tagseg.errors import BadInput, visible
 from tagseg.labels import MAX_CLASSES
 
+Item = TypeVar("Item")
 _MISSING = ("", "none", "nan", "null", "na", "n/a", "-", "[]", "unlabeled", "unlabelled")
 MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that draws the mask when asked
 
@@ -121,6 +123,12 @@ def multi_hot(tags: tuple[int, ...], num_classes: int) -> np.ndarray:
     vector = np.zeros(num_classes, dtype=np.float32)
     vector[list(tags)] = 1
     return vector
+
+
+def at_even_steps(items: Sequence[Item], count: int) -> list[Item]:
+    """Returns `count` of the items, or all where there are fewer, at even steps from the first to the last."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
 
 
 def read_mask(source: MaskSource) -> np.ndarray:

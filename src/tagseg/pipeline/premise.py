@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.data.dataset import Sample, multi_hot, read_mask
+from tagseg.data.dataset import Sample, at_even_steps, multi_hot, read_mask
 from tagseg.data.images import read_image
 from tagseg.data.loading import normalise
 from tagseg.data.views import resize, whole
@@ -141,9 +141,7 @@ def _start(run: Run) -> dict[str, Any]:
     tagged = [s for s in run.data.train if s.tags]
     if not tagged:
         return {}
-    samples: list[Sample] = [
-        tagged[i] for i in np.unique(np.linspace(0, len(tagged) - 1, LOOKED_AT).round().astype(int))
-    ]
+    samples: list[Sample] = at_even_steps(tagged, LOOKED_AT)
     coverage, side = Coverage(len(run.data.classes)), run.settings.mine.side
     scores, tags, areas = [], [], []
     for sample in samples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 
 from tagseg.cores import cpu_count
 from tagseg.data.accumulator import Accumulator
-from tagseg.data.dataset import Dataset, MaskFolder, Sample, read_mask, read_saliency
+from tagseg.data.dataset import Dataset, MaskFolder, Sample, at_even_steps, read_mask, read_saliency
 from tagseg.data.images import numbers_in, read_image, read_index_png, voc_palette
 from tagseg.data.map_store import MapStore
 from tagseg.errors import brief
@@ -304,12 +304,6 @@ def _grown(
         ]
 
     return pictures
-
-
-def at_even_steps(items: Sequence[Part], count: int) -> list[Part]:
-    """Returns `count` of the items, or all where there are fewer, at even steps from the first to the last."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
 
 
 def class_colour(number: int) -> tuple[int, int, int]:
