@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -76,10 +77,7 @@ def _take_share(places: Any, jobs: int) -> None:
     gpus = [gpu for gpu in visible.split(",") if gpu] or [str(n) for n in range(_gpus())]
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
-    share = max(1, cpu_count() // jobs)
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[(place * share + n) % len(cores)] for n in range(share)})
+    share = _keep_to_share(place, jobs)
     import cv2
     import numba
     import torch
@@ -87,6 +85,29 @@ def _take_share(places: Any, jobs: int) -> None:
     torch.set_num_threads(share)
     numba.set_num_threads(min(share, numba.get_num_threads()))
     cv2.setNumThreads(share)
+
+
+def _keep_to_share(place: int, of: int) -> int:
+    """Keeps this process to its share of the cores, and returns how many these are."""
+    share = max(1, cpu_count() // of)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[(place * share + n) % len(cores)] for n in range(share)})
+    return share
+
+
+@contextmanager
+def share_of_cores(place: int, of: int) -> Iterator[None]:
+    """Keeps this process to one of several shares of the cores as long as this lasts: several on a machine that all use
+    every core would slow each other down. One that whoever has started it keeps to cores of its own has its share."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if cpu_count() * of > (os.cpu_count() or 1):
+        _keep_to_share(place, of)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
 
 
 def _gpus() -> int:

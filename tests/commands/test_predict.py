@@ -48,6 +48,52 @@ def test_frames_of_a_video(tiny_run: Any, tmp_path: Path):
     assert len(again) == 7
 
 
+def test_one_path_is_enough(tiny_run: Any, tmp_path: Path):
+    photo(tmp_path / "in/a.png", (33, 50))
+    for number, path in enumerate((tmp_path / "in", str(tmp_path / "in"))):
+        assert len(tagseg.predict(tiny_run.folder, path, tmp_path / f"out{number}", quiet=True)) == 1
+
+
+def video(path: Path, frames: int = 3) -> Path:
+    with write_video(path, 10) as add:
+        for number in range(frames):
+            add(np.full((48, 64, 3), 40 * number, dtype=np.uint8))
+    return path
+
+
+def test_what_was_written_is_no_input(tiny_run: Any, tmp_path: Path):
+    """Neither a video with its masks over it, nor what is hidden, nor what lies in the folder of a run."""
+    video(tmp_path / "in/walk.mp4")
+    video(tmp_path / "in/.hidden.mp4")
+    video(tmp_path / "in/run/walk.mp4")
+    (tmp_path / "in/run/run.json").write_text("{}")
+    for _ in range(2):
+        written = tagseg.predict(tiny_run.folder, [tmp_path / "in"], tmp_path / "in/masks", overlay=True, quiet=True)
+        assert [p.parent.name for p in written] == ["walk"] * 3
+
+
+def test_frames_take_no_others_place(tiny_run: Any, tmp_path: Path):
+    video(tmp_path / "in/walk.mp4")
+    photo(tmp_path / "in/walk/000000.png", (33, 50))
+    with pytest.raises(tagseg.BadInput, match="the same names as the photographs below walk/"):
+        tagseg.predict(tiny_run.folder, [tmp_path / "in"], tmp_path / "out", quiet=True)
+    with pytest.raises(tagseg.BadInput, match="between what lies here"):
+        tagseg.predict(tiny_run.folder, [tmp_path / "in/walk.mp4"], tmp_path / "in", quiet=True)
+
+
+def test_bad_videos_are_left_out(tiny_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    photo(tmp_path / "in/a.png", (33, 50))
+    (tmp_path / "in/b.mp4").write_bytes(b"no video")
+    (tmp_path / "names.txt").write_text("a\n")
+    written = tagseg.predict(tiny_run.folder, [tmp_path / "in"], tmp_path / "out", skip_bad=True)
+    assert [p.name for p in written] == ["a.png"]
+    assert "this video cannot be read" in capsys.readouterr().out
+    listed = tagseg.predict(
+        tiny_run.folder, [tmp_path / "in"], tmp_path / "two", names=tmp_path / "names.txt", quiet=True
+    )
+    assert [p.name for p in listed] == ["a.png"]
+
+
 def test_videos_that_are_none(tiny_run: Any, tmp_path: Path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(tagseg.BadInput, match=r"a\.mp4: this video cannot be read"):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tagseg.methods.cam import CAM, CAMSettings
 from tagseg.methods.tag_classifier import TagClassifier
 from tagseg.pipeline.attributing import AttributionMiner
 from tagseg.pipeline.mining import Miner, mine, through_windows, to_class_maps
+from tagseg.pipeline.networks import check_networks
 from tagseg.pipeline.settings import MineSettings, resolve
 from tests.conftest import TINY, names
 
@@ -147,3 +149,25 @@ def test_layercam_teaches_a_network(tiny_set: Path, tmp_path: Path):
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
     assert result.metrics.val is not None
     assert result.metrics.val.class_maps is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "words"),
+    [
+        ("cam", {"mine.layers": "stage"}, "stage"),
+        ("cam", {"mine.layers": ["nowhere"]}, "nowhere"),
+        ("oaa", {}, "those that grew in training"),
+    ],
+)
+def test_an_attribution_that_cannot_work_is_refused_first(recipe: str, changes: dict[str, Any], words: str):
+    with pytest.raises(BadInput, match=words):
+        check_networks(resolve(recipe, {**TINY, "mine.attribution": "layercam", **changes}), names(3))
+
+
+def test_every_method_has_layers_to_ask():
+    """Also where a root of what is 0 lies beside its scores."""
+    for method in ("mctformer+", "oaa+", "ss-epa", "l2g"):
+        backbone = "test_resnet" if method in ("oaa+", "l2g") else "test_vit"
+        settings = {**TINY, "backbone": backbone, "mine.attribution": "layercam", "train.side": 64}
+        settings |= {"segment.backbone": "test_resnet", "segment.weights": "random", "segment.start": "weights"}
+        check_networks(resolve(method, settings), names(3))

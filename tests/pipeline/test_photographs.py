@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import tagseg
 from tagseg.cli import app
 from tagseg.data.dataset import read_mask
-from tagseg.data.reading import read_dataset
+from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.export.mask_formats import mask_formats
 from tagseg.files import read_json, write_json
 from tagseg.pipeline.photographs import measured_by, photographs_again
@@ -58,6 +58,37 @@ def test_a_run_is_measured_by_masks_that_lie_elsewhere(bare: Path, tiny_set: Pat
     told = CliRunner().invoke(app, how, catch_exceptions=False).stdout
     assert [line.split(":")[0] for line in told.splitlines() if "done again" in line] == ["premise", "report"]
     assert read_json(run / "metrics.json") != read_json(tiny_run.folder / "metrics.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"), [("yolo", "labels/train/*.txt"), ("png", "classes.txt"), ("voc", "*/labelmap.txt")]
+)
+def test_whatever_masks_are_drawn_from_tells_that_they_changed(
+    kind: str, pattern: str, bare: Path, tiny_set: Path, tmp_path: Path
+):
+    masks = written(tiny_set, kind, tmp_path / "out")
+    data = measured_by(read_dataset(bare), masks)
+    before = inspect_files(data, FileFacts())[1].stamps_digest(data.samples)
+    root = masks if masks.is_dir() else masks.parent
+    changed = next(iter(sorted(root.glob(pattern)) or sorted(root.rglob(Path(pattern).name))))
+    changed.write_text(changed.read_text() + "\n")
+    after = measured_by(read_dataset(bare), masks)
+    assert inspect_files(after, FileFacts())[1].stamps_digest(after.samples) != before
+
+
+def test_where_tags_come_from_is_remembered(tiny_set: Path, tmp_path: Path):
+    voc = tagseg.export_masks(
+        tiny_set / "masks",
+        "voc",
+        tmp_path / "voc",
+        images=tiny_set / "images",
+        classes=tiny_set / "classes.txt",
+        quiet=True,
+    ).path
+    run = tmp_path / "run"
+    run.mkdir()
+    write_json(run / "run.json", {"data": str(voc), "tags": "masks"})
+    assert [s.tags for s in photographs_again(run, "").train] == [s.tags for s in read_dataset(voc, "masks").train]
 
 
 def test_masks_that_are_of_nothing_here(bare: Path, tiny_set: Path, tmp_path: Path):

@@ -99,8 +99,12 @@ def test_a_run_on_other_data_is_refused(path: Path):
 
 def test_two_at_once_are_refused(path: Path):
     first = Recorder(path)
+    said = (path / "run.json").read_text()
     with pytest.raises(BadInput, match="another tagseg is at work"):
         Recorder(path)
+    with pytest.raises(BadInput, match="another tagseg is at work"):
+        RunFolder(path, path.parent, "digest", 1.0, print, masks="others")
+    assert (path / "run.json").read_text() == said  # nothing of the first one's is written over
     first.close()
     Recorder(path).close()
 

@@ -68,7 +68,7 @@ class Review:
                 f"{run}: the network of this run learns from no pseudo-masks, but while its method sees the tags; with "
                 "--set segment.source=masks another one would learn from these."
             )
-        given = read_dataset(root := data_of(run, "put it back"))
+        given = read_dataset(root := data_of(run, "put it back"), read_json(run / RUN_MARKER).get("tags", "xml"))
         data, self.tags = retagged(given, changed := changed_tags(run)), changed
         self.classes = tuple(read_json(run / "segment" / DESCRIPTION)["classes"])
         if data.classes != self.classes:

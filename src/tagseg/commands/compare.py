@@ -129,7 +129,8 @@ def compare(
         twin = next((other.name for other in table[:number] if _slug(other.name) == _slug(row.name)), None)
         if twin is not None:
             raise BadInput(f"rows '{twin}' and '{row.name}' would lie in one folder; name them apart.")
-    photographs = photographs_of(data, folder, masks=given.pop("data.masks", None))
+    tags, masks = given.pop("data.tags", "xml"), given.pop("data.masks", None)
+    photographs = photographs_of(data, folder, tags=tags, masks=masks)
     dataset, facts = _inspected(photographs, reporter)
     _begin(folder, dataset, facts.digest(dataset.train))
     truth = facts.stamps_digest(tuple(_samples(dataset, measure)))
@@ -327,7 +328,7 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
         told = {"maps": stage["inputs"], "machine": task.machine}
     told.setdefault("machine", "unknown")  # of a comparison that was begun before this was kept
     by = {"measure": task.measure, "truth": task.truth}
-    if any(told.get(key, value) != value for key, value in by.items()) or "numbers" not in told:
+    if any(told.get(key) != value for key, value in by.items()) or "numbers" not in told:
         told["numbers"] = {}
     told |= by
     store, scores = MapStore(task.run / "mine"), dict[str, float]()

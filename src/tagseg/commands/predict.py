@@ -12,7 +12,7 @@ import numpy as np
 from tagseg.cores import prefetch
 from tagseg.data.images import read_image, voc_palette, write_mask
 from tagseg.data.photographs import OVERLAY, find_photographs
-from tagseg.data.readers.folder import write_class_names
+from tagseg.data.readers.folder import CLASSES, write_class_names
 from tagseg.data.video import count_frames, find_videos, frames, frames_a_second, write_video
 from tagseg.errors import BadInput, brief, explain_full_disk
 from tagseg.masks.crf_parameters import find_crf
@@ -29,7 +29,7 @@ OVERLAY_VIDEO = ".overlay.mp4"
 
 def predict(
     run: str | os.PathLike[str],
-    images: Sequence[str | os.PathLike[str]],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     names: str | os.PathLike[str] | None = None,
@@ -74,17 +74,20 @@ def predict(
     if crf is not None and crf != NO_CRF:
         find_crf(crf)
     chain = None if refine is None else sharpening(refine, crf if crf not in (None, NO_CRF) else "deeplab")
-    videos = find_videos(images)
+    images = [images] if isinstance(images, str | os.PathLike) else list(images)
+    videos = {} if names is not None else find_videos(images, out)
     photographs = [image for image in images if Path(image) not in videos.values()]
     found = find_photographs(photographs, out, (".png", OVERLAY) if overlay else (".png",), may_be_none=bool(videos))
     if names is not None:
-        found, videos = _listed(found, Path(names)), {}
-    expected = sum(-(-count_frames(video) // every) for video in videos.values())  # told before anything is loaded
+        found = _listed(found, Path(names))
+    reporter = Reporter(quiet)
+    lengths = _lengths(videos, found, Path(out), skip_bad, reporter)  # told before anything is loaded
+    expected = sum(-(-length // every) for length in lengths.values())
     folder = find_model(run)
     from tagseg.pipeline.masking import refine_scores  # torch is imported only now
     from tagseg.segmentation.model import load
 
-    reporter, model = Reporter(quiet), load(folder)
+    model = load(folder)
     how = {"side": side, "scales": scales, "flip": flip, "fuse": fuse}
     model.protocol = model.how(**how, crf=None if chain is not None else crf)
     written: list[Path] = []
@@ -121,16 +124,45 @@ def predict(
                 write_picture(out / f"{name}{OVERLAY}", labelled_overlay(photo, mask, voc_palette(), model.classes))
             write(mask, name)
         everything = range(1, len(model.classes) + 1)  # the legend of a video does not change its size
-        for name, video in videos.items():
+        for name, length in lengths.items():
+            video, seen = videos[name], 0
             with ExitStack() as stack:
                 target = out / f"{name}{OVERLAY_VIDEO}"
                 show = stack.enter_context(write_video(target, frames_a_second(video) / every)) if overlay else None
                 for number, frame in frames(video, every):
+                    seen = number + 1
                     mask = segment(frame, f"{name}, frame {number}")
                     if show is not None:
                         show(labelled_overlay(frame, mask, voc_palette(), model.classes, everything))
                     write(mask, f"{name}/{number:06d}")
+            if seen + every <= length:
+                reporter.say(f"{video}: it says that it has {length} frames, and ends after {seen}; it may be damaged")
     return written
+
+
+def _lengths(
+    videos: dict[str, Path], photographs: dict[str, Path], out: Path, skip_bad: bool, reporter: Reporter
+) -> dict[str, int]:
+    """How many frames each video says that it has; of those that can be read, and whose masks would not take the place
+    of anything else."""
+    found = {}
+    for name, video in videos.items():
+        other = next((own for own in photographs if own.startswith(f"{name}/")), None)
+        if other is not None:
+            raise BadInput(
+                f"{video}: its frames would have the same names as the photographs below {name}/, such as "
+                f"{photographs[other]}; rename one of them."
+            )
+        there = out / name
+        if there.is_dir() and any(there.iterdir()) and not (out / CLASSES).is_file():
+            raise BadInput(f"{there}: masks of {video} would be written between what lies here; choose another --out.")
+        try:
+            found[name] = count_frames(video)
+        except BadInput as error:
+            if not skip_bad:
+                raise
+            reporter.say(f"skipped: {error}")
+    return found
 
 
 def _listed(found: dict[str, Path], names: Path) -> dict[str, Path]:

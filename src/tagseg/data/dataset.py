@@ -24,11 +24,12 @@ MaskSource = Path | Callable[[], np.ndarray]  # a palette PNG, or something that
 class DrawnMask:
     """A mask that is drawn when it is called for: `(H, W)` uint8.
 
-    `file` is where it comes from, often with the masks of other photographs; it tells whether the mask has changed.
+    `files` are all that it comes from, often with the masks of other photographs, and where classes are named; they
+    tell whether the mask has changed.
     """
 
     draw: Callable[[], np.ndarray]
-    file: Path
+    files: tuple[Path, ...]
 
     def __call__(self) -> np.ndarray:
         return self.draw()

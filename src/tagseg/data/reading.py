@@ -361,8 +361,10 @@ def _copies(data: Dataset, facts: FileFacts) -> list[str]:
 
 
 def _stamp(source: MaskSource | None) -> list[int]:
-    file = source.file if isinstance(source, DrawnMask) else source
-    if not isinstance(file, Path) or not file.exists():
-        return []
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
+    files = source.files if isinstance(source, DrawnMask) else (source,)
+    found: list[int] = []
+    for file in files:
+        if isinstance(file, Path) and file.exists():
+            status = file.stat()
+            found += [status.st_size, status.st_mtime_ns]
+    return found

@@ -13,7 +13,7 @@ import numpy as np
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # before the import: what is wrong is said here, in a sentence
 import cv2
 
-from tagseg.data.walking import composed
+from tagseg.data.walking import composed, find_images
 from tagseg.errors import BadInput
 from tagseg.files import write_aside
 
@@ -27,21 +27,27 @@ class AddFrame(Protocol):
     def __call__(self, frame: np.ndarray) -> None: ...
 
 
-def find_videos(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+def find_videos(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> dict[str, Path]:
     """Returns the videos among files and in folders, name to path; names below a folder are kept.
+
+    Args:
+        paths: the files and folders.
+        out: the folder for results; what lies in it is no video where it is below one of the folders.
 
     Raises:
         BadInput: two would get the same name.
     """
     found: dict[str, Path] = {}
+    results = Path(out).resolve()
     for path in map(Path, paths):
-        members = [path]
         if path.is_dir():
-            members = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        for file in members:
-            if file.suffix.lower() not in VIDEO_SUFFIXES:
-                continue
-            name = composed((file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("").as_posix())
+            below = find_images(path, suffixes=VIDEO_SUFFIXES).photographs
+            members = [(Path(name).with_suffix("").as_posix(), file) for name, file in below.items()]
+            if path.resolve() in results.parents:
+                members = [(name, file) for name, file in members if results not in file.resolve().parents]
+        else:
+            members = [(composed(path.stem), path)] if path.suffix.lower() in VIDEO_SUFFIXES else []
+        for name, file in members:
             if name in found:
                 raise BadInput(
                     f"{file}: its results would have the same name as those of {found[name]}; rename one of them."
@@ -112,7 +118,8 @@ def write_video(path: Path, a_second: float) -> Iterator[AddFrame]:
     """
     writer: cv2.VideoWriter | None = None
     with write_aside(path) as aside:
-        ending = aside.with_name(f"{aside.name}.mp4")  # OpenCV tells the format by the name
+        # OpenCV tells the format by the name; what is hidden is nobody's video
+        ending = aside.with_name(f".{aside.name}.mp4")
 
         def add(frame: np.ndarray) -> None:
             nonlocal writer

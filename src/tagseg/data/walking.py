@@ -36,7 +36,7 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name.replace("\\", "/"))
 
 
-def find_images(base: Path, skip: frozenset[str] = frozenset()) -> Found:
+def find_images(base: Path, skip: frozenset[str] = frozenset(), suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Found:
     """Returns the photographs below a folder; linked folders are entered, but for links that lead back above.
 
     Names that begin with a dot, folders of operating systems and storage devices, and folders of runs are left out.
@@ -44,6 +44,7 @@ def find_images(base: Path, skip: frozenset[str] = frozenset()) -> Found:
     Args:
         base: the folder.
         skip: names of its own folders that are left out without a word.
+        suffixes: of what counts as a photograph.
     """
     found, left_out, others = Found(), list[Path](), list[Path]()
 
@@ -66,7 +67,7 @@ def find_images(base: Path, skip: frozenset[str] = frozenset()) -> Found:
                 left_out.append(path)
             elif entry.is_dir():
                 enter(path, above | {here})
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
+            elif path.suffix.lower() in suffixes:
                 if entry.is_file():
                     name = composed(path.relative_to(base).as_posix())
                     if name in found.photographs:

@@ -10,6 +10,8 @@ The published code departs from the paper, which this follows unless it is said:
 
 - Segmentation weighs 0.2 in the code's script for VOC and 0.1 in the paper.
 - The threshold of some classes of VOC (0.7 at the end, not 0.55) is a list in the code; `high_of` says it by names.
+- On COCO the code begins with the discrepancy at a tenth of the steps, and with the contrast of patches and the falling
+  thresholds at three twentieths; on VOC contrast and discrepancy are there from the first step, as here.
 - Padding has no label and so counts as open in the code's consistency loss; here it does not count, unless
   `compat="official"`.
 - The mixture of two normal distributions is scikit-learn's, begun at drawn centres; here it begins at the losses' ends.

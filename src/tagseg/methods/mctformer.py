@@ -150,8 +150,10 @@ class MCTformerPlus(MCTformerV2):
     Settings = MCTformerPlusSettings
 
     def coarse_maps(self, seen: ClassTokens) -> torch.Tensor:
-        """Returns the root of what MCTformer-V2 has (published code)."""
-        return super().coarse_maps(seen).sqrt()
+        """Returns the root of what MCTformer-V2 has (published code), whose slope at 0 is taken for 0."""
+        maps = super().coarse_maps(seen)
+        positive = maps > 0
+        return torch.where(positive, maps.where(positive, 1).sqrt(), 0)
 
     def patch_logits(self, seen: ClassTokens, inside: torch.Tensor | None = None) -> torch.Tensor:
         """Returns class scores of the patches by global weighted ranking pooling, `(B, C)`."""

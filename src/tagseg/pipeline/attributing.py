@@ -59,7 +59,7 @@ class AttributionMiner(Miner):
         cells = tuple(-(-max(size[axis] for size in sizes) // CELL) for axis in range(2))
         chosen: list[list[int]] = [list(own) for own in tags]
         if predicted:
-            chosen = [own + more for own, more in zip(chosen, self._found(photos, sizes[0], chosen), strict=True)]
+            chosen = [own + more for own, more in zip(chosen, self._found(photos, sizes, chosen), strict=True)]
         most = max(1, *map(len, chosen))  # as many for each; what fills up a row is not looked at
         classes = torch.tensor([(own + (own or [0])[:1] * most)[:most] for own in chosen], device=self.device)
         logits: list[torch.Tensor] = []
@@ -82,9 +82,17 @@ class AttributionMiner(Miner):
         return found, torch.stack(logits).mean(dim=0).sigmoid().cpu().numpy()
 
     @torch.inference_mode()
-    def _found(self, photos: list[np.ndarray], size: tuple[int, int], known: list[list[int]]) -> list[list[int]]:
-        """The classes that the classifier finds in each photograph beside those that are known."""
-        found = self.attribution.model(self.pixels(photos, size)).float().sigmoid() > PRESENT
+    def _found(
+        self, photos: list[np.ndarray], sizes: Sequence[tuple[int, int]], known: list[list[int]]
+    ) -> list[list[int]]:
+        """The classes that the classifier finds in each photograph, over all sizes and flips, beside those that are
+        known."""
+        logits = [
+            self.attribution.model(pixels.flip(-1) if flipped else pixels).float()
+            for pixels in (self.pixels(photos, size) for size in sizes)
+            for flipped in (False, True)[: 1 + self.settings.flip]
+        ]
+        found = torch.stack(logits).mean(dim=0).sigmoid() > PRESENT
         return [
             [c for c in row.nonzero()[:, 0].tolist() if c not in own] for own, row in zip(known, found, strict=True)
         ]
@@ -93,6 +101,18 @@ class AttributionMiner(Miner):
 def miner_of(method: Method, settings: MineSettings) -> Miner:
     """Returns what makes the class maps of photographs, as the settings say."""
     return (Miner if settings.attribution == "own" else AttributionMiner)(method, settings)
+
+
+def check_attribution(method: Method, settings: MineSettings) -> None:
+    """Tries an attribution on one small picture, so that what cannot work is said before anything is trained.
+
+    Raises:
+        BadInput: there are no such layers, or the network's tags have no gradients.
+    """
+    side = max(method.backbone.grid.fit(64, 64))
+    small = settings.model_copy(update={"side": side, "scales": (1.0,), "flip": False})
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    AttributionMiner(method, small)([picture], [(0,)])
 
 
 def mine_part(

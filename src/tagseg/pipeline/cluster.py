@@ -29,7 +29,7 @@ END = b"end"
 _ONE_DISK = "give an --out on a disk that all machines see."
 _WAIT = timedelta(seconds=60)  # after which whoever waits looks whether the first one is still there
 _FIRST_PORT = 15_000  # a job of SLURM has one of 10,000 from here on
-_TOGETHER = timedelta(hours=1)  # for which one process may be slower than another
+TOGETHER = timedelta(hours=1)  # for which one process may be slower than another, in a step
 
 
 @dataclass
@@ -71,8 +71,17 @@ class Team:
         """Returns whether this process sees one GPU, which no other one on this machine sees."""
         return self.local_size > 1 and torch.cuda.is_available() and torch.cuda.device_count() == 1
 
-    def do(self, work: Callable[..., Any], arguments: tuple[Any, ...], processes: int, folder: Path) -> Any:
+    def do(
+        self,
+        work: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        processes: int,
+        folder: Path,
+        patience: timedelta = TOGETHER,
+    ) -> Any:
         """Does `work(*arguments)` in the first `processes` processes at once, of which this is the first one.
+
+        Whoever waits for another one longer than `patience` gives up.
 
         Returns:
             what it returns here.
@@ -81,10 +90,10 @@ class Team:
         path = folder / "job.partial"
         with write_aside(path) as aside:
             aside.write_bytes(content)
-        told = pickle.dumps((processes, str(path.resolve()), _digest(content)))
+        told = pickle.dumps((processes, str(path.resolve()), _digest(content), patience))
         self.store.set(self._key(), told)  # type: ignore[arg-type]  # bytes will do
         try:
-            with self._group(processes):
+            with self._group(processes, patience):
                 return work(*arguments)
         finally:
             path.unlink(missing_ok=True)
@@ -102,7 +111,7 @@ class Team:
                 self.store.set(f"{self._key()}/{self.rank}", "heard")
                 self.jobs += 1
                 return
-            processes, path, digest = pickle.loads(told)
+            processes, path, digest, patience = pickle.loads(told)
             if self.rank < processes:
                 try:
                     content = Path(path).read_bytes()
@@ -111,7 +120,7 @@ class Team:
                 if _digest(content) != digest:
                     raise BadInput(f"{path}: this is not what the first process has written; {_ONE_DISK}")
                 work, arguments = pickle.loads(content)
-                with self._group(processes):
+                with self._group(processes, patience):
                     work(*arguments)
             self.jobs += 1
 
@@ -127,13 +136,13 @@ class Team:
         return f"tagseg/{self.jobs}"
 
     @contextmanager
-    def _group(self, processes: int) -> Iterator[None]:
+    def _group(self, processes: int, patience: timedelta) -> Iterator[None]:
         """While this lasts, the first processes are one group."""
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(0 if self.has_own_gpu else self.local_rank)
         store = distributed.PrefixStore(f"group/{self.jobs}", self.store)
-        distributed.init_process_group(backend, store=store, rank=self.rank, world_size=processes, timeout=_TOGETHER)
+        distributed.init_process_group(backend, store=store, rank=self.rank, world_size=processes, timeout=patience)
         try:
             yield
         finally:

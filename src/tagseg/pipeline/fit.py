@@ -179,7 +179,10 @@ def _open(out: Path, data: Dataset, facts: FileFacts, settings: FitSettings, rep
         torch.set_num_threads(cpu_count())
     needed_mb = room_mb(settings, data)
     network = "train" if settings.train.successor is None else "integral"
-    folder = RunFolder(out, data.root, facts.digest(data.train), needed_mb, reporter.say, network, settings.data.masks)
+    given = settings.data
+    folder = RunFolder(
+        out, data.root, facts.digest(data.train), needed_mb, reporter.say, network, given.masks, given.tags
+    )
     with explain_full_disk(out):
         facts.write(out / FILES)
     return Run(data, facts, settings, folder, reporter)

@@ -12,6 +12,7 @@ from tagseg.methods.refinements import load_network
 from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone, stand_in
 from tagseg.networks.features import Levels
+from tagseg.pipeline.attributing import check_attribution
 from tagseg.pipeline.run import needs_encoder
 from tagseg.pipeline.segmenting import backbone_of
 from tagseg.pipeline.settings import FitSettings, segments_itself
@@ -40,6 +41,13 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
         features += _stored(encoder, s.encoder.side) * views
     classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
+    if s.mine.attribution != "own":
+        if method.accumulates and s.train.successor is None:
+            raise BadInput(
+                f"mine.attribution {s.mine.attribution}: the maps of '{s.method}' are those that grew in training; "
+                "leave it out, or take another method."
+            )
+        check_attribution(classifier, s.mine)
     if s.data.texts is not None:
         classifier.read_texts(Path(s.data.texts), stand_in(s.backbone, s.weights))
     if s.segment.network == "deeplab" and not segments_itself(s):

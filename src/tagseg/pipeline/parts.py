@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import distributed
 
-from tagseg.cores import in_processes
+from tagseg.cores import in_processes, share_of_cores
 from tagseg.data.dataset import Sample
 from tagseg.data.shards import Shards
 from tagseg.pipeline.cluster import team
@@ -23,6 +24,7 @@ from tagseg.progress import Advance
 
 Entry = TypeVar("Entry")
 ENOUGH = 64  # photographs for each process; with fewer, starting it costs more than it saves
+PATIENCE = timedelta(days=7)  # for one process that has more to do, as what is missing may all be in its part
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def in_parts(work: Work, photographs: int, processes: int, folder: Path, advance
     """
     others = team() if processes > 1 else None
     if others is not None:
-        others.do(_together, (work, _Shown(advance)), min(processes, others.size), folder)
+        others.do(_together, (work, _Shown(advance)), min(processes, others.size), folder, PATIENCE)
     elif processes > 1 and photographs >= ENOUGH * processes and _several_gpus():
         for _ in in_processes(_one_part, [(work, Part(number, processes)) for number in range(processes)], processes):
             pass
@@ -78,7 +80,10 @@ def _several_gpus() -> bool:
 
 
 def _together(work: Work, advance: Advance) -> None:
-    work(part=Part(distributed.get_rank(), distributed.get_world_size()), advance=advance)
+    own, size = team(), distributed.get_world_size()
+    assert own is not None
+    with share_of_cores(own.local_rank, own.local(size)):
+        work(part=Part(own.rank, size), advance=advance)
     distributed.barrier()  # what the others have made is there once they all are here
 
 

@@ -49,8 +49,8 @@ def photographs_again(run: Path, advice: str) -> Dataset:
     Raises:
         BadInput: the data set or its masks are no longer there.
     """
-    root, masks = data_of(run, advice), read_json(run / RUN_MARKER).get("masks")
-    return photographs_of(root, run, masks=masks)
+    root, said = data_of(run, advice), read_json(run / RUN_MARKER)
+    return photographs_of(root, run, tags=said.get("tags", "xml"), masks=said.get("masks"))
 
 
 def measured_by(data: Dataset, masks: Path) -> Dataset:

@@ -31,6 +31,7 @@ from tagseg.pipeline.records import Record
 FORMAT = 2
 STAGE = "stage.json"  # the record of a stage, in its folder
 CHECKPOINT = "last.ckpt"  # for going on within a stage; nobody needs it afterwards
+LOCK = ".lock"  # the file by which one process at a time works on a run
 DAMAGED = ".damaged"  # ends the name of a file that was put aside because it is not as it was written
 AFTER = "after "  # before the name of a stage, among the inputs of one that depends on it
 
@@ -90,6 +91,7 @@ class RunFolder:
         say: shows a sentence to the person who waits.
         network: the stage whose network's class maps count, for whoever opens the run later.
         masks: where the masks to measure with are, if not in the data set; kept for the same.
+        tags: where the tags of a VOC devkit come from; kept for the same.
 
     Raises:
         BadInput: the folder holds something else, a run on other data, or a run that is going on right now; or the disk
@@ -105,6 +107,7 @@ class RunFolder:
         say: Callable[[str], None],
         network: str = "train",
         masks: str | None = None,
+        tags: str = "xml",
     ) -> None:
         self.path, self.say = path, say
         marker = path / RUN_MARKER
@@ -112,16 +115,18 @@ class RunFolder:
             _check_marker(marker, data, digest, say)
         elif path.exists() and not path.is_dir():
             raise BadInput(f"{path}: this is a file; choose another --out (nothing was changed).")
-        elif path.exists() and not all(map(is_partial, path.iterdir())):
+        elif path.exists() and not all(is_partial(p) or p.name == LOCK for p in path.iterdir()):
             raise _something_else(path)
         _check_room(path, needed_mb)
         with explain_full_disk(path):
             make_folder(path)
+            self._lock = lock_run(path)  # before anything of another one's is written over
             described = {"format": FORMAT, "data": str(data.resolve()), "digest": digest, "network": network}
             if masks is not None:
                 described["masks"] = str(Path(masks).resolve())
+            if tags != "xml":
+                described["tags"] = tags
             write_json(marker, described)
-        self._lock = lock_run(path)
         remove_partial(path)
 
     def complete(
@@ -433,9 +438,9 @@ def lock_run(path: Path) -> TextIO | None:
     except ImportError:
         return None
     try:
-        handle = open(path / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        handle = open(path / LOCK, "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
-        raise unwritable(path / ".lock", error) from error
+        raise unwritable(path / LOCK, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -270,20 +270,22 @@ def context(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[st
     deepest layer is told class by class, every layer by its means.
     """
     counts: dict[str, dict[int, Counter[int]]] = {}
+    first = ""
     for example in found:
         if example.sample.mask is None:
             continue
         mask = read_mask(example.sample.mask)
         for tree in hierarchy(example.image, [list(example.sample.tags)])[0]:
+            first = tree.children[0].layer if tree.children else first
             for _, node in tree.nodes():
                 label = overlapping_label(torch.from_numpy(node.map), mask)
                 if label is not None:
                     counts.setdefault(node.layer, {}).setdefault(tree.number, Counter())[label] += 1
-    if not counts:
+    if first not in counts:
         raise BadInput("no tagged photograph of this split has a mask; context needs to know what lies where.")
     names = ("background", *classes)
     table = Table("What the strongest channels behind a class look at", ("class", "channels", "itself", "most often"))
-    deepest = next(iter(counts.values()))
+    deepest = counts[first]
     own = []
     for number, of_class in sorted(deepest.items()):
         words = ", ".join(f"{names[label]} {100 * n / of_class.total():.0f} %" for label, n in of_class.most_common(3))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tagseg.explaining.table import ATTRIBUTIONS
 from tagseg.studies.tables import Findings
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ def _defects(m: Material) -> Findings:
     from tagseg.studies.against_truth import defects, frame_rate
 
     tables = defects(m.cases(), m.classes)
-    timed = [name for name in m.methods if name not in ("scorecam", "ablationcam")]  # a pass for every channel
-    layers = [name for case in m.pictured[:1] for name in case.maps[m.methods[0]].layers]
-    rates = frame_rate(lambda method, some: m.explainer([method], some), timed, layers, m.samples)
-    return Findings([*tables, rates])
+    slow = ("scorecam", "ablationcam")  # a pass for every channel
+    timed = [name for name in m.methods if ATTRIBUTIONS[name].layered and name not in slow]
+    if timed:
+        layers = [name for case in m.pictured[:1] for name in case.maps[timed[0]].layers]
+        tables.append(frame_rate(lambda method, some: m.explainer([method], some), timed, layers, m.samples))
+    return Findings(tables)
 
 
 def _superpixels(m: Material) -> Findings:

@@ -260,7 +260,7 @@ class _Reading:
         self.without_outline += bool(known) and not whole
         if whole and known:
             right = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
-            mask = DrawnMask(CocoMask(*(size if right else (None, None)), image, tuple(shapes)), source.path)
+            mask = DrawnMask(CocoMask(*(size if right else (None, None)), image, tuple(shapes)), (source.path,))
         boxes = tuple(box for tag, annotation in known if (box := _box(tag, annotation.get("bbox"))) is not None)
         return Sample(name, image, tuple(sorted({tag for tag, _ in known})), mask, boxes=boxes)
 

@@ -153,7 +153,7 @@ def renumbered(found: MaskSet, classes: Sequence[str], path: Path) -> MaskSet:
         raise BadInput(f"{path}: '{strange}' is no class here{hint} Known: {', '.join(classes)}.")
     table = np.arange(IGNORE + 1, dtype=np.uint8)
     table[1 : len(found.classes) + 1] = [list(classes).index(name) + 1 for name in found.classes]
-    masks = {name: DrawnMask(partial(_looked_up, mask, table), mask.file) for name, mask in found.masks.items()}
+    masks = {name: DrawnMask(partial(_looked_up, mask, table), mask.files) for name, mask in found.masks.items()}
     return replace(found, classes=tuple(classes), masks=masks)
 
 
@@ -182,10 +182,13 @@ def label_value(name: str, classes: Sequence[str]) -> int:
     return IGNORE
 
 
-def add_mask(masks: dict[str, DrawnMask], name: object, draw: Callable[[], np.ndarray], path: Path) -> None:
+def add_mask(
+    masks: dict[str, DrawnMask], name: object, draw: Callable[[], np.ndarray], path: Path, *others: Path
+) -> None:
     """Adds the mask of a photograph to those of a file or folder, by its name without suffix.
 
-    What of a name leads out of the folder of photographs is cut off, for results are written by these names.
+    What of a name leads out of the folder of photographs is cut off, for results are written by these names. The mask
+    comes from the file `path`, and from `others`.
 
     Raises:
         BadInput: it is no name, or two photographs have it.
@@ -196,7 +199,7 @@ def add_mask(masks: dict[str, DrawnMask], name: object, draw: Callable[[], np.nd
     stem = composed(below)
     if stem in masks:
         raise BadInput(f"{path}: two photographs are called '{stem}'; rename one, or give the files one by one.")
-    masks[stem] = DrawnMask(draw, path)
+    masks[stem] = DrawnMask(draw, (path, *others))
 
 
 def names_and_unknown(classes: Sequence[str], unknown: bool) -> list[str]:

@@ -172,7 +172,7 @@ def read(path: Path) -> MaskSet:
     classes = named_classes(_configured(path.parent / CONFIG) or used, path)
     masks: dict[str, DrawnMask] = {}
     for name, strokes in found:
-        add_mask(masks, name, partial(_draw, path, name, strokes, classes), path)
+        add_mask(masks, name, partial(_draw, path, name, strokes, classes), path, path.parent / CONFIG)
     return MaskSet(classes, masks)
 
 

@@ -36,7 +36,9 @@ def read(path: Path) -> MaskSet:
     found = {name: p for name, p in find_images(path).photographs.items() if p.suffix.lower() == ".png"}
     if not found:
         raise BadInput(f"{path}: there are no PNG masks in this folder.")
-    masks = {name[: -len(p.suffix)]: DrawnMask(partial(read_index_png, p), p) for name, p in found.items()}
+    masks = {
+        name[: -len(p.suffix)]: DrawnMask(partial(read_index_png, p), (p, *lists[:1])) for name, p in found.items()
+    }
     return MaskSet(tuple(read_class_names(lists[0])) if lists else (), masks, plain=True)
 
 

@@ -99,7 +99,8 @@ def read(path: Path) -> MaskSet:
     if labels is not None:
         classes = _by_colour(labels)
     masks = sorted((base / "SegmentationClass").glob("*.png"))
-    return MaskSet(classes, {composed(p.stem): DrawnMask(partial(read_index_png, p), p) for p in masks})
+    named = () if labels is None else (labels,)
+    return MaskSet(classes, {composed(p.stem): DrawnMask(partial(read_index_png, p), (p, *named)) for p in masks})
 
 
 def _by_colour(labels: Path) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def read(path: Path) -> MaskSet:
             stem = Path(name).with_suffix("").as_posix()
             lines = labels / f"{stem}.txt"
             outlines += lines.is_file()
-            add_mask(masks, stem, partial(_draw, photo, lines, len(classes)), path)
+            add_mask(masks, stem, partial(_draw, photo, lines, len(classes)), path, lines)
     if masks and not outlines:
         raise BadInput(f"{path}: no photograph has a file of outlines, such as {lines}.")
     return MaskSet(classes, masks)
