@@ -75,13 +75,13 @@ def test_disks_without_locks(tiny_set: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_run_whose_folder_goes_is_told(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import tagseg.pipeline.stages.mine as stage
 
-    mine = stage.mine
+    mine = stage.mine_part
 
     def gone(*arguments: Any, **options: Any) -> Any:
         shutil.rmtree(tmp_path / "run")
         return mine(*arguments, **options)
 
-    monkeypatch.setattr(stage, "mine", gone)
+    monkeypatch.setattr(stage, "mine_part", gone)
     with pytest.raises(BadInput, match="removed while the run was at work"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=TINY, quiet=True)
 
