@@ -42,7 +42,10 @@ class ACoL(CAM):
         return self.both(self.backbone(images), tags)
 
     def both(self, features: torch.Tensor, tags: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the same of features `(B, D, h, w)`."""
+        """Returns the signed maps of both classifiers of the backbone's features `(B, D, h, w)`, `(B, C, h, w)` each.
+
+        What is erased before the second follows `tags` `(B, C)`, or those that the first finds.
+        """
         maps = self.classifier[0](features).float()
         if tags is None:
             logits = maps.mean(dim=(2, 3))
