@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -44,7 +45,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], jobs
     """Yields the number of every item and what `function` makes of it, as they come ready, by processes of their own.
 
     Every process has its share of the cores and, where there are several GPUs, one of them. What fails ends the work
-    once the items that are being worked on are done; nothing else is begun.
+    once the items that are being worked on are done; nothing else is begun. If this process is killed, so are they.
 
     Args:
         function: of a module, so that another process finds it.
@@ -72,6 +73,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], jobs
 
 def _take_share(places: Any, jobs: int) -> None:
     """Keeps this process to its share of the cores, and to one GPU, before it has used any."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     place = places.get()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = [gpu for gpu in visible.split(",") if gpu] or [str(n) for n in range(_gpus())]
@@ -85,6 +87,14 @@ def _take_share(places: Any, jobs: int) -> None:
     torch.set_num_threads(share)
     numba.set_num_threads(min(share, numba.get_num_threads()))
     cv2.setNumThreads(share)
+
+
+def _end_with_parent() -> None:
+    """Waits for the end of the process that began this one, and ends with it: nobody would take what is found."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _keep_to_share(place: int, of: int) -> int:

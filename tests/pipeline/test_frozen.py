@@ -6,14 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tagseg
+from tagseg.data.dataset import Sample
 from tagseg.data.feature_store import FeatureStore
+from tagseg.data.feature_views import FeatureViews
 from tagseg.data.images import read_index_png
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tagseg.files import read_json
+from tagseg.grid import Grid
 from tagseg.masks.refinements.proxy import refine as refine_proxy
 from tagseg.masks.rescaling import on_cells
 from tagseg.methods.saved import load_saved
@@ -99,8 +103,9 @@ def test_what_is_missing_is_made_again_and_nothing_else(
 def test_features_computed_once_teach_what_live_ones_teach(tiny_set: Path, tmp_path: Path):
     """Eight bits of them, either way."""
     samples = read_dataset(tiny_set).train[:4]
-    for name in ("cam", "acol", "frozen"):
-        network = built(name, ("a", "b", "c", "d", "e", "f"), frozen=True).eval()
+    alone = {"erasing": "none", "alignment": "none", "warmup": 0.0, "teacher_decay": 0.0}
+    for name, own in {"cam": {}, "acol": {}, "frozen": {}, "ktse": alone}.items():
+        network = built(name, ("a", "b", "c", "d", "e", "f"), frozen=True, **own).eval()
         encoder = Encoder(network.backbone, network.settings.side)
         store = FeatureStore(tmp_path / name)
         store.write(dict(side_by_side(lambda s, e=encoder: (s.name, e(_read(s))), samples)))
@@ -119,6 +124,41 @@ def test_features_computed_once_teach_what_live_ones_teach(tiny_set: Path, tmp_p
         assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 
 
+@pytest.mark.parametrize("name", ["ktse", "eps"])
+def test_labels_and_saliency_are_learnt_on_features(tiny_set: Path, tmp_path: Path, name: str):
+    own = {"train.frozen": True, "train.epochs": 4, "cache.mirrored": True}
+    if name == "ktse":
+        own |= {"train.erasing": "none", "train.alignment": "none", "train.warmup": 0.5}
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe=name, settings={**TINY, **own}, until="premise", quiet=True)
+    terms = read_json(run.folder / "train" / "stage.json")["values"]["epochs"][-1]["terms"]
+    assert {"ktse": "regularisation", "eps": "saliency"}[name] in terms
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_saliency_and_pixels_lie_where_the_cells_lie(tmp_path: Path, corners: bool):
+    """A bright square around the centre of one cell is bright in that cell, whichever way cells lie."""
+    stride, cells, here = 16, (5, 7), (2, 5)
+    height, width = ((n - 1) * stride + 1 if corners else n * stride for n in cells)
+    y, x = (n * stride + (0 if corners else stride // 2) for n in here)
+    photo = np.zeros((height, width, 3), dtype=np.uint8)
+    photo[y - 6 : y + 6, x - 6 : x + 6] = 255
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    Image.fromarray(photo[..., 0]).save(tmp_path / "s.png")
+    sample = Sample(name="a", image=tmp_path / "a.png", tags=(0,), saliency=tmp_path / "s.png")
+    store = FeatureStore(tmp_path / "store")
+    store.write({"a": np.ones((3, *cells), dtype=np.float32)})
+    views = FeatureViews((sample,), 1, store, 8, 0, fine=4, pixels=True, saliency=True, grid=Grid(stride, corners))
+    item = views[0, 0]
+    y0, y1, x0, x1 = item["inside"].tolist()
+    found = item["saliency"][y0:y1, x0:x1]
+    assert divmod(int(found.argmax()), cells[1]) == here
+    assert found.max() > 0.4
+    assert found.sum() - found.max() < 0.15
+    y0, y1, x0, x1 = item["box"].tolist()
+    pixels = item["pixels"][0, y0:y1, x0:x1].reshape(cells[0], 4, cells[1], 4).mean(dim=(1, 3)) / 255
+    torch.testing.assert_close(pixels, found, atol=0.02, rtol=0)
+
+
 def _read(sample: Any) -> np.ndarray:
     from tagseg.data.images import read_image
 
@@ -127,7 +167,12 @@ def _read(sample: Any) -> np.ndarray:
 
 def test_what_learns_from_more_than_features_is_refused(tiny_set: Path, tmp_path: Path):
     with pytest.raises(BadInput, match="more than features"):
-        tagseg.fit(tiny_set, tmp_path / "run", recipe="ktse", settings={**TINY, "train.frozen": True}, quiet=True)
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="aeft", settings={**TINY, "train.frozen": True}, quiet=True)
+    for part in ("erasing", "alignment"):
+        own = {**TINY, "train.frozen": True, "train.erasing": "none", "train.alignment": "none"}
+        del own[f"train.{part}"]
+        with pytest.raises(BadInput, match=f"train.{part}.*computed once.*set it to none"):
+            tagseg.fit(tiny_set, tmp_path / "run", recipe="ktse", settings=own, quiet=True)
     settings = {**TINY, "masks.refine": "proxy", "encoder.name": "test_resnet", "encoder.weights": "random"}
     with pytest.raises(BadInput, match="no plain vision transformer"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)

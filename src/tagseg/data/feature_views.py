@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tagseg.data.dataset import Sample, multi_hot
-from tagseg.data.images import read_image, read_index_png
+from tagseg.data.dataset import Sample, multi_hot, read_saliency
+from tagseg.data.images import image_size, read_image, read_index_png
 from tagseg.data.stored_views import StoredView, stored_views
+from tagseg.grid import PIXELS, Grid
 from tagseg.labels import IGNORE
 
 
@@ -45,6 +46,9 @@ class FeatureViews(Dataset[dict[str, Any]]):
         fine: k, labels or pixels along a cell.
         pixels: whether the photographs come too: `pixels (3, S k, S k)` float32 in 0..255, black where there is none,
             and `box (4,)`, what of them is photograph: y0, y1, x0, x1.
+        saliency: whether saliency maps do: `saliency (S, S)` in [0, 1], the mean in every cell; every sample must then
+            have one.
+        grid: how the features' cells lie on the photograph.
     """
 
     def __init__(
@@ -57,9 +61,12 @@ class FeatureViews(Dataset[dict[str, Any]]):
         masks: Callable[[Sample], Path] | None = None,
         fine: int = 2,
         pixels: bool = False,
+        saliency: bool = False,
+        grid: Grid = PIXELS,
     ) -> None:
         self.samples, self.num_classes, self.store = samples, num_classes, store
-        self.cells, self.seed, self.masks, self.fine, self.pixels = cells, seed, masks, fine, pixels
+        self.cells, self.seed, self.masks, self.fine = cells, seed, masks, fine
+        self.pixels, self.saliency, self.grid = pixels, saliency, grid
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,11 +89,15 @@ class FeatureViews(Dataset[dict[str, Any]]):
             "tags": torch.from_numpy(multi_hot(sample.tags, self.num_classes)),
             "inside": torch.tensor([inside[0].start, inside[0].stop, inside[1].start, inside[1].stop]),
         }
+        if self.saliency:
+            salient = self._on_cells(view.of(read_saliency(sample, image_size(sample.image))), (height, width), 1)
+            cells = np.zeros((side, side), dtype=np.float32)
+            cells[inside] = salient[taken].astype(np.float32) / 255
+            item["saliency"] = torch.from_numpy(cells)
         k = self.fine
         inside, taken = _overlap(y * k, x * k, side * k, (height * k, width * k))
         if self.pixels:
-            photo = view.of(read_image(sample.image))
-            photo = cv2.resize(photo, (width * k, height * k), interpolation=cv2.INTER_AREA)
+            photo = self._on_cells(view.of(read_image(sample.image)), (height, width), k)
             pixels = np.zeros((side * k, side * k, 3), dtype=np.float32)
             pixels[inside] = photo[taken]
             item["pixels"] = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -99,6 +110,14 @@ class FeatureViews(Dataset[dict[str, Any]]):
             item["mask"] = torch.from_numpy(labels).long()
         self.add_to(item, key, view, (y, x), (height, width))
         return item
+
+    def _on_cells(self, array: np.ndarray, cells: tuple[int, int], fine: int) -> np.ndarray:
+        """Brings a photograph or map `(H, W, ...)` to `fine` pixels a cell along either side, the means of its own."""
+        if self.grid.corners:
+            # the outer half of a cell at the border lies off the photograph, whose edge goes on there
+            down, across = (round(n / (2 * max(1, c - 1))) for n, c in zip(array.shape, cells, strict=False))
+            array = cv2.copyMakeBorder(array, down, down, across, across, cv2.BORDER_REPLICATE)
+        return cv2.resize(array, (cells[1] * fine, cells[0] * fine), interpolation=cv2.INTER_AREA)
 
     def add_to(
         self,

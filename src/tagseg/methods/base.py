@@ -63,8 +63,8 @@ class Method(lightning.LightningModule):
     """Whether photographs of a batch meet, or some of them have another part than others, so that a batch cannot be
     worked on in parts."""
     on_features: ClassVar[bool] = False
-    """Whether it learns from tags and the backbone's features of whole photographs alone, so that these may be computed
-    once (`train.frozen`)."""
+    """Whether it learns from tags, saliency and the backbone's features of whole photographs alone, so that features
+    may be computed once (`train.frozen`)."""
     on_pixels: ClassVar[bool] = False
     """Whether it wants small photographs beside the features."""
     local_maps: bool = True
@@ -155,7 +155,17 @@ class Method(lightning.LightningModule):
         """
         grid, side = self.backbone.grid, self.settings.side
         cells = max(grid.cells(*grid.fit(side, side)))
-        return FeatureViews(samples, self.num_classes, store, cells, seed, fine=PIXELS_A_CELL, pixels=self.on_pixels)
+        return FeatureViews(
+            samples,
+            self.num_classes,
+            store,
+            cells,
+            seed,
+            fine=PIXELS_A_CELL,
+            pixels=self.on_pixels,
+            saliency=self.settings.learns_saliency,
+            grid=grid,
+        )
 
     terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # what the last step told beside its loss
 

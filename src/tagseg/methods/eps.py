@@ -24,7 +24,6 @@ class EPS(CAM):
     """
 
     Settings = EPSSettings
-    on_features = False  # it learns saliency too
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: EPSSettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)

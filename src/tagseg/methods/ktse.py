@@ -35,6 +35,7 @@ from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
+from torch.utils.data import Dataset as TorchDataset
 
 from tagseg.data.dataset import Sample
 from tagseg.data.paired_views import PairedViews
@@ -64,6 +65,9 @@ class KTSE(PyramidClassifier):
 
     Settings = KTSESettings
     whole_batches = True
+    on_features = True  # without the parts that erase or join images
+    on_pixels = True
+    features_as = "cam"
     others = 1
     enlarges = True
 
@@ -140,12 +144,16 @@ class KTSE(PyramidClassifier):
 
     def own_labels(self, batch: dict[str, torch.Tensor], scores: torch.Tensor) -> torch.Tensor:
         """Returns the pseudo-labels of a batch, by its scores or by what the average says (see `labels`)."""
-        images, tags = batch["image"], batch["tags"]
+        images, boxes = self.pictures(batch)
         if self.average is not None:
             with self.average.standing_in(), torch.no_grad():
-                scores = self.all_maps(images)
-        self.remember(scores[:, 1:], tags, self.inside(batch))
-        return self.labels(images, scores, tags, batch["inside"], self.thresholds())
+                scores = self.all_maps(batch["image"])
+        self.remember(scores[:, 1:], batch["tags"], self.inside(batch))
+        return self.labels(images, scores, batch["tags"], boxes, self.thresholds())
+
+    def pictures(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the images of a batch, small ones where their features are stored, and what of each is image."""
+        return (batch["pixels"], batch["box"]) if self.settings.frozen else (batch["image"], batch["inside"])
 
     @torch.no_grad()
     def remember(self, maps: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor) -> None:
@@ -185,13 +193,13 @@ class KTSE(PyramidClassifier):
 
     def foreground(self, images: torch.Tensor, maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         """Returns where the tags are, at the size of the images: `(B, 1, H, W)` in [0, 1]."""
-        return foreground(maps, tags, self.settings.compat, images.shape[2:], self.backbone.grid)
+        return foreground(maps, tags, self.settings.compat, images.shape[2:], self.grid)
 
     def regularisation(
         self, batch: dict[str, torch.Tensor], scores: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """Returns L_ce plus the weighted L_inter."""
-        s, images, tags = self.settings, batch["image"], batch["tags"]
+        s, tags, (images, _) = self.settings, batch["tags"], self.pictures(batch)
         large = self.grown(scores, images).relu()
         seen = self.foreground(images, scores[:, 1:], tags) > s.inter_threshold
         inter = s.inter_weight * inter_loss(large[:, 1:], tags, seen)
@@ -222,9 +230,11 @@ class KTSE(PyramidClassifier):
             loss = loss + rise_loss(erased * kept, maps * kept, tags, margin)
         return loss
 
-    def training_views(self, samples: tuple[Sample, ...], seed: int) -> PairedViews:
+    def training_views(self, samples: tuple[Sample, ...], seed: int) -> TorchDataset[Any]:
         """Returns views beside views of photographs that share a class, once the warm-up is over."""
         s = self.settings
+        if s.frozen:
+            return super().training_views(samples, seed)
         return PairedViews(
             samples,
             self.num_classes,

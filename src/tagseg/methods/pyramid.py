@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tagseg.grid import PIXELS, Grid
 from tagseg.methods.base import Method
 from tagseg.methods.settings.pyramid import PyramidSettings
 from tagseg.networks.backbone import Backbone
@@ -34,6 +35,8 @@ class PyramidClassifier(Method):
         self.backbone = Backbone(backbone, weights, settings.output_stride)
         pretrained = self.backbone.pretrained
         self.backbone.freeze(early=pretrained, norms=pretrained and settings.norms == "frozen")
+        if settings.frozen:
+            self.backbone.hold()
         if settings.dropout is not None:
             for module in self.backbone.modules():
                 if isinstance(module, nn.Dropout | nn.Dropout2d):
@@ -62,7 +65,12 @@ class PyramidClassifier(Method):
 
     def grown(self, maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Returns maps at the size of the images they are of."""
-        return self.backbone.grid.resize(maps, images.shape[-2:])
+        return self.grid.resize(maps, images.shape[-2:])
+
+    @property
+    def grid(self) -> Grid:
+        """Returns how cells lie on the images of a batch; photographs beside stored features tile theirs."""
+        return PIXELS if self.settings.frozen else self.backbone.grid
 
     @property
     def warm(self) -> bool:

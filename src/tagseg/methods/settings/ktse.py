@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator
 
 from tagseg.methods.settings.pyramid import PyramidSettings
 from tagseg.settings import Count
@@ -18,9 +18,11 @@ class KTSESettings(PyramidSettings):
     The first three are the parts of the method, for the ablation.
     """
 
-    erasing: Literal["none", "concatenate", "cutmix"] = "concatenate"  # how an image meets its partner
+    # how an image meets its partner
+    erasing: Literal["none", "concatenate", "cutmix"] = Field(default="concatenate", validate_default=True)
     regularisation: bool = True  # pseudo-labels of its own
-    alignment: Literal["none", "global", "local", "both"] = "both"  # with the erased image
+    # with the erased image
+    alignment: Literal["none", "global", "local", "both"] = Field(default="both", validate_default=True)
     synthesised: Count = 4  # images of a batch that meet their partner
     bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image too
     partner: Literal["other", "itself"] = "other"  # whom an image meets; "itself", another view of it, is the control
@@ -37,6 +39,16 @@ class KTSESettings(PyramidSettings):
     teacher_decay: float = Field(default=0.99, ge=0, lt=1)
     inter_weight: NonNegativeFloat = 0.005
     inter_threshold: float = Field(default=0.2, ge=0, le=1)  # a class map's value from which `inter` counts a pixel
+
+    @field_validator("erasing", "alignment")
+    @classmethod
+    def _images_are_seen(cls, part: str, given: ValidationInfo) -> str:
+        if part != "none" and given.data.get("frozen"):
+            raise ValueError(
+                "it shows the network other images, and features of photographs as they are were computed once "
+                "(train.frozen); set it to none"
+            )
+        return part
 
 
 METHODS = {"ktse": KTSESettings}
