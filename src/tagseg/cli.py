@@ -690,6 +690,9 @@ def study(
         typer.Option(help="Of sanity: a run of the same network that was taught wrong labels."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Of studies of channels: how many of each decomposition.")] = 3,
+    official: Annotated[
+        bool, typer.Option("--official", help="Of boxes: go as the published script does, by ten crops.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure maps of the true tags, or what a classifier's channels do; a table and a picture."""
@@ -707,6 +710,7 @@ def study(
         threshold=threshold,
         against=against,
         top=top,
+        compat="official" if official else "paper",
         quiet=quiet,
     )
     for table in result.tables:

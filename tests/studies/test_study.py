@@ -57,6 +57,38 @@ def test_boxes(tiny_run: Any, tiny_set: Path, tmp_path: Path):
     assert any("graph cut" in name for name in rows)
     assert any("scaling none" in name for name in rows)
     assert all(0 <= value <= 100 for row in result.tables[0].rows for value in row[2:] if value is not None)
+    told: dict[str, Any] = {"methods": ["layercam", "cam"], "compat": "official", "quiet": True}
+    official = tagseg.study("boxes", tmp_path / "set", tiny_run.folder, tmp_path / "official", **told)
+    assert official.tables[0].columns == ("method", "layers", "loc1", "loc5", "gt-known")
+    assert {row[0] for row in official.tables[0].rows} == {"layercam", "cam"}
+    with pytest.raises(BadInput, match=r"published script has 0\.15"):
+        tagseg.study("boxes", tmp_path / "set", tiny_run.folder, tmp_path / "official", threshold=0.2, **told)
+
+
+def test_ten_crops_of_a_classifier_are_the_sums_of_its_maps(tiny_run: Any, tiny_set: Path):
+    import torch
+
+    from tagseg.attribution import LayerCAM
+    from tagseg.attribution.crops import paste_crops
+    from tagseg.attribution.fusion import resize
+    from tagseg.data.images import read_image
+    from tagseg.data.reading import read_dataset
+    from tagseg.explaining.classifiers import load_classifier
+    from tagseg.explaining.crops import TenCrops
+    from tagseg.explaining.explainer import Explainer
+
+    classifier = load_classifier(tiny_run.folder)
+    crops = TenCrops(Explainer(classifier, ["gradcam", "layercam"], "stages"))
+    photos = [read_image(sample.image) for sample in read_dataset(tiny_set).train[:2]]
+    images, classes = crops.classifier.images(photos), torch.tensor([[0, 2], [1, 1]])
+    assert images.shape[2] == round(classifier.side * 256 / 224)
+    _, _, found = crops(images, classes)
+    layer = LayerCAM(classifier.model, [found[0]["layercam"].layers[-1]])
+    size = (classifier.side, classifier.side)
+    alone = paste_crops(lambda x, c: resize(layer.layer_maps(x, c)[0], size), images, classes, classifier.side)
+    for expected, maps in zip(alone, found, strict=True):
+        torch.testing.assert_close(maps["layercam"].maps[-1], expected)
+    assert crops.fused(photos[0], [0, 2], "layercam").shape == (2, *photos[0].shape[:2])
 
 
 @pytest.mark.parametrize(
@@ -67,6 +99,7 @@ def test_boxes(tiny_run: Any, tiny_set: Path, tmp_path: Path):
         ({"limit": 0}, "at least 1"),
         ({"name": "boxes"}, "needs boxes"),
         ({"methods": ["guided-backprop"]}, "no layers to compare"),
+        ({"compat": "official"}, "no published script to follow.*boxes"),
     ],
 )
 def test_input_that_does_not_do(changes: dict, message: str, tiny_run: Any, tiny_set: Path, tmp_path: Path):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tagseg.data.images import voc_palette
 from tagseg.data.photographs import find_photographs
@@ -21,13 +18,6 @@ from tagseg.networks.settings import EncoderSettings
 from tagseg.progress import Reporter
 from tagseg.report.pictures import draw_boxes
 from tagseg.report.sheets import write_picture
-
-if TYPE_CHECKING:
-    import torch
-
-    from tagseg.explaining.explainer import Explainer, Shown
-
-_CROP = 224 / 256  # side of the ten crops over that of the image, as published
 
 
 def locate(
@@ -68,18 +58,21 @@ def locate(
     kinds = check_formats(formats)
     check_source(model, weights, side)
     from tagseg.explaining.classifiers import load_classifier  # torch is imported only now
+    from tagseg.explaining.crops import TenCrops
     from tagseg.explaining.explainer import Explainer, explained
 
     reporter, out = Reporter(quiet), Path(out)
     classifier = load_classifier(model, weights, side)
     explainer = Explainer(classifier, [method], layers)
+    whole = TenCrops(explainer)
     boxes: list[LocatedBox] = []
     photographs: dict[str, Photograph] = {}
     with reporter.bar("locate", len(found), "photographs") as advance, explain_full_disk(out):
         for done, shown in enumerate(explained(explainer, found, classes, top, encoder), start=1):
             height, width = shown.photo.shape[:2]
             photographs[shown.name] = Photograph(found[shown.name], height, width)
-            maps = _crop_maps(explainer, shown, method) if crops else shown.maps[method].fused((height, width))
+            seen = shown.maps[method]
+            maps = whole.fused(shown.photo, shown.classes, method) if crops else seen.fused((height, width))
             drawn = []
             for k, number in enumerate(shown.classes):
                 box = box_of_mask(graph_cut(shown.photo, maps[k])) if cut else None
@@ -96,25 +89,3 @@ def locate(
         for kind in kinds:
             kind.write(out, boxes, photographs, classifier.classes)
     return boxes
-
-
-def _crop_maps(explainer: Explainer, shown: Shown, method: str) -> np.ndarray:
-    """The maps `(K, H, W)` in [0, 1] from ten crops of the network's side out of an image 256/224 as large."""
-    import torch
-
-    from tagseg.attribution.crops import ten_crops
-    from tagseg.attribution.fusion import normalise, resize
-    from tagseg.explaining.classifiers import Classifier
-
-    classifier = explainer.classifier
-    side = classifier.side
-    large = Classifier(**{**vars(classifier), "side": round(side / _CROP)}).images([shown.photo])
-
-    def attribution(images: torch.Tensor, classes: Any) -> torch.Tensor:
-        found = explainer(images, classes)[2]
-        size = (images.shape[2], images.shape[3])
-        return torch.stack([torch.from_numpy(maps[method].fused(size)) for maps in found])
-
-    classes = torch.tensor([shown.classes], device=large.device)
-    maps = ten_crops(attribution, large, classes, side)
-    return normalise(resize(maps, shown.photo.shape[:2]))[0].cpu().numpy()

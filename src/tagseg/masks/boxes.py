@@ -38,6 +38,32 @@ def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(left), int(top), int(left + width), int(top + height)
 
 
+def official_box(class_map: np.ndarray, image: np.ndarray | None = None) -> tuple[int, int, int, int]:
+    """Returns the box that LayerCAM's published script takes: the largest rectangle around a contour at 15 %.
+
+    The map is in 8 bits, and the contours are those of what exceeds 15 % of its maximum. With an image one round of
+    GrabCut, which takes what exceeds it for sure and all else for probable background, says what they go around.
+
+    Args:
+        class_map: `(H, W)` in [0, 1], the size of the image.
+        image: `(H, W, 3)` uint8 RGB, for maps of the first three stages.
+
+    Returns:
+        `(x0, y0, x1, y1)` in pixels, x1 and y1 exclusive; `(0, 0, 1, 1)` where nothing exceeds it.
+    """
+    levels = np.round(255 * np.clip(class_map, 0, 1)).astype(np.uint8)
+    inside = levels > int(ILSVRC_THRESHOLD * levels.max())
+    if image is not None and inside.any() and not inside.all():
+        seeds = np.where(inside, cv2.GC_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        inside = _cut(image, seeds, rounds=1)
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    rectangles = [cv2.boundingRect(contour) for contour in contours]
+    if not rectangles:
+        return 0, 0, 1, 1
+    x, y, width, height = max(rectangles, key=lambda r: r[2] * r[3])
+    return x, y, x + width, y + height
+
+
 def graph_cut(image: np.ndarray, class_map: np.ndarray, rounds: int = 3) -> np.ndarray:
     """Joins the scattered evidence of shallow layers into an object (Simonyan et al., ICLR-W 2014, section 3.2).
 
@@ -63,6 +89,11 @@ def graph_cut(image: np.ndarray, class_map: np.ndarray, rounds: int = 3) -> np.n
     sure = seeds == cv2.GC_FGD
     if np.ptp(flat) == 0 or not sure.any() or not (seeds == cv2.GC_BGD).any():
         return flat > 0
+    return _cut(image, seeds, rounds)
+
+
+def _cut(image: np.ndarray, seeds: np.ndarray, rounds: int) -> np.ndarray:
+    """What GrabCut takes for object after some rounds: `(H, W)` bool; it works on the seeds."""
     cv2.setRNGSeed(0)
     cv2.grabCut(
         np.ascontiguousarray(image[..., ::-1]),

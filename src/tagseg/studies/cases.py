@@ -14,6 +14,7 @@ from tagseg.cores import prefetch
 from tagseg.data.dataset import Sample
 from tagseg.data.images import read_image
 from tagseg.explaining.classifiers import Classifier
+from tagseg.explaining.crops import TenCrops
 from tagseg.explaining.explainer import Explainer, MethodMaps
 from tagseg.progress import Advance
 
@@ -39,7 +40,7 @@ class Case:
         return int((self.scores > self.scores[tag]).sum())
 
 
-def cases_of(explainer: Explainer, samples: Sequence[Sample], advance: Advance) -> Iterator[Case]:
+def cases_of(explainer: Explainer | TenCrops, samples: Sequence[Sample], advance: Advance) -> Iterator[Case]:
     """Yields the photographs that have tags, in order, with the maps of their true tags.
 
     `BATCH` of them go through the network at a time.

@@ -9,8 +9,10 @@ from typing import Any
 from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.data.dataset import Sample
 from tagseg.explaining.classifiers import Classifier
+from tagseg.explaining.crops import TenCrops
 from tagseg.explaining.explainer import Explainer
 from tagseg.progress import Advance
+from tagseg.settings import Compat
 from tagseg.studies.cases import Case, cases_of
 from tagseg.studies.decomposed import Example, examples
 
@@ -28,6 +30,7 @@ class Material:
     threshold: of boxes, as a fraction of the map's maximum.
     against: a classifier to compare with, if one was named.
     top: how many channels of a decomposition are decomposed again.
+    compat: "official" where a published script is followed, which sees ten crops of every photograph.
     advance: is told how many photographs are done.
     pictured: some of the cases that a study went through, for a picture.
     """
@@ -40,6 +43,7 @@ class Material:
     threshold: float
     against: Classifier | None
     top: int
+    compat: Compat
     advance: Advance
     pictured: list[Case] = field(default_factory=list)
 
@@ -50,7 +54,10 @@ class Material:
     def cases(self) -> Iterator[Case]:
         """Yields the photographs with the maps of their true tags, and remembers some."""
         every = max(1, len(self.samples) // PICTURED)
-        for number, case in enumerate(cases_of(self.explainer(), self.samples, self.advance)):
+        explainer: Explainer | TenCrops = self.explainer()
+        if self.compat == "official":
+            explainer = TenCrops(self.explainer())
+        for number, case in enumerate(cases_of(explainer, self.samples, self.advance)):
             if number % every == every // 2 and len(self.pictured) < PICTURED:
                 self.pictured.append(case)
             yield case

@@ -23,6 +23,7 @@ from tagseg.progress import Reporter
 from tagseg.report.curves import line_figure
 from tagseg.report.pictures import draw_boxes, overlay_map, thumbnail
 from tagseg.report.sheets import contact_sheet, rendered, write_picture
+from tagseg.settings import Compat
 from tagseg.studies.table import STUDIES
 from tagseg.studies.tables import Findings, Table, write_tables
 from tagseg.version import __version__
@@ -59,6 +60,7 @@ def study(
     threshold: float = ILSVRC_THRESHOLD,
     against: str | os.PathLike[str] | None = None,
     top: int = 3,
+    compat: Compat = "paper",
     quiet: bool = False,
 ) -> StudyResult:
     """Measures maps of the true tags over a data set, or what a classifier's channels do.
@@ -77,6 +79,8 @@ def study(
         threshold: of boxes, as a fraction of the map's maximum.
         against: of the study "sanity": a run of the same network that was taught wrong labels.
         top: of studies of channels: how many of each decomposition are looked at, and decomposed again.
+        compat: of the study "boxes": "official" goes as LayerCAM's published script does, by ten crops of every
+            photograph; the threshold is then 15 %.
 
     Raises:
         BadInput: in one sentence, what does not fit.
@@ -88,6 +92,11 @@ def study(
         raise BadInput(f"split '{split}': give train or val.")
     if top < 1:
         raise BadInput(f"top {top}: give at least one channel.")
+    if compat == "official" and not STUDIES[name].published:
+        able = ", ".join(study for study, found in STUDIES.items() if found.published)
+        raise BadInput(f"study '{name}' has no published script to follow; leave compat out (those that have: {able}).")
+    if compat == "official" and threshold != ILSVRC_THRESHOLD:
+        raise BadInput(f"threshold {threshold}: the published script has {ILSVRC_THRESHOLD}; leave one of both out.")
     check_attributions(methods)
     if "guided-backprop" in methods:
         raise BadInput("guided-backprop has no layers to compare; use it with 'tagseg explain'.")
@@ -115,6 +124,7 @@ def study(
             threshold=threshold,
             against=None if against is None else load_classifier(against, side=side),
             top=top,
+            compat=compat,
             advance=advance,
         )
         begun = time.perf_counter()

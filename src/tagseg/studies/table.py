@@ -21,18 +21,20 @@ class Study:
     run: does it.
     few: on how many photographs, if nothing else is said; None: all of the split.
     any_classes: whether the classifier may have other classes than the data set.
+    published: whether it can go as a published script does, too (`compat="official"`).
     """
 
     about: str
     run: Callable[[Material], Findings]
     few: int | None = None
     any_classes: bool = False
+    published: bool = False
 
 
 def _boxes(m: Material) -> Findings:
-    from tagseg.studies.against_truth import boxes
+    from tagseg.studies.against_truth import boxes, official_boxes
 
-    return Findings(boxes(m.cases(), m.threshold))
+    return Findings(official_boxes(m.cases()) if m.compat == "official" else boxes(m.cases(), m.threshold))
 
 
 def _segmentation(m: Material) -> Findings:
@@ -120,7 +122,7 @@ def _adversarial(m: Material) -> Findings:
 
 
 STUDIES = {
-    "boxes": Study("boxes of maps against true ones (loc1, loc5, gt-known, MaxBoxAccV2)", _boxes),
+    "boxes": Study("boxes of maps against true ones (loc1, loc5, gt-known, MaxBoxAccV2)", _boxes, published=True),
     "segmentation": Study("maps as masks (mIoU, PxAP, pointing game)", _segmentation),
     "defects": Study("IoU of every photograph, for tiny objects; and the frame rate", _defects),
     "superpixels": Study("pseudo-masks of one label for every superpixel", _superpixels),
