@@ -67,5 +67,5 @@ def test_the_published_script_cuts_where_maps_are_scattered():
     evidence = np.zeros((60, 80), np.float32)
     evidence[25:35:3, 30:50:3] = 1
     assert official_box(evidence)[2] - official_box(evidence)[0] < 3
-    assert official_box(evidence, image) == (20, 15, 60, 45)
-    assert official_box(np.ones((60, 80)), image) == (0, 0, 80, 60)
+    assert official_box(evidence, image=image) == (20, 15, 60, 45)
+    assert official_box(np.ones((60, 80)), image=image) == (0, 0, 80, 60)

@@ -104,7 +104,8 @@ def _run(folder: Path, side: int | None) -> Classifier:
     method, where = load_networks(folder)
     backbone, wanted = method.backbone, side or method.settings.side
     side = backbone.grid.fit(wanted, wanted)[0]
-    return Classifier(TagClassifier(method, where), backbone.mean, backbone.std, side, method.classes, False)
+    model = TagClassifier(method, where)
+    return Classifier(model, backbone.mean, backbone.std, side, method.classes, method.exclusive)
 
 
 def _timm(name: str, weights: str, side: int | None) -> Classifier:

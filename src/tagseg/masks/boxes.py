@@ -38,21 +38,24 @@ def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(left), int(top), int(left + width), int(top + height)
 
 
-def official_box(class_map: np.ndarray, image: np.ndarray | None = None) -> tuple[int, int, int, int]:
-    """Returns the box that LayerCAM's published script takes: the largest rectangle around a contour at 15 %.
+def official_box(
+    class_map: np.ndarray, threshold: float = ILSVRC_THRESHOLD, image: np.ndarray | None = None
+) -> tuple[int, int, int, int]:
+    """Returns the box that LayerCAM's published script takes: the largest rectangle around a contour.
 
-    The map is in 8 bits, and the contours are those of what exceeds 15 % of its maximum. With an image one round of
-    GrabCut, which takes what exceeds it for sure and all else for probable background, says what they go around.
+    The map is in 8 bits, and the contours are those of what exceeds a fraction of its maximum. With an image one round
+    of GrabCut, which takes what exceeds it for sure and all else for probable background, says what they go around.
 
     Args:
         class_map: `(H, W)` in [0, 1], the size of the image.
+        threshold: the fraction.
         image: `(H, W, 3)` uint8 RGB, for maps of the first three stages.
 
     Returns:
         `(x0, y0, x1, y1)` in pixels, x1 and y1 exclusive; `(0, 0, 1, 1)` where nothing exceeds it.
     """
     levels = np.round(255 * np.clip(class_map, 0, 1)).astype(np.uint8)
-    inside = levels > int(ILSVRC_THRESHOLD * levels.max())
+    inside = levels > int(threshold * levels.max())
     if image is not None and inside.any() and not inside.all():
         seeds = np.where(inside, cv2.GC_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         inside = _cut(image, seeds, rounds=1)

@@ -74,6 +74,8 @@ class Method(lightning.LightningModule):
     successor: ClassVar[type[Method] | None] = None
     """The class of the second network, which learns the cumulative maps if the settings have a `successor`."""
 
+    exclusive: bool = False
+    """Whether it tells which one of the classes is there, and not of each whether it is."""
     enlarges: ClassVar[bool] = False
     """Whether it makes class maps larger, and so wants maps that are too small (see `tagseg.pipeline.premise`)."""
 
@@ -114,6 +116,13 @@ class Method(lightning.LightningModule):
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns class maps `(B, C, h, w)` and tag logits `(B, C)` of score maps `(B, M, h, w)`."""
         return score_maps, self.tag_logits(score_maps)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Returns how probable each class is by tag logits: of each by itself, or if only one can be there, of all.
+
+        `(..., C) -> (..., C)` in [0, 1].
+        """
+        return logits.softmax(dim=-1) if self.exclusive else logits.sigmoid()
 
     def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the class maps that the method starts from and makes larger, and tag logits: by default its own.

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tagseg.methods.base import Method
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import CAMSettings, PooledSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.pooling import pooled
 
@@ -31,7 +31,7 @@ class CAM(Method):
         steps: how many optimiser steps the whole training takes, for the schedule.
     """
 
-    Settings = CAMSettings
+    Settings: type[PooledSettings] = CAMSettings
     on_features = True
     features_as = "cam"
     classifier: nn.Module
@@ -43,6 +43,7 @@ class CAM(Method):
         self.backbone.freeze(early=pretrained, norms=pretrained and settings.norms == "frozen")
         if settings.frozen:
             self.backbone.hold()
+        self.exclusive = getattr(settings, "loss", "tags") == "softmax"
         self.classifier = nn.Conv2d(self.backbone.channels, self.num_classes, kernel_size=1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
 
@@ -58,7 +59,9 @@ class CAM(Method):
         return pooled(class_maps, self.settings.pooling, inside)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """Returns the multi-label soft margin of the pooled maps."""
-        logits = self.tag_logits(self.class_maps(batch["image"]), self.inside(batch))
-        loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
-        return self.told(loss)
+        """Returns the multi-label soft margin of the pooled maps, or the cross-entropy of the tags' softmax."""
+        logits, tags = self.tag_logits(self.class_maps(batch["image"]), self.inside(batch)).float(), batch["tags"]
+        if self.exclusive:
+            # several tags share what is to be said alike; of a photograph without any nothing is learnt
+            return self.told(F.cross_entropy(logits, tags / tags.sum(dim=1, keepdim=True).clamp(min=1)))
+        return self.told(F.multilabel_soft_margin_loss(logits, tags))

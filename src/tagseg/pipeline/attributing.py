@@ -79,7 +79,7 @@ class AttributionMiner(Miner):
             maps_of_one = np.zeros((count, *cells), dtype=np.float32)
             maps_of_one[own] = of_one[: len(own)]
             found.append(maps_of_one / len(logits))
-        return found, torch.stack(logits).mean(dim=0).sigmoid().cpu().numpy()
+        return found, self.method.probabilities(torch.stack(logits).mean(dim=0)).cpu().numpy()
 
     @torch.inference_mode()
     def _found(
@@ -92,7 +92,7 @@ class AttributionMiner(Miner):
             for pixels in (self.pixels(photos, size) for size in sizes)
             for flipped in (False, True)[: 1 + self.settings.flip]
         ]
-        found = torch.stack(logits).mean(dim=0).sigmoid() > PRESENT
+        found = self.method.probabilities(torch.stack(logits).mean(dim=0)) > PRESENT
         return [
             [c for c in row.nonzero()[:, 0].tolist() if c not in own] for own, row in zip(known, found, strict=True)
         ]

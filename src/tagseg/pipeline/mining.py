@@ -89,7 +89,7 @@ class Miner:
                 raw, found = self.method.maps_and_logits(scores)
                 logits.append(found)
                 maps.append(raw.flip(-1) if flipped else raw)
-        probabilities = torch.stack(logits).mean(dim=0).sigmoid()
+        probabilities = self.method.probabilities(torch.stack(logits).mean(dim=0))
         return self._fused(maps, [photo.shape[:2] for photo in photos]), probabilities.cpu().numpy()
 
     def _scores(self, images: torch.Tensor) -> torch.Tensor:

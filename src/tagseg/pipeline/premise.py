@@ -152,7 +152,7 @@ def _start(run: Run) -> dict[str, Any]:
         with inference_autocast(device):
             maps, logits = method.starting_maps(pixels)
         maps = over_maximum(maps[:, list(sample.tags)].float().relu())
-        scores.append(logits[0].float().sigmoid().cpu().numpy())
+        scores.append(method.probabilities(logits[0].float()).cpu().numpy())
         tags.append(multi_hot(sample.tags, len(run.data.classes)))
         areas.append(_area(maps[0].cpu().numpy()))
         if sample.mask is not None:

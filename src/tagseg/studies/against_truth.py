@@ -77,11 +77,10 @@ def boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
     return [table]
 
 
-def official_boxes(cases: Iterable[Case]) -> list[Table]:
+def official_boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
     """Measures localisation as the published script does, of maps of ten crops (see `masks.boxes.official_box`).
 
-    Boxes are those of 15 % of the maximum, at the photograph's size; where the first three stages say where, alone or
-    with others, after GrabCut.
+    They are made at the photograph's size; where the first three stages say where, alone or with others, by GrabCut.
     """
     ways: list[Variant] = []
     located: dict[str, Localisation] = {}
@@ -97,7 +96,7 @@ def official_boxes(cases: Iterable[Case]) -> list[Table]:
             for k, (tag, truth) in enumerate(known.items()):
                 if truth:
                     large = cv2.resize(maps[k], case.photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-                    box = official_box(large, case.photo if shallow else None)
+                    box = official_box(large, threshold, case.photo if shallow else None)
                     located.setdefault(way.label, Localisation()).add(box, np.array(truth), case.rank(tag))
     if not counted:
         raise BadInput(NO_BOXES)
@@ -106,7 +105,7 @@ def official_boxes(cases: Iterable[Case]) -> list[Table]:
         ("method", "layers", "loc1", "loc5", "gt-known"),
         [(way.method, way.name, *located[way.label].as_dict().values()) for way in ways],
     )
-    table.note = "Ten crops; 15 % of the maximum; GrabCut where one of the first three stages takes part."
+    table.note = f"Ten crops; {threshold:.0%} of the maximum; GrabCut where one of the first three stages takes part."
     return [table]
 
 

@@ -80,7 +80,7 @@ def study(
         against: of the study "sanity": a run of the same network that was taught wrong labels.
         top: of studies of channels: how many of each decomposition are looked at, and decomposed again.
         compat: of the study "boxes": "official" goes as LayerCAM's published script does, by ten crops of every
-            photograph; the threshold is then 15 %.
+            photograph.
 
     Raises:
         BadInput: in one sentence, what does not fit.
@@ -95,8 +95,6 @@ def study(
     if compat == "official" and not STUDIES[name].published:
         able = ", ".join(study for study, found in STUDIES.items() if found.published)
         raise BadInput(f"study '{name}' has no published script to follow; leave compat out (those that have: {able}).")
-    if compat == "official" and threshold != ILSVRC_THRESHOLD:
-        raise BadInput(f"threshold {threshold}: the published script has {ILSVRC_THRESHOLD}; leave one of both out.")
     check_attributions(methods)
     if "guided-backprop" in methods:
         raise BadInput("guided-backprop has no layers to compare; use it with 'tagseg explain'.")

@@ -34,7 +34,7 @@ class Study:
 def _boxes(m: Material) -> Findings:
     from tagseg.studies.against_truth import boxes, official_boxes
 
-    return Findings(official_boxes(m.cases()) if m.compat == "official" else boxes(m.cases(), m.threshold))
+    return Findings(official_boxes(m.cases(), m.threshold) if m.compat == "official" else boxes(m.cases(), m.threshold))
 
 
 def _segmentation(m: Material) -> Findings:

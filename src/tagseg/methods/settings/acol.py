@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import PooledSettings
 from tagseg.settings import Count
 
 
-class ACoLSettings(CAMSettings):
+class ACoLSettings(PooledSettings):
     """Settings of ACoL: those of CAM, and erasing as published."""
 
     batch_size: Count = 8

@@ -33,10 +33,18 @@ class ClassifierSettings(TrainSettings):
         return jitter
 
 
-class CAMSettings(ClassifierSettings):
-    """Settings of CAM. The paper fine-tunes an ImageNet classifier, and pools by the mean."""
+class PooledSettings(ClassifierSettings):
+    """Settings of a classifier that pools its class maps to tag scores."""
 
     pooling: Pooling = "mean"  # of the maps to tag scores; "top": their strongest fifth, "lse": log-sum-exp
+
+
+class CAMSettings(PooledSettings):
+    """Settings of CAM. The paper fine-tunes an ImageNet classifier, and pools by the mean."""
+
+    # what tells the tags: "tags" asks of every class whether it is there; "softmax" which one is, for photographs with
+    # one tag each (ILSVRC, CUB); several share alike
+    loss: Literal["tags", "softmax"] = "tags"
 
 
 METHODS = {"cam": CAMSettings}

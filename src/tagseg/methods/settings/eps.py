@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import PooledSettings
 
 
-class EPSSettings(CAMSettings):
+class EPSSettings(PooledSettings):
     """Settings of EPS: those of CAM, and the two of the saliency loss as published."""
 
     overlap: float = Field(default=0.4, ge=0, le=1)  # tau: maps that overlap less with saliency are background

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import PooledSettings
 
 
-class ReCAMSettings(CAMSettings):
+class ReCAMSettings(PooledSettings):
     """Settings of ReCAM: those of CAM, and of what follows it.
 
     The schedule suits a few hundred to a few thousand photographs; `voc/recam` holds the published one.

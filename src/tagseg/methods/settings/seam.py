@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeFloat
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import PooledSettings
 from tagseg.settings import Count
 
 
-class SEAMSettings(CAMSettings):
+class SEAMSettings(PooledSettings):
     """Settings of SEAM: those of CAM, and of its losses.
 
     Losses are as published; the schedule suits a few hundred to a few thousand photographs. `voc/seam` holds the

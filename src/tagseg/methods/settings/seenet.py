@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import PooledSettings
 from tagseg.settings import Count
 
 
-class SeeNetSettings(CAMSettings):
+class SeeNetSettings(PooledSettings):
     """Settings of SeeNet: those of CAM, and the two thresholds of its masks as published."""
 
     batch_size: Count = 8

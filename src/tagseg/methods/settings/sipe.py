@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import PooledSettings
 
 
-class SIPESettings(CAMSettings):
+class SIPESettings(PooledSettings):
     """Settings of SIPE: those of CAM, and of prototypes.
 
     The schedule suits a few hundred to a few thousand photographs; `voc/sipe` holds the published one.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeFloat
 
-from tagseg.methods.settings.cam import CAMSettings
+from tagseg.methods.settings.cam import PooledSettings
 from tagseg.settings import Count
 
 
-class SPGSettings(CAMSettings):
+class SPGSettings(PooledSettings):
     """Settings of SPG: those of CAM, and thresholds as published."""
 
     width: Count = 512  # channels of the branches
