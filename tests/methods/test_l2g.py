@@ -23,6 +23,7 @@ from tagseg.methods.l2g import (
     with_images,
 )
 from tagseg.methods.settings.l2g import METHODS
+from tagseg.networks.backbone import Backbone
 from tagseg.pipeline.settings import resolve
 from tagseg.pipeline.training import Schedule, train
 from tagseg.progress import Reporter
@@ -313,6 +314,13 @@ def test_the_global_network_may_learn_faster():
     shared = built(shared_backbone=True)
     groups = shared.configure_optimizers()["optimizer"].param_groups
     assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in shared.parameters())
+
+
+def test_colours_are_normalised_as_asked():
+    pretrained, own = built(), built(statistics="coco")
+    assert pretrained.backbone.mean == Backbone("test_resnet").mean
+    for backbone in (own.backbone, own.local_backbone):
+        assert (backbone.mean, backbone.std) == ((0.471, 0.448, 0.408), (0.234, 0.239, 0.242))
 
 
 def test_a_shared_backbone_is_stored_once():

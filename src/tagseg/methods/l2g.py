@@ -48,6 +48,7 @@ from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser, step
 from tagseg.networks.pcm import PCM
 from tagseg.networks.ranks import shared_mean
 
+COCO_MEAN, COCO_STD = (0.471, 0.448, 0.408), (0.234, 0.239, 0.242)  # of its training photographs (published code)
 SALIENT = 0.5  # a view in which nothing reaches it has no shape to teach
 
 
@@ -114,6 +115,8 @@ class LocalNetwork(Method):
         backbone = Backbone(name, weights, self.settings.output_stride)
         pretrained = backbone.pretrained
         backbone.freeze(early=pretrained, norms=pretrained and self.settings.norms == "frozen")
+        if self.settings.statistics == "coco":
+            backbone.mean, backbone.std = COCO_MEAN, COCO_STD
         return backbone
 
     def _head(self, backbone: Backbone, background: bool) -> MapHead:
