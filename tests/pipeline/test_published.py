@@ -93,9 +93,9 @@ OF_A_REFINEMENT: dict[str, dict[str, Any]] = {
     "psa": {"side": 64, "epochs": 1, "walk_side": 64, "backbone": "test_resnet", "weights": "random"},
     "irn": {"side": 64, "epochs": 1, "walk_side": 64, "radius": 3, "backbone": "test_resnet", "weights": "random"},
 }
-TRANSFORMERS = ("vit", "deit")
+SMALLER = {"vit": "test_vit", "deit": "test_vit", "mit": "mit_b0"}
 # one of every kind: a second network, saliency, pairs and IRN, class tokens and PSA, one stage; the rest is for --long
-SHORT = ("voc/oaa+++", "voc/l2g", "voc/ktse", "voc/mctformer+", "coco/ss-epa")
+SHORT = ("voc/oaa+++", "voc/l2g", "voc/ktse", "voc/mctformer+", "coco/ss-epa", "voc/afa")
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,8 @@ def trees(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_a_small_run_goes_to_its_report(recipe: str, trees: dict[str, Path], tmp_path: Path):
     """Of random weights, in a small tree of the true layout."""
     whole = resolve(recipe, {"weights": "random"}, saliency=None)
-    vit = whole.backbone.startswith(TRANSFORMERS)
-    settings = {**SMALL, "backbone": "test_vit" if vit else "test_resnet", **OF_A_METHOD.get(recipe, {})}
+    small = next((small for start, small in SMALLER.items() if whole.backbone.startswith(start)), "test_resnet")
+    settings = {**SMALL, "backbone": small, **OF_A_METHOD.get(recipe, {})}
     if whole.data.saliency == "folder":
         settings["data.saliency"] = str(trees["saliency"])
     for name, changes in OF_A_REFINEMENT.items():

@@ -5,9 +5,10 @@ Attention tells which patches belong together, roughly. A 1x1 convolution over t
 into affinities, which pseudo-labels teach; class maps that are spread along them, and refined by PAR, become the
 pseudo-labels that teach the decoder.
 
-The paper has a SegFormer encoder, whose attention at the last stage is over the whole image; here it is any plain
-transformer (see `tagseg.networks.vit`). As in the published code there is no regulariser (it is commented out there),
-class token and head normalisations stay as they are, and the diagonal counts as a positive pair.
+The paper has SegFormer's encoder, a mix transformer ("mit_b1"), whose attention at the last stage is over the whole
+image, and its head; here any plain transformer will do too, with the decoder of `SingleStage`. As in the published code
+there is no regulariser (it is commented out there), class token and head normalisations stay as they are, and the
+diagonal counts as a positive pair.
 
 The published affinity sees products of queries and keys that are not scaled. Those of a plain transformer are so large
 that nearly all affinities would begin at 0 or 1, where nothing is learnt; here they are scaled, as attention scales
@@ -31,8 +32,10 @@ from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.settings.afa import AFASettings
 from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, pooled_logits
+from tagseg.networks import mix_transformer
 from tagseg.networks.ranks import shared_mean
-from tagseg.networks.vit import Attention, Tokens
+from tagseg.networks.vit import Attention, StagedTransformer, Tokens
+from tagseg.segmentation.deeplab import SegFormerHead
 
 BLOCKS = 2  # the last ones, whose attention is learnt from
 FLAT = 1e-3  # slope of the sigmoid below which an affinity counts as saturated
@@ -49,10 +52,25 @@ class AFA(SingleStage):
         for module in self.backbone.modules():
             if isinstance(module, nn.LayerNorm):
                 module.requires_grad_(False)
-        heads = self.backbone.network.blocks[-1].attn.num_heads
-        self.affinity = nn.Conv2d(BLOCKS * heads, 1, kernel_size=1)
+        self.affinity = nn.Conv2d(BLOCKS * self.backbone.attentions[-1].num_heads, 1, kernel_size=1)
         nn.init.kaiming_normal_(self.affinity.weight, a=math.sqrt(5), mode="fan_out")
         nn.init.zeros_(self.affinity.bias)  # type: ignore[arg-type]
+
+    def transformer(self, backbone: str, weights: str, early: int) -> Any:
+        """Returns the transformer, which may be a mix transformer."""
+        self.staged = backbone in mix_transformer.NAMES
+        return StagedTransformer(backbone, weights) if self.staged else super().transformer(backbone, weights, early)
+
+    def made_decoder(self) -> nn.Module:
+        """Returns the decoder: on a mix transformer that of SegFormer."""
+        if not self.staged:
+            return super().made_decoder()
+        self.decoder_name = "segformer"
+        return SegFormerHead(self.backbone.stage_shapes()[0], self.num_classes + 1, self.backbone.grid)
+
+    def segment(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the decoder's logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
+        return self.decoder(self.backbone.stages(images)) if self.staged else super().segment(images)
 
     def tokens(self, images: torch.Tensor) -> Tokens:
         """Returns what the transformer says of images `(B, 3, H, W)`, with its attention."""
@@ -65,7 +83,7 @@ class AFA(SingleStage):
         """
         logits = attention.logits(BLOCKS).float()
         if self.settings.compat == "official":
-            logits = logits / self.backbone.network.blocks[-1].attn.scale
+            logits = logits / self.backbone.attentions[-1].scale
         return self.affinity(logits + logits.transpose(2, 3)).float().sigmoid()[:, 0]
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
@@ -93,7 +111,8 @@ class AFA(SingleStage):
             # later the decoder learns from labels of maps that were spread along the affinities
             if self.global_step >= s.spread_from * self.steps:
                 labels = labels_by(affinity=self.transitions(attention))
-            entropy = balanced_cross_entropy(self.scores_at(tokens.patches, images), labels)
+            seen = tokens.stages if self.staged else tokens.patches
+            entropy = balanced_cross_entropy(self.scores_at(seen, images), labels)
             terms["segmentation"] = s.segmentation_weight * entropy
         return self.told(sum(terms.values(), classification.new_zeros(())), **terms, **saturated)
 

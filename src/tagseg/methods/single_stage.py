@@ -19,6 +19,7 @@ from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.vit import Tokens, Transformer
 from tagseg.segmentation.deeplab import TokenDecoder
 from tagseg.segmentation.losses import halves_of_loss
+from tagseg.segmentation.settings import HeadName
 
 
 class SingleStage(Method):
@@ -38,7 +39,7 @@ class SingleStage(Method):
 
     backbone: Transformer
     segments = True
-    decoder_name = "tokens"
+    decoder_name: HeadName = "tokens"
     rests = True  # at first the decoder learns nothing
     power = 0.9  # of the rate's fall
 
@@ -46,13 +47,21 @@ class SingleStage(Method):
         self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int, early: int = -1
     ) -> None:
         super().__init__(classes, settings, steps)
-        self.backbone = Transformer(backbone, weights, early)
+        self.backbone = self.transformer(backbone, weights, early)
         if hasattr(self.backbone.network, "pos_embed"):
             self.backbone.network.pos_embed.requires_grad_(False)
         self.side, _ = self.backbone.grid.fit(settings.side, settings.side)
         channels = self.backbone.channels
         self.classifier = nn.Conv2d(channels, self.num_classes, kernel_size=1, bias=False)
-        self.decoder = TokenDecoder(channels, self.num_classes + 1, self.backbone.stride)
+        self.decoder = self.made_decoder()
+
+    def transformer(self, backbone: str, weights: str, early: int) -> Any:
+        """Returns the transformer, when the method is created."""
+        return Transformer(backbone, weights, early)
+
+    def made_decoder(self) -> nn.Module:
+        """Returns the decoder, when the method is created."""
+        return TokenDecoder(self.backbone.channels, self.num_classes + 1, self.backbone.stride)
 
     def begin_average(self) -> MovingAverage | None:
         """Returns the average of the whole network, where it is to teach."""
@@ -91,8 +100,8 @@ class SingleStage(Method):
         """Returns what the transformer says of images `(B, 3, H, W)`."""
         return self.backbone.tokens(images)
 
-    def scores_at(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Returns the decoder's logits at the size of the images, `(B, C + 1, H, W)` float32."""
+    def scores_at(self, features: Any, images: torch.Tensor) -> torch.Tensor:
+        """Returns the decoder's logits of what it sees, at the size of the images, `(B, C + 1, H, W)` float32."""
         return F.interpolate(
             self.decoder(features).float(), size=images.shape[-2:], mode="bilinear", align_corners=False
         )

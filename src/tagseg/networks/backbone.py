@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -15,7 +15,8 @@ from torch import nn
 
 from tagseg.errors import BadInput, brief, nearest
 from tagseg.grid import Grid
-from tagseg.networks import resnet38, vit_depth8
+from tagseg.networks import mix_transformer, resnet38, vit_depth8
+from tagseg.networks.mix_transformer import MixTransformer
 from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
 from tagseg.networks.weights import CLASSIFIER, earlier_run
@@ -30,7 +31,7 @@ class Backbone(nn.Module):
     nothing is shifted by half a cell.
 
     Args:
-        name: timm's name of the architecture, "resnet38", or "vit_small_patch16_224_depth8".
+        name: timm's name of the architecture, "resnet38", "vit_small_patch16_224_depth8", or "mit_b0" to "mit_b5".
         weights: `"pretrained"` (timm's own, downloaded), `"random"`, a `.safetensors`, `.pth` or `.params` file, or the
             folder of an earlier run.
         output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own; "auto" for 16 where the
@@ -125,7 +126,7 @@ class Backbone(nn.Module):
         """Keeps the early part (`early`) and every batch normalisation (`norms`) as they are.
 
         The early part reaches to the end of the first stage that has the given stride, but never to the last two
-        stages; of ResNet-38 it is always the first stage, as published.
+        stages; of ResNet-38, as published, and of mix transformers it is always the first stage.
 
         Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
         """
@@ -248,38 +249,63 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
     return network
 
 
-# name: how it is made, how published weights are renamed, its stride, and where these weights come from
-_OWN: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], int, str]] = {
-    resnet38.NAME: (
-        resnet38.ResNet38,
+class _Own(NamedTuple):
+    """A network that timm does not have.
+
+    create: makes it, of an output stride.
+    renamed: makes its state dict of published weights.
+    strides: those it can have, its own first.
+    weights: where published ones come from.
+    """
+
+    create: Callable[[int | None], Any]
+    renamed: Callable[[Any], Any]
+    strides: tuple[int, ...]
+    weights: str
+
+
+_OWN = {
+    resnet38.NAME: _Own(
+        lambda _: resnet38.ResNet38(),
         resnet38.from_mxnet,
-        8,
+        (8,),
         "those of its authors (ilsvrc-cls_rna-a1_cls1000_ep-0001.params) or a .pth",
     ),
-    vit_depth8.NAME: (
-        vit_depth8.create,
+    vit_depth8.NAME: _Own(
+        lambda _: vit_depth8.create(),
         vit_depth8.from_published,
-        16,
+        (16,),
         "those of timm's first releases (vit_small_p16_224-15ec54c9.pth)",
     ),
+    **{
+        name: _Own(
+            partial(MixTransformer, name),
+            mix_transformer.from_published,
+            mix_transformer.STRIDES,
+            f"those of SegFormer's authors ({name}.pth)",
+        )
+        for name in mix_transformer.NAMES
+    },
 }
 
 
 def _create_own(name: str, weights: str, output_stride: int | None) -> nn.Module:
-    create, renamed, stride, source = _OWN[name]
-    if output_stride not in (None, stride):
+    own = _OWN[name]
+    if output_stride not in (None, *own.strides):
+        has = " or ".join(map(str, own.strides))
         raise BadInput(
-            f"output_stride={output_stride}: '{name}' has {stride} and no other; set output_stride={stride}."
+            f"output_stride={output_stride}: '{name}' has {has} and no other; set output_stride={own.strides[0]}."
         )
-    network = create()
+    network = own.create(output_stride)
     if weights == "pretrained":
         raise BadInput(
-            f"'{name}' has no weights that could be fetched; give {source} with --weights FILE, or --weights random."
+            f"'{name}' has no weights that could be fetched; give {own.weights} with --weights FILE, or --weights "
+            "random."
         )
     if weights != "random":
         state = read_weights(Path(weights))
-        published = weights.endswith(".params") or name != resnet38.NAME
-        _load(network, renamed(state) if published else state, weights)
+        published = earlier_run(weights) is None and (weights.endswith(".params") or name != resnet38.NAME)
+        _load(network, own.renamed(state) if published else state, weights)
     return network
 
 
@@ -350,7 +376,7 @@ def _load(network: Any, state: dict[str, torch.Tensor], where: str) -> None:
 
 def _parameters_to_stride(network: Any, stride: int) -> list[nn.Parameter]:
     """Parameters of the stem and of every part whose features still have at most `stride`."""
-    if isinstance(network, resnet38.ResNet38):
+    if hasattr(network, "early_parameters"):
         return network.early_parameters()
     # names of the modules, shallow to deep, at which timm reads features
     stages = network.feature_info[:-2] if len(network.feature_info) > 2 else []

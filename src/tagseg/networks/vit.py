@@ -9,7 +9,7 @@ all, and the mean over heads and blocks is summed up head by head where it is as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -159,13 +159,15 @@ class Tokens(NamedTuple):
     summary: `(B, D)`, the class token after the last normalisation; without one, the mean of the patches.
     patches: `(B, D, h, w)`, after the last normalisation.
     early: `(B, D, h, w)` of an earlier block, as they are.
-    attention: of all blocks, if it was asked for.
+    attention: of all blocks, if it was asked for; of a mix transformer, of those of the last stage.
+    stages: features at the end of every stage, fine to coarse; of a mix transformer only.
     """
 
     summary: torch.Tensor
     patches: torch.Tensor
     early: torch.Tensor
     attention: Attention | None
+    stages: Sequence[torch.Tensor] = ()
 
 
 class Transformer(Backbone):
@@ -194,6 +196,11 @@ class Transformer(Backbone):
             raise BadInput(f"early block {early}: '{name}' has {self.blocks} blocks.")
         self._try(self.tokens)
 
+    @property
+    def attentions(self) -> list[Any]:
+        """Returns the modules whose attention `tokens` gives, each with its `num_heads` and its `scale`."""
+        return [block.attn for block in self.network.blocks]
+
     def _try(self, look: Callable[[torch.Tensor], Any]) -> None:
         """Refuses what only looks like a plain transformer, by looking at an image."""
         images = torch.zeros(1, 3, *self.grid.fit(3 * self.stride, 2 * self.stride))
@@ -213,7 +220,7 @@ class Transformer(Backbone):
             BadInput: a side is not a multiple.
         """
         grid = self._cells(images)
-        seen = Attending(block.attn for block in self.network.blocks)
+        seen = Attending(self.attentions)
         with seen if attention else nullcontext():
             last, (early,) = self.network.forward_intermediates(images, indices=[self.early], output_fmt="NCHW")
         prefix = getattr(self.network, "num_prefix_tokens", 0)
@@ -242,3 +249,31 @@ class Transformer(Backbone):
                 "backbone, for example deit_base_patch16_224 or vit_tiny_patch16_224."
             )
         return Attention([call.queries for call in calls], [call.keys for call in calls], prefix, grid)
+
+
+class StagedTransformer(Backbone):
+    """A mix transformer whose last stage has the cells of the one before it, with its tokens and their attention.
+
+    Args:
+        name: one of `tagseg.networks.mix_transformer.NAMES`.
+        weights: see `tagseg.networks.backbone.Backbone`.
+    """
+
+    def __init__(self, name: str, weights: str = "random") -> None:
+        super().__init__(name, weights, 16)
+
+    @property
+    def attentions(self) -> list[Any]:
+        """Returns the modules whose attention `tokens` gives, each with its `num_heads` and its `scale`."""
+        return self.network.last_attentions
+
+    def tokens(self, images: torch.Tensor, *, attention: bool = False) -> Tokens:
+        """Returns the tokens of images `(B, 3, H, W)`, and if it is asked for the attention of the last stage."""
+        seen = Attending(self.attentions)
+        with seen if attention else nullcontext():
+            stages = self.stages(images)
+        last, found = stages[-1], None
+        if attention:
+            calls = seen.calls[-len(self.attentions) :]
+            found = Attention([c.queries for c in calls], [c.keys for c in calls], 0, (last.shape[2], last.shape[3]))
+        return Tokens(last.mean(dim=(2, 3)), last, stages[-2], found, stages)

@@ -1,10 +1,15 @@
-"""DeepLab v1 (LargeFOV) and v2 (ASPP): Chen et al., ICLR 2015 and TPAMI 2018, on any backbone."""
+"""DeepLab v1 (LargeFOV) and v2 (ASPP): Chen et al., ICLR 2015 and TPAMI 2018, on any backbone; and other heads."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from tagseg.errors import BadInput
+from tagseg.grid import Grid
 from tagseg.networks.backbone import Backbone
 from tagseg.segmentation.settings import HeadName
 
@@ -65,18 +70,71 @@ class ASPP(nn.Module):
         return torch.stack([branch(features) for branch in self.branches]).sum(dim=0)
 
 
+class SegFormerHead(nn.Module):
+    """A head on the features of four stages: Xie et al., NeurIPS 2021, section 3.2, with 256 channels.
+
+    Every stage is brought to the same channels and to the finest cells, and one 1x1 convolution joins them, normalised
+    and rectified. Joining comes before resizing here, which a convolution of single cells leaves as it is, so that no
+    more than a quarter of the channels is ever held at the finest cells.
+
+    Args:
+        widths: channels of the stages, fine to coarse.
+        outputs: C + 1.
+        grid: how the cells of the stages lie.
+    """
+
+    WIDTH, DROPPED = 256, 0.1
+
+    def __init__(self, widths: Sequence[int], outputs: int, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.linear = nn.ModuleList(nn.Conv2d(width, self.WIDTH, 1) for width in widths)
+        self.fuse = nn.Conv2d(len(widths) * self.WIDTH, self.WIDTH, 1, bias=False)
+        self.norm, self.drop = nn.BatchNorm2d(self.WIDTH), nn.Dropout2d(self.DROPPED)
+        self.exit = nn.Conv2d(self.WIDTH, outputs, 1)
+
+    def forward(self, stages: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns the logits at the cells of the first of the stages `(B, D_i, h_i, w_i)`: `(B, C + 1, h_0, w_0)`."""
+        size = stages[0].shape[-2:]
+        # the published convolution has the coarsest stage first
+        parts = self.fuse.weight.split(self.WIDTH, dim=1)[::-1]
+        joined = [
+            self.grid.resize(F.conv2d(linear(stage), part), size)
+            for linear, part, stage in zip(self.linear, parts, stages, strict=True)
+        ]
+        return self.exit(self.drop(self.norm(torch.stack(joined).sum(dim=0)).relu()))
+
+
+STAGES = 4  # that the head of SegFormer sees, the last ones of a network
+
+
 class DeepLab(nn.Module):
-    """A backbone and a head: `(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first."""
+    """A backbone and a head: `(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first.
+
+    Raises:
+        BadInput: the head wants more stages than the backbone has.
+    """
 
     def __init__(self, backbone: Backbone, head: HeadName, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head_name = head
+        if head == "segformer":
+            widths = backbone.stage_shapes()[0]
+            if len(widths) < STAGES:
+                raise BadInput(
+                    f"segment.head segformer: '{backbone.name}' has {len(widths)} stages and {STAGES} are needed; "
+                    "choose another head or backbone."
+                )
+            self.head: nn.Module = SegFormerHead(widths[-STAGES:], num_classes + 1, backbone.grid)
+            return
         heads: dict[str, type[nn.Module]] = {"aspp": ASPP, "largefov": LargeFOV, "tokens": TokenDecoder}
         self.head = heads[head](backbone.channels, num_classes + 1, backbone.stride)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
+        if self.head_name == "segformer":
+            return self.head(self.backbone.stages(images)[-STAGES:])
         return self.head(self.backbone(images))
 
     def logits_at(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

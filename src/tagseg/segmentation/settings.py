@@ -11,7 +11,7 @@ from tagseg.masks.crf_parameters import CRFS
 from tagseg.networks.settings import DecoderSettings
 from tagseg.settings import Count, Norms, OutputStride, ScaleRange, Settings, SidePixels
 
-HeadName = Literal["aspp", "largefov", "tokens"]
+HeadName = Literal["aspp", "largefov", "tokens", "segformer"]
 NO_CRF = "none"
 
 
