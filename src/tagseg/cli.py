@@ -690,6 +690,10 @@ def study(
         typer.Option(help="Of sanity: a run of the same network that was taught wrong labels."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Of studies of channels: how many of each decomposition.")] = 3,
+    regions: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Of context: the folder of PASCAL-Context, whose labels name everything."),
+    ] = None,
     official: Annotated[
         bool, typer.Option("--official", help="Of boxes: go as the published script does, by ten crops.")
     ] = False,
@@ -710,6 +714,7 @@ def study(
         threshold=threshold,
         against=against,
         top=top,
+        regions=regions,
         compat="official" if official else "paper",
         quiet=quiet,
     )

@@ -10,7 +10,8 @@ from torch import nn
 import tagseg
 from tagseg.attribution.gap import Recorder
 from tagseg.attribution.hierarchy import Hierarchy
-from tagseg.data.dataset import Sample
+from tagseg.data.dataset import Sample, read_mask
+from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
 from tagseg.studies import altered, decomposed
 from tagseg.studies.decomposed import Example, overlapping_label, pearson
@@ -73,6 +74,34 @@ def test_the_tail_by_ablation_and_what_layers_look_at(tiny_set, tiny_run, tmp_pa
     assert all(sum(row[2:]) == pytest.approx(100) for row in levels.rows)
     with pytest.raises(BadInput, match="top 0"):
         tagseg.study("context", tiny_set, tiny_run.folder, tmp_path, **{**told, "top": 0})
+
+
+def test_regions_of_pascal_context_say_what_is_looked_at(tiny_set, tiny_run, tmp_path):
+    from scipy.io import savemat
+
+    data = read_dataset(tiny_set)
+    told = {"split": "train", "limit": 3, "quiet": True, "top": 2}
+    names = ["sky", *data.classes, *(f"thing {n}" for n in range(400)), "grass"]
+    (tmp_path / "context/trainval").mkdir(parents=True)
+    (tmp_path / "context/labels.txt").write_text("".join(f"{n}: {name}\n" for n, name in enumerate(names, start=1)))
+    with pytest.raises(BadInput, match=r"neither there nor in trainval/ is a \.mat file"):
+        tagseg.study("context", tiny_set, tiny_run.folder, tmp_path, regions=tmp_path / "context", **told)
+    for sample in data.train:
+        mask = read_mask(sample.mask)
+        labels = np.where(mask == 0, len(names), 1 + mask.astype(int))  # background is grass, classes are themselves
+        labels[mask == 255] = 0  # 255 itself is a label of theirs
+        savemat(tmp_path / "context/trainval" / f"{sample.name}.mat", {"LabelMap": labels.astype(np.uint16)})
+    _, own = tagseg.study("context", tiny_set, tiny_run.folder, tmp_path, **told).tables
+    strongest, levels = tagseg.study(
+        "context", tiny_set, tiny_run.folder, tmp_path, regions=tmp_path / "context", **told
+    ).tables
+    assert any("grass" in row[3] for row in strongest.rows[:-1])
+    assert levels.rows == own.rows
+    with pytest.raises(BadInput, match="no use for regions"):
+        tagseg.study("boxes", tiny_set, tiny_run.folder, tmp_path, regions=tmp_path / "context", **told)
+    (tmp_path / "context/trainval" / f"{data.train[0].name}.mat").write_bytes(b"no")
+    with pytest.raises(BadInput, match="the labels cannot be read"):
+        tagseg.study("context", tiny_set, tiny_run.folder, tmp_path, regions=tmp_path / "context", **told)
 
 
 def test_discriminative_channels_by_hand(monkeypatch):

@@ -21,6 +21,7 @@ from tagseg.attribution.hierarchy import Hierarchy, Tree, cells_of, strongest
 from tagseg.cores import prefetch
 from tagseg.data.dataset import Sample, read_mask
 from tagseg.data.images import read_image
+from tagseg.data.regions import UNSAID, Regions
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import Classifier
 from tagseg.labels import IGNORE
@@ -263,41 +264,51 @@ def _discriminative(counts: Counter[int]) -> tuple[float, int]:
     return most / sum(counts.values()), number
 
 
-def context(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str]) -> Findings:
+def context(
+    found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[str], regions: Regions | None = None
+) -> Findings:
     """Measures what the channels behind a class look at (section 5.14): the label of the region that overlaps most.
 
-    A channel's cells are those above half of its map's maximum; the region is of the true mask, at the map's grid. The
-    deepest layer is told class by class, every layer by its means.
+    A channel's cells are those above half of its map's maximum; the region is of the true mask, or of labels of
+    everything, if there are some, as in the thesis (PASCAL-Context). The deepest layer is told class by class, every
+    layer by its means.
     """
+    ignored, names = (IGNORE, ("background", *classes)) if regions is None else (UNSAID, regions.names)
+    # the label of every class; one that nothing is called by is nowhere itself
+    own_label = [number + 1 if regions is None else regions.label_of(name) for number, name in enumerate(classes)]
     counts: dict[str, dict[int, Counter[int]]] = {}
     first = ""
     for example in found:
-        if example.sample.mask is None:
+        if regions is not None:
+            mask = regions.read(example.sample.name) if example.sample.name in regions else None
+        else:
+            mask = None if example.sample.mask is None else read_mask(example.sample.mask)
+        if mask is None:
             continue
-        mask = read_mask(example.sample.mask)
         for tree in hierarchy(example.image, [list(example.sample.tags)])[0]:
             first = tree.children[0].layer if tree.children else first
             for _, node in tree.nodes():
-                label = overlapping_label(torch.from_numpy(node.map), mask)
+                label = overlapping_label(torch.from_numpy(node.map), mask, ignored)
                 if label is not None:
                     counts.setdefault(node.layer, {}).setdefault(tree.number, Counter())[label] += 1
     if first not in counts:
-        raise BadInput("no tagged photograph of this split has a mask; context needs to know what lies where.")
-    names = ("background", *classes)
+        what = "a mask" if regions is None else f"a file in {regions.folder}"
+        raise BadInput(f"no tagged photograph of this split has {what}; context needs to know what lies where.")
     table = Table("What the strongest channels behind a class look at", ("class", "channels", "itself", "most often"))
     deepest = counts[first]
     own = []
     for number, of_class in sorted(deepest.items()):
         words = ", ".join(f"{names[label]} {100 * n / of_class.total():.0f} %" for label, n in of_class.most_common(3))
-        own.append(100 * of_class[number + 1] / of_class.total())
+        own.append(100 * of_class[own_label[number]] / of_class.total())
         table.rows.append((classes[number], of_class.total(), own[-1], words))
     table.rows.append(("mean", sum(c.total() for c in deepest.values()), float(np.mean(own)), ""))
-    levels = Table("By layer", ("layer", "channels", "the class itself", "other classes", "background"))
+    levels = Table("By layer", ("layer", "channels", "the class itself", "other classes", "anything else"))
+    known = set(own_label)
     for layer, of_layer in counts.items():
-        parts = [
-            (c[number + 1] / c.total(), 1 - (c[number + 1] + c[0]) / c.total(), c[0] / c.total())
-            for number, c in of_layer.items()
-        ]
+        parts = []
+        for number, c in of_layer.items():
+            itself, of_classes = c[own_label[number]], sum(n for label, n in c.items() if label in known)
+            parts.append([itself, of_classes - itself, c.total() - of_classes] / np.float64(c.total()))
         means = (100 * float(mean) for mean in np.mean(parts, axis=0))
         levels.rows.append((layer, sum(c.total() for c in of_layer.values()), *means))
     levels.note = "In per cent, means over classes."
@@ -305,10 +316,10 @@ def context(found: Iterable[Example], hierarchy: Hierarchy, classes: Sequence[st
     return Findings([table, levels], line, "class", "%")
 
 
-def overlapping_label(map_: torch.Tensor, mask: np.ndarray) -> int | None:
+def overlapping_label(map_: torch.Tensor, mask: np.ndarray, ignored: int = IGNORE) -> int | None:
     """Returns the label of the region of a mask `(H, W)` with the largest IoU to the cells of a map `(h, w)`.
 
-    It is None where no labelled region overlaps.
+    It is None where no labelled region overlaps; what is `ignored` is not labelled.
     """
     cells = cells_of(map_).numpy()
     height, width = mask.shape
@@ -317,7 +328,7 @@ def overlapping_label(map_: torch.Tensor, mask: np.ndarray) -> int | None:
     inside = cells[rows][:, columns]
     best, label = 0.0, None
     for number in np.unique(mask[inside]):
-        if number != IGNORE:
+        if number != ignored:
             region = mask == number
             overlap = float((region & inside).sum() / (region | inside).sum())
             if overlap > best:

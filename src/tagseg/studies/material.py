@@ -8,6 +8,7 @@ from typing import Any
 
 from tagseg.attribution.hierarchy import Hierarchy
 from tagseg.data.dataset import Sample
+from tagseg.data.regions import Regions
 from tagseg.explaining.classifiers import Classifier
 from tagseg.explaining.crops import TenCrops
 from tagseg.explaining.explainer import Explainer
@@ -30,6 +31,7 @@ class Material:
     threshold: of boxes, as a fraction of the map's maximum.
     against: a classifier to compare with, if one was named.
     top: how many channels of a decomposition are decomposed again.
+    regions: labels of everything, if some were named.
     compat: "official" where a published script is followed, which sees ten crops of every photograph.
     advance: is told how many photographs are done.
     pictured: some of the cases that a study went through, for a picture.
@@ -43,6 +45,7 @@ class Material:
     threshold: float
     against: Classifier | None
     top: int
+    regions: Regions | None
     compat: Compat
     advance: Advance
     pictured: list[Case] = field(default_factory=list)

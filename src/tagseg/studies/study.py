@@ -14,6 +14,7 @@ import numpy as np
 from tagseg.cores import cpu_count
 from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.reading import read_dataset
+from tagseg.data.regions import read_regions
 from tagseg.errors import BadInput, explain_full_disk, nearest
 from tagseg.explaining.source import check_source
 from tagseg.explaining.table import check_attributions
@@ -60,6 +61,7 @@ def study(
     threshold: float = ILSVRC_THRESHOLD,
     against: str | os.PathLike[str] | None = None,
     top: int = 3,
+    regions: str | os.PathLike[str] | None = None,
     compat: Compat = "paper",
     quiet: bool = False,
 ) -> StudyResult:
@@ -79,6 +81,8 @@ def study(
         threshold: of boxes, as a fraction of the map's maximum.
         against: of the study "sanity": a run of the same network that was taught wrong labels.
         top: of studies of channels: how many of each decomposition are looked at, and decomposed again.
+        regions: of the study "context": the folder of PASCAL-Context, which labels everything in VOC's photographs;
+            None: the data set's own masks do.
         compat: of the study "boxes": "official" goes as LayerCAM's published script does, by ten crops of every
             photograph.
 
@@ -95,6 +99,9 @@ def study(
     if compat == "official" and not STUDIES[name].published:
         able = ", ".join(study for study, found in STUDIES.items() if found.published)
         raise BadInput(f"study '{name}' has no published script to follow; leave compat out (those that have: {able}).")
+    if regions is not None and name != "context":
+        raise BadInput(f"study '{name}' has no use for regions; leave them out, or take the study context.")
+    labels = None if regions is None else read_regions(Path(regions))
     check_attributions(methods)
     if "guided-backprop" in methods:
         raise BadInput("guided-backprop has no layers to compare; use it with 'tagseg explain'.")
@@ -122,6 +129,7 @@ def study(
             threshold=threshold,
             against=None if against is None else load_classifier(against, side=side),
             top=top,
+            regions=labels,
             compat=compat,
             advance=advance,
         )

@@ -94,7 +94,7 @@ def _discriminativeness(m: Material) -> Findings:
 def _context(m: Material) -> Findings:
     from tagseg.studies.decomposed import context
 
-    return context(m.examples(), m.hierarchy(), m.classifier.classes)
+    return context(m.examples(), m.hierarchy(), m.classifier.classes, m.regions)
 
 
 def _sanity(m: Material) -> Findings:
