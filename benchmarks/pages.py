@@ -69,7 +69,7 @@ def section(path: Path, runs: Rows) -> list[str]:
     on = first.get("measured") or first["photographs"]
     of = f"{on} of {first['photographs']}" if on != first["photographs"] else on
     lines = [
-        f"## {first['data']}",
+        f"## {first['data']}: {path.stem.removesuffix('_' + first['data'])}",
         "",
         f"[results/{path.name}](../../results/{path.name}): {of} training photographs, {first['budget']}; "
         f"{first['machine']}. Beside the tags the networks have seen: {first['prior']}. Mean and spread over seeds "
