@@ -42,6 +42,7 @@ def page(name: str, published: Rows, measured: dict[Path, Rows]) -> str:
         "recam": "ReCAM",
         "dupl": "DuPL",
         "seenet": "SeeNet",
+        "acol": "ACoL",
     }
     lines = [f"# {title.get(name, name.upper())}", "", "Made by `python benchmarks/pages.py`.", "", "## Published", ""]
     lines += ["| | recall | noise | masks | network | |", "|---|---|---|---|---|---|"]

@@ -239,3 +239,17 @@ def test_background_is_no_class(tmp_path: Path):
     assert data.classes == ("car", "toothbrush")
     assert data.problems == ()
     assert len(data.train) == 2
+
+
+def test_a_file_is_read_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    coco(tmp_path)
+    (tmp_path / "annotations/instances_train2014.json").rename(tmp_path / "result.json")  # which could be anybody's
+    read, times = json.loads, []
+    monkeypatch.setattr("tagseg.data.readers.coco.json.loads", lambda text: times.append(1) or read(text))
+    (tmp_path / "train2014").rename(tmp_path / "images")
+    assert len(read_dataset(tmp_path).train) == 2
+    assert len(times) == 1
+    said = read((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps({**said, "annotations": said["annotations"][:2]}))
+    assert len(read_dataset(tmp_path).train) == 1
+    assert len(times) == 2

@@ -14,7 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -100,26 +100,42 @@ def _has_own_folder(source: _Source) -> bool:
 def is_coco(path: Path) -> bool:
     """Returns whether a file is JSON of COCO's kind."""
     try:
-        said = load_coco.__wrapped__(path)  # not kept, for it may be another's file
+        said = load_coco(path)
     except BadInput:
         return False
-    return all(isinstance(said.get(key), list) for key in ("images", "annotations", "categories"))
+    found = all(isinstance(said.get(key), list) for key in ("images", "annotations", "categories"))
+    if not found:
+        forget_coco()  # another's file
+    return found
 
 
-@cache
 def load_coco(path: Path) -> dict[str, Any]:
-    """Reads a file of COCO's annotations, which is kept until `load_coco.cache_clear()`.
+    """Reads a file of COCO's annotations, which is kept as long as it stays the same, until `forget_coco`.
+
+    It takes half a minute to read COCO's own, and whoever looks for a layout and then reads it asks thrice.
 
     Raises:
         BadInput: it is not JSON, or no table.
     """
     try:
-        said = json.loads(path.read_text(encoding="utf-8-sig"))
+        stat = path.stat()
+        said = _parsed(path, stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: this is not valid JSON ({brief(error)}); download or export it again.") from error
     if not isinstance(said, dict):
         raise BadInput(f"{path}: annotations of COCO are a table with images, annotations and categories.")
     return said
+
+
+def forget_coco() -> None:
+    """Lets go of the files that `load_coco` keeps."""
+    _parsed.cache_clear()
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: Path, changed: int, size: int) -> Any:
+    del changed, size  # what is asked of the same file after it has changed is another question
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def read_coco(root: Path) -> Dataset:
@@ -132,7 +148,6 @@ def read_coco(root: Path) -> Dataset:
     sources = _sources(root)
     if "train" not in {source.split for source in sources}:
         raise BadInput(f"{root}: there are no annotations for training, such as annotations/instances_train2017.json.")
-    load_coco.cache_clear()
     reading = _Reading()
     notes = [f"{s.path}: a test split, which nothing here uses, and left out." for s in sources if s.split == "test"]
     for source in sources:
@@ -146,7 +161,7 @@ def read_coco(root: Path) -> Dataset:
         reading.add_classes(source)
     for source in used:
         splits[source.split] += tuple(reading.samples(source))
-    load_coco.cache_clear()
+    forget_coco()
     if {s.name for s in splits["train"]} & {s.name for s in splits["val"]}:  # splits in folders of their own
         splits = {split: tuple(replace(s, name=f"{split}/{s.name}") for s in splits[split]) for split in splits}
     if reading.empty:
@@ -285,7 +300,7 @@ def coco_class_names(path: Path) -> list[str]:
     """
     reading = _Reading()
     reading.add_classes(_Source(path, "train", ()))
-    load_coco.cache_clear()
+    forget_coco()
     return reading.classes
 
 

@@ -16,6 +16,7 @@ from tagseg.data.readers.coco import (
     check_pycocotools,
     coco_class_names,
     entries_of,
+    forget_coco,
     id_of,
     inside,
     is_coco,
@@ -114,7 +115,7 @@ def read(path: Path) -> MaskSet:
                 raise BadInput(f"{file}: image {image.get('id')} has no file_name, height, or width; add them.")
             stem = str(PurePosixPath(below).with_suffix(""))
             add_mask(masks, stem, CocoMask(height, width, file, tuple(shapes[id_of(image.get("id"))])), file)
-    load_coco.cache_clear()
+    forget_coco()
     return MaskSet(classes, masks)
 
 
