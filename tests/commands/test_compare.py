@@ -14,7 +14,7 @@ from tagseg.commands.compare import rows_of
 from tagseg.data.reading import read_dataset
 from tagseg.data.synthetic import make_synthetic
 from tagseg.errors import BadInput
-from tagseg.pipeline.settings import resolve
+from tagseg.pipeline.settings import known_settings, resolve
 from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
 from tests.conftest import TINY
 
@@ -110,6 +110,15 @@ def test_what_cannot_be_compared_is_said(tiny_set: Path, tmp_path: Path):
         mask.unlink()
     with pytest.raises(BadInput, match="nothing to compare by"):
         compared(bare, tmp_path / "other")
+
+
+def test_a_setting_for_all_rows_makes_no_other_method_of_one():
+    """OAA with settings of a second network would be OAA+."""
+    given = {"train.epochs": 3, "train.integral.epochs": 4, "mine.side": 65}
+    assert known_settings("oaa", given) == {"train.epochs": 3, "mine.side": 65}
+    assert known_settings("oaa+", given) == given
+    assert known_settings("cam", given) == {"train.epochs": 3, "mine.side": 65}
+    assert known_settings("cam", {"train.views": 3}) == {}
 
 
 def test_rows_from_a_file(tmp_path: Path):

@@ -264,9 +264,16 @@ def resolve(
 
 
 def known_settings(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of the settings that are given for several recipes which this one has: not others' for training."""
-    known = type(resolve(recipe).train).model_fields
-    return {key: value for key, value in given.items() if not key.startswith("train.") or key.split(".")[1] in known}
+    """Returns those of the settings that are given for several recipes which this one has: not others' for training.
+
+    A part that it could have and has not, such as OAA's second network, does not come into being by them.
+    """
+    train = resolve(recipe).train
+
+    def has(parts: list[str]) -> bool:
+        return parts[0] in type(train).model_fields and (len(parts) == 1 or getattr(train, parts[0]) is not None)
+
+    return {key: v for key, v in given.items() if not key.startswith("train.") or has(key.split(".")[1:])}
 
 
 def uses_texts(settings: FitSettings) -> bool:
