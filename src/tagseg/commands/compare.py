@@ -341,7 +341,8 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
                 found = chain.measure(store, samples, task.data.classes, scores[chain.cut_by], features, advance)
             told["numbers"][chain.key] = found.model_dump(mode="json")
             write_json(path, told)
-    trained = [task.run / name / "stage.json" for name in ("train", "integral")]
+    networks = ("train",) if chosen.train.successor is None else ("train", "integral")
+    trained = [task.run / name / "stage.json" for name in networks]
     return Measured(
         row=task.row.name,
         recipe=task.row.recipe,
