@@ -13,6 +13,7 @@ from torchvision import models
 import tagseg
 from tagseg.errors import BadInput
 from tagseg.explaining.classifiers import load_classifier
+from tagseg.networks.settings import EncoderSettings
 from tests.data.trees import photo
 
 NETWORK = {"model": "timm:test_resnet", "weights": "random", "side": 64, "quiet": True}
@@ -68,6 +69,8 @@ def test_locate(weights: Path, tmp_path: Path, options: dict[str, Any]):
         photo(tmp_path / "in" / f"{name}.jpg", (48, 60), seed)
     network = {**NETWORK, "weights": str(weights)}
     boxes = tagseg.locate([tmp_path / "in"], out=tmp_path / "out", top=2, **network, **options)
+    with pytest.raises(BadInput, match="ten crops are not spread"):
+        tagseg.locate([tmp_path / "in"], out=tmp_path / "no", crops=True, encoder=EncoderSettings(), **network)
     with open(tmp_path / "out/boxes.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     coco = json.loads((tmp_path / "out/boxes.json").read_text())

@@ -53,6 +53,8 @@ def locate(
     """
     if not 0 <= threshold < 1:
         raise BadInput(f"threshold {threshold}: give a fraction of the maximum, from 0 to below 1.")
+    if crops and encoder is not None:
+        raise BadInput("maps of ten crops are not spread; leave out either the crops or the encoder.")
     found = find_photographs(images, out)
     check_attributions([method])
     kinds = check_formats(formats)
