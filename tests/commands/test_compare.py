@@ -121,6 +121,14 @@ def test_a_setting_for_all_rows_makes_no_other_method_of_one():
     assert known_settings("cam", {"train.views": 3}) == {}
 
 
+def test_seconds_are_those_of_the_networks_that_a_row_has(tiny_set: Path, tmp_path: Path):
+    told: dict[str, Any] = {"seeds": [0], "refine": ["none"]}
+    both = compared(tiny_set, tmp_path / "out", rows={"OAA": ("oaa+", {"train.integral.epochs": 1})}, **told)
+    one = compared(tiny_set, tmp_path / "out", rows={"OAA": ("oaa", {})}, **told)
+    assert (tmp_path / "out/runs/OAA/seed0/integral/stage.json").exists()  # of before
+    assert one.runs[0].seconds < both.runs[0].seconds
+
+
 def test_rows_from_a_file(tmp_path: Path):
     path = tmp_path / "rows.yaml"
     path.write_text("plain: cam\nlong:\n  recipe: oaa+\n  train.epochs: 30\n")

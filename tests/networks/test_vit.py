@@ -4,10 +4,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from tagseg.errors import BadInput
+from tagseg.networks.backbone import Backbone
 from tagseg.networks.vit import Attention, Transformer
 from tagseg.networks.vit_depth8 import NAME
+from tagseg.networks.weights import CLASSIFIER
 
 
 @pytest.fixture(params=["test_vit", "test_vit4"])
@@ -166,3 +169,16 @@ def test_a_bias_by_position_is_refused():
     network.network.blocks[1].attn.forward = biased
     with pytest.raises(BadInput, match="a bias by position"):
         network.tokens(torch.randn(1, 3, 64, 64), attention=True)
+
+
+@pytest.mark.parametrize("name", [NAME, "mit_b0", "resnet38"])
+def test_a_network_of_our_own_goes_on_from_a_run_as_it_was(name: str, tmp_path: Path):
+    """Published weights are renamed or scaled; those of a run are not, a second time."""
+    before = Backbone(name, "random")
+    state = {f"backbone.network.{key}": value for key, value in before.network.state_dict().items()}
+    (tmp_path / CLASSIFIER).parent.mkdir()
+    save_file(state, tmp_path / CLASSIFIER)
+    (tmp_path / "run.json").write_text("{}")
+    after = Backbone(name, str(tmp_path))
+    for key, value in after.network.state_dict().items():
+        assert torch.equal(value, before.network.state_dict()[key]), key
