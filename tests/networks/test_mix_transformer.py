@@ -11,9 +11,9 @@ import tagseg
 from tagseg.data.images import read_image
 from tagseg.data.reading import read_dataset
 from tagseg.errors import BadInput
-from tagseg.methods.afa import AFA
+from tagseg.methods.afa import AFA, near_pairs
 from tagseg.methods.settings.afa import AFASettings
-from tagseg.networks.backbone import Backbone
+from tagseg.networks.backbone import Backbone, _in_square
 from tagseg.networks.vit import StagedTransformer, Transformer
 from tagseg.segmentation.deeplab import DeepLab, SegFormerHead
 from tests.conftest import TINY, names
@@ -77,8 +77,23 @@ def test_the_head_wants_four_stages():
         DeepLab(_Three(), "segformer", 2)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("head", ["aspp", "segformer"])
+def test_what_a_square_canvas_gives_is_cut_at_the_cells_of_the_logits(head: Any):
+    network = DeepLab(Backbone("test_resnet"), head, 2).eval()
+    images = torch.rand(1, 3, 65, 97)
+    with torch.no_grad():
+        assert _in_square(network, images, network.stride, 1).shape == network(images).shape
+
+
+def test_labels_of_pairs_are_those_at_the_centres_of_cells():
+    labels = torch.zeros(1, 65, 65, dtype=torch.long)
+    labels[:, 44:, 44:] = 1  # the centres of the last two of five cells, at 48 and 64
+    pairs = near_pairs(labels, (5, 5), 8, Backbone("mit_b0", "random", 16).grid)[0]
+    assert pairs[24].nonzero()[:, 0].tolist() == [18, 19, 23, 24]
+
+
 class _Three:
-    name = "three"
+    name, stride = "three", 16
 
     def stage_shapes(self) -> tuple[list[int], list[int]]:
         return [1, 2, 3], [4, 8, 16]

@@ -53,10 +53,16 @@ class Regions:
 
     def label_of(self, class_name: str) -> int:
         """Returns the label of a class of VOC, or -1 if nothing is called so."""
-        for name in (class_name, ALSO.get(class_name, class_name)):
-            if name in self.names[1:]:
-                return self.names.index(name)
+        plain = [_plain(name) for name in self.names]
+        for name in (_plain(class_name), ALSO.get(_plain(class_name), "")):
+            if name and name in plain[1:]:
+                return plain.index(name)
         return -1
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: without case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def read_regions(folder: Path) -> Regions:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from tagseg.grid import PIXELS, Grid
 from tagseg.labels import IGNORE
 from tagseg.masks.par import compiled_refinement, pixel_adaptive_refinement
 
@@ -25,6 +26,7 @@ def refined_labels(
     boxes: torch.Tensor | None = None,
     affinity: torch.Tensor | None = None,
     iterations: int = 10,
+    cells: Grid = PIXELS,
 ) -> torch.Tensor:
     """Returns labels of every pixel from class maps and two background scores, refined by PAR.
 
@@ -37,6 +39,7 @@ def refined_labels(
         affinity: `(B, h, w, h, w)`, along which the probabilities go on their grid before PAR: that at `[..., y, x]` is
             the weighted sum over `[y', x', y, x]` (AFA).
         iterations: of PAR.
+        cells: how the patches of the affinity lie.
 
     Returns:
         `(B, H, W)` int64: 0 background, class c at c + 1, 255 ignore. A pixel has a class if it wins over the high
@@ -50,7 +53,7 @@ def refined_labels(
         names = torch.cat([torch.zeros(1, dtype=torch.long, device=tags.device), present.nonzero()[:, 0] + 1])
         links = None if affinity is None else affinity[index]
         above = float(high[index]) if isinstance(high, torch.Tensor) else high
-        winners = _strongest(small[index], maps[present], (above, low), (height, width), iterations, links)
+        winners = _strongest(small[index], maps[present], (above, low), (height, width), iterations, links, cells)
         sure, possible = (names[winner] for winner in winners)
         found = torch.where((sure == 0) & (possible > 0), IGNORE, sure)
         y0, y1, x0, x1 = (0, height, 0, width) if boxes is None else (int(edge) for edge in boxes[index])
@@ -65,19 +68,21 @@ def _strongest(
     size: tuple[int, int],
     iterations: int,
     affinity: torch.Tensor | None,
+    cells: Grid,
 ) -> list[torch.Tensor]:
     """Who wins each pixel after PAR, for both background scores; PAR's weights are those of the image alone, so that
     both go through it together."""
     if not len(maps):
         return [torch.zeros(size, dtype=torch.long, device=image.device)] * 2
     grid = image.shape[-2:] if affinity is None else affinity.shape[:2]
-    small = F.interpolate(maps[None].float(), size=grid, mode="bilinear", align_corners=False)[0]
+    place = PIXELS if affinity is None else cells
+    small = place.resize(maps[None].float(), grid)[0]
     # K + 1 channels under the high score, and K + 1 under the low one behind them
     scores = torch.cat([torch.cat([torch.full_like(small[:1], score), small]).softmax(dim=0) for score in backgrounds])
     if affinity is not None:
         # one step along the affinity, on the grid of patches that it is of
         scores = torch.einsum("kyx,yxvu->kvu", scores, affinity.to(scores.dtype)).float()
-        scores = F.interpolate(scores[None], size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
+        scores = cells.resize(scores[None], image.shape[-2:])[0]
     if image.is_cpu:
         pixels, values = image.permute(1, 2, 0).contiguous().numpy(), scores.numpy()
         refined = torch.from_numpy(compiled_refinement(pixels, values, False, iterations, None))[None]

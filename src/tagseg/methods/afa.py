@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample
 from tagseg.data.paired_views import PairedViews
+from tagseg.grid import PIXELS, Grid
 from tagseg.labels import IGNORE
 from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.settings.afa import AFASettings
@@ -97,13 +98,13 @@ class AFA(SingleStage):
             maps, attention = self.taught_maps(images, tokens, tags)
             # maps were made for the classes of the whole batch; an image keeps those of its own tags
             maps = maps * tags[:, :, None, None]
-            how: dict[str, Any] = {"high": s.high, "low": s.low, "boxes": batch["inside"]}
+            how: dict[str, Any] = {"high": s.high, "low": s.low, "boxes": batch["inside"], "cells": self.backbone.grid}
             labels_by = partial(refined_labels, images, maps, tags, **how, iterations=s.par_iterations)
             # affinities are taught by labels of maps that were not spread along them
             labels = labels_by()
             assert tokens.attention is not None
             grid = tokens.attention.grid
-            pairs = near_pairs(labels, grid, s.radius)
+            pairs = near_pairs(labels, grid, s.radius, self.backbone.grid)
             affinity = self.affinities(tokens.attention)
             terms["affinity"] = s.affinity_weight * affinity_loss(affinity, pairs)
             # affinities that learn nothing any more, for their slope is gone
@@ -160,11 +161,14 @@ def within(grid: tuple[int, int], radius: int, device: torch.device) -> torch.Te
     return ((rows[:, None] - rows).abs() <= radius) & ((columns[:, None] - columns).abs() <= radius)
 
 
-def near_pairs(labels: torch.Tensor, grid: tuple[int, int], radius: int) -> torch.Tensor:
+def near_pairs(labels: torch.Tensor, grid: tuple[int, int], radius: int, cells: Grid = PIXELS) -> torch.Tensor:
     """Returns labels of pairs of patches: 1 of the same label, 0 of others, 255 unknown or too far apart.
 
-    `(B, H, W)` labels, 255 for unknown -> `(B, n, n)`.
+    `(B, H, W)` labels, 255 for unknown -> `(B, n, n)`. Of cells that lie on the image's corners the label at their
+    centre counts.
     """
+    if cells.corners:
+        labels = cells.sample(labels)
     flat = F.interpolate(labels[:, None].float(), size=grid, mode="nearest")[:, 0].long().flatten(1)
     pairs = (flat[:, :, None] == flat[:, None]).long()
     unknown = (flat == IGNORE)[:, :, None] | (flat == IGNORE)[:, None]

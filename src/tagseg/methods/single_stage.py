@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tagseg.grid import PIXELS, Grid
 from tagseg.masks.rescaling import between_extremes
 from tagseg.methods.base import Method
 from tagseg.networks.averaging import MovingAverage
@@ -102,9 +103,7 @@ class SingleStage(Method):
 
     def scores_at(self, features: Any, images: torch.Tensor) -> torch.Tensor:
         """Returns the decoder's logits of what it sees, at the size of the images, `(B, C + 1, H, W)` float32."""
-        return F.interpolate(
-            self.decoder(features).float(), size=images.shape[-2:], mode="bilinear", align_corners=False
-        )
+        return self.backbone.grid.resize(self.decoder(features).float(), images.shape[-2:])
 
     def over_scales(
         self,
@@ -134,7 +133,7 @@ class SingleStage(Method):
             shown = images if same else F.interpolate(images, at, mode="bilinear", align_corners=False)
             straight = maps_of(known if same else self.tokens(shown))
             large = [
-                strongest_of_flips(a[:, classes], b[:, classes], size)
+                strongest_of_flips(a[:, classes], b[:, classes], size, self.backbone.grid)
                 for a, b in zip(straight, maps_of(self.tokens(shown.flip(-1))), strict=True)
             ]
             # a sum will do for the mean, of each kind of maps: they are scaled in the end
@@ -181,10 +180,13 @@ def pooled_logits(classifier: nn.Conv2d, features: torch.Tensor) -> torch.Tensor
     return classifier(F.adaptive_max_pool2d(features.float(), 1)).float()[:, :, 0, 0]
 
 
-def strongest_of_flips(straight: torch.Tensor, mirrored: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Returns the larger of a map and that of the mirrored image, at `size` (H, W), rectified."""
+def strongest_of_flips(
+    straight: torch.Tensor, mirrored: torch.Tensor, size: torch.Size, grid: Grid = PIXELS
+) -> torch.Tensor:
+    """Returns the larger of a map and that of the mirrored image, at `size` (H, W), rectified; cells lie as `grid` has
+    them."""
     plain = (m.contiguous() for m in (straight, mirrored))  # in channels last, all that follows is slow
-    straight, mirrored = (F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in plain)
+    straight, mirrored = (grid.resize(m, size) for m in plain)
     return torch.maximum(straight, mirrored.flip(-1)).relu()
 
 

@@ -18,6 +18,7 @@ from tagseg.pipeline.segmenting import backbone_of
 from tagseg.pipeline.settings import FitSettings, segments_itself
 from tagseg.pipeline.step_log import check_logger
 from tagseg.pipeline.training import check_processes
+from tagseg.segmentation.deeplab import DeepLab
 
 
 def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float, float]:
@@ -76,4 +77,4 @@ def _check_segmentation(settings: FitSettings) -> None:
         raise BadInput(
             f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
         )
-    Backbone(name, stand_in(name, weights), settings.segment.output_stride)
+    DeepLab(Backbone(name, stand_in(name, weights), settings.segment.output_stride), settings.segment.head, 1)

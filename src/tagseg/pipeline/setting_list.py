@@ -194,7 +194,7 @@ _WORDS = {
     "Norms": "batch, frozen",
     "Compat": "paper, official",
     "Pooling": "mean, top, lse",
-    "HeadName": "aspp, largefov, tokens",
+    "HeadName": "aspp, largefov, tokens, segformer",
     "str": "text",
     "int": "a number",
     "float": "a number",

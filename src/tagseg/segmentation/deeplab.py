@@ -119,14 +119,16 @@ class DeepLab(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head_name = head
+        self.stride = backbone.stride  # pixels from one cell of the logits to the next
         if head == "segformer":
-            widths = backbone.stage_shapes()[0]
+            widths, strides = backbone.stage_shapes()
             if len(widths) < STAGES:
                 raise BadInput(
                     f"segment.head segformer: '{backbone.name}' has {len(widths)} stages and {STAGES} are needed; "
                     "choose another head or backbone."
                 )
             self.head: nn.Module = SegFormerHead(widths[-STAGES:], num_classes + 1, backbone.grid)
+            self.stride = strides[-STAGES]
             return
         heads: dict[str, type[nn.Module]] = {"aspp": ASPP, "largefov": LargeFOV, "tokens": TokenDecoder}
         self.head = heads[head](backbone.channels, num_classes + 1, backbone.stride)

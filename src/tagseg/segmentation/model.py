@@ -169,7 +169,8 @@ class SegmentationModel:
                 pixels = torch.cat([pixels, pixels.flip(-1)])
             with inference_autocast(self.device):
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-                logits = on_canvas(self.network, pixels, backbone.stride, batch=len(pixels), local=backbone.local)
+                stride = self.network.stride if isinstance(self.network, DeepLab) else backbone.stride
+                logits = on_canvas(self.network, pixels, stride, batch=len(pixels), local=backbone.local)
             seen = F.softmax(logits.float(), dim=1) if how.fuse == "mean" else logits.float()
             if how.flip:
                 seen = (seen[:1] + seen[1:].flip(-1)) * (1 if how.fuse == "max-sum" else 0.5)

@@ -28,7 +28,7 @@ from tagseg.studies.tables import Table
 
 SUPERPIXEL_THRESHOLD = 0.3
 _WORKING = 224  # boxes are made on maps of this side, as in wsolevaluation
-_CUT_BELOW = 3  # the stages whose maps are scattered, in the published script
+_UNCUT = 2  # the deepest stages, whose maps are not scattered: of VGG's five the published script cuts the first three
 NO_BOXES = "no photograph has a box of one of its tags; this study needs boxes.csv or boxes in XML."
 _TIMED = 16  # photographs that the frame rate is measured on
 
@@ -80,7 +80,7 @@ def boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
 def official_boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
     """Measures localisation as the published script does, of maps of ten crops (see `masks.boxes.official_box`).
 
-    They are made at the photograph's size; where the first three stages say where, alone or with others, by GrabCut.
+    They are made at the photograph's size; where a stage before the last two takes part, by GrabCut.
     """
     ways: list[Variant] = []
     located: dict[str, Localisation] = {}
@@ -92,7 +92,7 @@ def official_boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
         for way in ways if any(known.values()) else ():
             # brought to the photograph's size by cubic interpolation, as published
             maps = way.maps(case, (case.image.shape[1], case.image.shape[2]))
-            shallow = min(way.numbers) < _CUT_BELOW and len(case.maps[way.method].layers) > 1
+            shallow = min(way.numbers) < len(case.maps[way.method].layers) - _UNCUT
             for k, (tag, truth) in enumerate(known.items()):
                 if truth:
                     large = cv2.resize(maps[k], case.photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
@@ -105,7 +105,7 @@ def official_boxes(cases: Iterable[Case], threshold: float) -> list[Table]:
         ("method", "layers", "loc1", "loc5", "gt-known"),
         [(way.method, way.name, *located[way.label].as_dict().values()) for way in ways],
     )
-    table.note = f"Ten crops; {threshold:.0%} of the maximum; GrabCut where one of the first three stages takes part."
+    table.note = f"Ten crops; {threshold:.0%} of the maximum; GrabCut where a stage before the last two takes part."
     return [table]
 
 

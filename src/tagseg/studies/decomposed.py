@@ -312,6 +312,9 @@ def context(
         means = (100 * float(mean) for mean in np.mean(parts, axis=0))
         levels.rows.append((layer, sum(c.total() for c in of_layer.values()), *means))
     levels.note = "In per cent, means over classes."
+    unnamed = [name for name, label in zip(classes, own_label, strict=True) if label < 0]
+    if unnamed:
+        levels.note += f" Of the regions none is called: {', '.join(unnamed)}; these classes are nowhere themselves."
     line = {"channels that look at the class itself": (list(range(len(own))), own)}
     return Findings([table, levels], line, "class", "%")
 

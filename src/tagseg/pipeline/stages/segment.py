@@ -53,7 +53,9 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     name, weights = backbone_of(s, run.settings)
     backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)
     if s.start == "classifier":
-        backbone.load_state_dict(run.classifier().backbone.state_dict())
+        taught = run.classifier().backbone
+        backbone.load_state_dict(taught.state_dict())
+        backbone.mean, backbone.std = taught.mean, taught.std  # the colours that these weights know
     pretrained = weights != "random"
     backbone.freeze(early=pretrained, norms=pretrained and s.norms == "frozen")
     model, epochs = teach(
