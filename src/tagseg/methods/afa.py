@@ -36,7 +36,6 @@ from tagseg.methods.single_stage import SingleStage, balanced_cross_entropy, poo
 from tagseg.networks import mix_transformer
 from tagseg.networks.ranks import shared_mean
 from tagseg.networks.vit import Attention, StagedTransformer, Tokens
-from tagseg.segmentation.deeplab import SegFormerHead
 
 BLOCKS = 2  # the last ones, whose attention is learnt from
 FLAT = 1e-3  # slope of the sigmoid below which an affinity counts as saturated
@@ -58,20 +57,11 @@ class AFA(SingleStage):
         nn.init.zeros_(self.affinity.bias)  # type: ignore[arg-type]
 
     def transformer(self, backbone: str, weights: str, early: int) -> Any:
-        """Returns the transformer, which may be a mix transformer."""
-        self.staged = backbone in mix_transformer.NAMES
-        return StagedTransformer(backbone, weights) if self.staged else super().transformer(backbone, weights, early)
-
-    def made_decoder(self) -> nn.Module:
-        """Returns the decoder: on a mix transformer that of SegFormer."""
-        if not self.staged:
-            return super().made_decoder()
+        """Returns the transformer, which may be a mix transformer; its decoder is then SegFormer's."""
+        if backbone not in mix_transformer.NAMES:
+            return super().transformer(backbone, weights, early)
         self.decoder_name = "segformer"
-        return SegFormerHead(self.backbone.stage_shapes()[0], self.num_classes + 1, self.backbone.grid)
-
-    def segment(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the decoder's logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
-        return self.decoder(self.backbone.stages(images)) if self.staged else super().segment(images)
+        return StagedTransformer(backbone, weights)
 
     def tokens(self, images: torch.Tensor) -> Tokens:
         """Returns what the transformer says of images `(B, 3, H, W)`, with its attention."""
@@ -112,8 +102,7 @@ class AFA(SingleStage):
             # later the decoder learns from labels of maps that were spread along the affinities
             if self.global_step >= s.spread_from * self.steps:
                 labels = labels_by(affinity=self.transitions(attention))
-            seen = tokens.stages if self.staged else tokens.patches
-            entropy = balanced_cross_entropy(self.scores_at(seen, images), labels)
+            entropy = balanced_cross_entropy(self.scores_at(tokens.stages or tokens.patches, images), labels)
             terms["segmentation"] = s.segmentation_weight * entropy
         return self.told(sum(terms.values(), classification.new_zeros(())), **terms, **saturated)
 

@@ -18,7 +18,7 @@ from tagseg.methods.base import Method
 from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.vit import Tokens, Transformer
-from tagseg.segmentation.deeplab import TokenDecoder
+from tagseg.segmentation.deeplab import made_head, seen_by
 from tagseg.segmentation.losses import halves_of_loss
 from tagseg.segmentation.settings import HeadName
 
@@ -54,15 +54,11 @@ class SingleStage(Method):
         self.side, _ = self.backbone.grid.fit(settings.side, settings.side)
         channels = self.backbone.channels
         self.classifier = nn.Conv2d(channels, self.num_classes, kernel_size=1, bias=False)
-        self.decoder = self.made_decoder()
+        self.decoder = made_head(self.decoder_name, self.backbone, self.num_classes + 1)
 
     def transformer(self, backbone: str, weights: str, early: int) -> Any:
         """Returns the transformer, when the method is created."""
         return Transformer(backbone, weights, early)
-
-    def made_decoder(self) -> nn.Module:
-        """Returns the decoder, when the method is created."""
-        return TokenDecoder(self.backbone.channels, self.num_classes + 1, self.backbone.stride)
 
     def begin_average(self) -> MovingAverage | None:
         """Returns the average of the whole network, where it is to teach."""
@@ -95,7 +91,7 @@ class SingleStage(Method):
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the decoder's logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
-        return self.decoder(self.backbone(images))
+        return self.decoder(seen_by(self.decoder_name, self.backbone, images))
 
     def tokens(self, images: torch.Tensor) -> Tokens:
         """Returns what the transformer says of images `(B, 3, H, W)`."""

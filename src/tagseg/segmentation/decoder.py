@@ -88,6 +88,11 @@ class FrozenSegmenter(nn.Module):
         """Returns the logits, background first. `(B, 3, H, W)` or `(B, L D, h, w) -> (B, C + 1, h, w)`."""
         return self.head(self.backbone(images))
 
+    @property
+    def stride(self) -> int:
+        """Returns the pixels from one cell of the logits to the next."""
+        return self.backbone.stride
+
 
 def _inside(boxes: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     """Where photographs are in squares of cells: y0, y1, x0, x1 `(B, 4)` and `(B, K, h, w)` -> `(B, h, w)` bool."""

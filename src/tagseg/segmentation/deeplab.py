@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,7 +81,7 @@ class SegFormerHead(nn.Module):
     Args:
         widths: channels of the stages, fine to coarse.
         outputs: C + 1.
-        grid: how the cells of the stages lie.
+        grid: how the cells of the first of them lie; those of the others do alike.
     """
 
     WIDTH, DROPPED = 256, 0.1
@@ -108,36 +109,46 @@ class SegFormerHead(nn.Module):
 STAGES = 4  # that the head of SegFormer sees, the last ones of a network
 
 
-class DeepLab(nn.Module):
-    """A backbone and a head: `(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first.
+def made_head(name: HeadName, backbone: Backbone, outputs: int) -> nn.Module:
+    """Returns a head for the features of a backbone, with `outputs` channels, C + 1.
 
     Raises:
         BadInput: the head wants more stages than the backbone has.
     """
+    if name == "segformer":
+        widths, strides = backbone.stage_shapes()
+        if len(widths) < STAGES:
+            raise BadInput(
+                f"segment.head segformer: '{backbone.name}' has {len(widths)} stages and {STAGES} are needed; "
+                "choose another head or backbone."
+            )
+        return SegFormerHead(widths[-STAGES:], outputs, backbone.grid.with_stride(strides[-STAGES]))
+    heads: dict[str, type[nn.Module]] = {"aspp": ASPP, "largefov": LargeFOV, "tokens": TokenDecoder}
+    return heads[name](backbone.channels, outputs, backbone.stride)
+
+
+def seen_by(name: HeadName, backbone: Backbone, images: torch.Tensor) -> Any:
+    """Returns what a head sees of images `(B, 3, H, W)`: the last features `(B, D, h, w)`, or those of four stages."""
+    return backbone.stages(images)[-STAGES:] if name == "segformer" else backbone(images)
+
+
+class DeepLab(nn.Module):
+    """A backbone and a head: `(B, 3, H, W) -> (B, C + 1, h, w)` logits, background first; see `made_head`."""
 
     def __init__(self, backbone: Backbone, head: HeadName, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head_name = head
-        self.stride = backbone.stride  # pixels from one cell of the logits to the next
-        if head == "segformer":
-            widths, strides = backbone.stage_shapes()
-            if len(widths) < STAGES:
-                raise BadInput(
-                    f"segment.head segformer: '{backbone.name}' has {len(widths)} stages and {STAGES} are needed; "
-                    "choose another head or backbone."
-                )
-            self.head: nn.Module = SegFormerHead(widths[-STAGES:], num_classes + 1, backbone.grid)
-            self.stride = strides[-STAGES]
-            return
-        heads: dict[str, type[nn.Module]] = {"aspp": ASPP, "largefov": LargeFOV, "tokens": TokenDecoder}
-        self.head = heads[head](backbone.channels, num_classes + 1, backbone.stride)
+        self.head = made_head(head, backbone, num_classes + 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the logits, background first. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
-        if self.head_name == "segformer":
-            return self.head(self.backbone.stages(images)[-STAGES:])
-        return self.head(self.backbone(images))
+        return self.head(seen_by(self.head_name, self.backbone, images))
+
+    @property
+    def stride(self) -> int:
+        """Returns the pixels from one cell of the logits to the next."""
+        return self.head.grid.stride if isinstance(self.head, SegFormerHead) else self.backbone.stride
 
     def logits_at(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Returns the logits interpolated to `size`: `(B, C + 1, *size)`."""

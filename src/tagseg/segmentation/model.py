@@ -169,7 +169,7 @@ class SegmentationModel:
                 pixels = torch.cat([pixels, pixels.flip(-1)])
             with inference_autocast(self.device):
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-                stride = self.network.stride if isinstance(self.network, DeepLab) else backbone.stride
+                stride = self.network.stride
                 logits = on_canvas(self.network, pixels, stride, batch=len(pixels), local=backbone.local)
             seen = F.softmax(logits.float(), dim=1) if how.fuse == "mean" else logits.float()
             if how.flip:

@@ -57,9 +57,8 @@ class Material:
     def cases(self) -> Iterator[Case]:
         """Yields the photographs with the maps of their true tags, and remembers some."""
         every = max(1, len(self.samples) // PICTURED)
-        explainer: Explainer | TenCrops = self.explainer()
-        if self.compat == "official":
-            explainer = TenCrops(self.explainer())
+        made = self.explainer()
+        explainer = TenCrops(made) if self.compat == "official" else made
         for number, case in enumerate(cases_of(explainer, self.samples, self.advance)):
             if number % every == every // 2 and len(self.pictured) < PICTURED:
                 self.pictured.append(case)
