@@ -42,7 +42,7 @@ def supervised(data: Dataset, settings: FitSettings, seed: int, folder: Path) ->
     backbone.freeze(early=backbone.pretrained, norms=backbone.pretrained)
     folder.mkdir(parents=True, exist_ok=True)
     model, _ = teach(
-        backbone,
+        [backbone],
         tuple(sample for sample in data.train if sample.mask is not None),
         lambda sample: sample.mask,
         data.classes,

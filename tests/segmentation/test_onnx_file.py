@@ -17,7 +17,7 @@ from tagseg.errors import BadInput
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.features import Levels
 from tagseg.segmentation.decoder import FrozenSegmenter
-from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
 from tagseg.segmentation.model import SegmentationModel
 from tagseg.segmentation.onnx_file import METADATA, _resampled, save_onnx
 
@@ -28,6 +28,7 @@ pytest.importorskip("onnx")
 def networks() -> dict[str, Any]:
     return {
         "convolutions that stride with odd kernels": lambda: DeepLab(Backbone("test_resnet", "random", 16), "aspp", 3),
+        "two networks": lambda: DeepLabPair(*(DeepLab(Backbone("test_resnet", "random", 16), "aspp", 3) for _ in "12")),
         "a transformer's patches": lambda: DeepLab(Backbone("test_vit", "random"), "tokens", 3),
         "a decoder of one convolution": lambda: FrozenSegmenter(Levels("test_vit"), 3, 32, 0),
         "a decoder that attends": lambda: FrozenSegmenter(Levels("test_vit"), 3, 32, 2),

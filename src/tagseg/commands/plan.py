@@ -180,7 +180,7 @@ def _trainings(settings: FitSettings) -> dict[str, _Training]:
     warm = train.warmup_epochs if getattr(train, "warmup", 0) else 0
     found = [shared("train", sizes, warm, gpu or train.frozen)]
     after: dict[str, Any] = {"integral": train.successor, "affinity": chain.of(str(chain.learnt))}
-    if settings.segment.network == "deeplab":
+    if settings.segment.network != "decoder":
         after["segment"] = settings.segment
     found += [
         shared(name, [own.batch_size] * own.epochs, 0, gpu or (name == "integral" and train.frozen))

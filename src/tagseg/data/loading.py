@@ -60,6 +60,13 @@ def normalise(image: np.ndarray, statistics: PixelStatistics) -> torch.Tensor:
     return torch.from_numpy(image.astype(np.float32) * scale - shift).permute(2, 0, 1)
 
 
+def to_pixels(images: torch.Tensor, statistics: PixelStatistics) -> np.ndarray:
+    """Returns the photographs that were normalised: `(B, 3, H, W)` float -> `(B, H, W, 3)` uint8 RGB."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (statistics.mean, statistics.std))
+    pixels = 255 * (images.detach().cpu().float() * std + mean)
+    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
 class TrainingViews(Dataset[dict[str, Any]]):
     """Random views of tagged photographs.
 

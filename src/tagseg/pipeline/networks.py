@@ -51,7 +51,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         check_attribution(classifier, s.mine)
     if s.data.texts is not None:
         classifier.read_texts(Path(s.data.texts), stand_in(s.backbone, s.weights))
-    if s.segment.network == "deeplab" and not segments_itself(s):
+    if s.segment.network != "decoder" and not segments_itself(s):
         _check_segmentation(s)
     check_processes(s.processes)
     check_logger(s.log)

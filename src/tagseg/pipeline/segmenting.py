@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from tagseg.data.coupled_views import CoupledViews
 from tagseg.data.dataset import MaskFolder, Sample
 from tagseg.data.feature_store import FeatureStore
 from tagseg.data.feature_views import FeatureViews
@@ -33,8 +34,9 @@ from tagseg.pipeline.run import Run
 from tagseg.pipeline.settings import FitSettings, LogSettings, MaskSettings
 from tagseg.pipeline.training import Schedule, Sharing, save_network, train
 from tagseg.progress import Advance, Reporter
+from tagseg.segmentation.co_training import CoTraining
 from tagseg.segmentation.decoder import Decoder, DecoderTraining, FrozenSegmenter
-from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
 from tagseg.segmentation.encoder import load_encoder, side_by_side
 from tagseg.segmentation.model import SegmentationModel, load
 from tagseg.segmentation.settings import SegmentSettings
@@ -65,7 +67,7 @@ def own_model(method: Method, classes: tuple[str, ...]) -> SegmentationModel:
 
 
 def teach(
-    backbone: Backbone,
+    backbones: Sequence[Backbone],
     samples: tuple[Sample, ...],
     masks: Callable[[Sample], Path],
     classes: tuple[str, ...],
@@ -80,10 +82,11 @@ def teach(
     log: LogSettings = LogSettings(),
     start: Path | None = None,
 ) -> tuple[SegmentationModel, list[EpochRecord]]:
-    """Puts a DeepLab head on `backbone` and trains both with the mask of every sample.
+    """Puts DeepLab's head on a backbone and trains both with the mask of every sample.
 
     Args:
-        backbone: with its weights loaded and its frozen parts frozen.
+        backbones: one, or the two of networks that teach each other, with their weights loaded and their frozen parts
+            frozen.
         masks: where the mask of a sample lies.
         seed, views_seed: of the order of the photographs, and of their windows.
         folder, name, reporter, sharing, log: see `tagseg.pipeline.training.train`.
@@ -92,14 +95,21 @@ def teach(
     Returns:
         the model, and the record of its epochs.
     """
-    network = DeepLab(backbone, settings.head, len(classes))
+    single = [DeepLab(backbone, settings.head, len(classes)) for backbone in backbones]
+    network: DeepLab | DeepLabPair = single[0] if len(single) == 1 else DeepLabPair(*single)
     if start is not None:
-        start_head(network.head, start, classes)
-    side, _ = backbone.grid.fit(settings.side, settings.side)
+        start_heads(network.heads, start, classes)
+    side, _ = network.backbone.grid.fit(settings.side, settings.side)
     spec = ViewSpec(side=side, scales=settings.scales, seed=views_seed, masks=masks)
-    views = TrainingViews(samples, len(classes), backbone, spec)
-    schedule = Schedule(settings.epochs, settings.batch_size, seed)
-    module = SegmentationTraining(network, settings, schedule.steps(len(samples)))
+    module: SegmentationTraining | CoTraining
+    if isinstance(network, DeepLabPair):
+        views: TrainingViews = CoupledViews(samples, len(classes), network.backbone, spec)
+        schedule = Schedule(settings.epochs, settings.batch_size // 2, seed)  # of pairs
+        module = CoTraining(network, settings, schedule.steps(len(views)))
+    else:
+        views = TrainingViews(samples, len(classes), network.backbone, spec)
+        schedule = Schedule(settings.epochs, settings.batch_size, seed)
+        module = SegmentationTraining(network, settings, schedule.steps(len(views)))
     epochs = train(module, views, schedule, folder, name, reporter, sharing, log=log)
     return SegmentationModel(network, classes, round(side * PREDICTION_MARGIN)), epochs
 
@@ -137,7 +147,7 @@ def teach_decoder(
         head.load_state_dict(load_file(folder / keep))
         return head, [EpochRecord(**epoch) for epoch in read_json(folder / "epochs.json")]
     if start is not None:
-        start_head(head, start, classes)
+        start_heads([head], start, classes)
     cells = max(encoder.grid.cells(*encoder.size(1, 1)))
     views = FeatureViews(samples, len(classes), run.features(), cells, seed, masks)
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
@@ -149,15 +159,18 @@ def teach_decoder(
     return head, epochs
 
 
-def start_head(head: torch.nn.Module, run: Path, classes: tuple[str, ...]) -> None:
-    """Gives a new segmentation head what that of an earlier run has learnt; one of another kind gives nothing."""
+def start_heads(heads: Sequence[torch.nn.Module], run: Path, classes: tuple[str, ...]) -> None:
+    """Gives new segmentation heads what those of an earlier run have learnt; what is of another kind gives nothing.
+
+    Of two heads the second stays as it is where the earlier run has one: two that are alike teach each other nothing.
+    """
     if not (run / SEGMENTER).is_file():
         return
     earlier = load(run)
-    same = type(earlier.network.head) is type(head)
-    if same:
-        state = earlier.to("cpu").network.head.state_dict()
-        take_over(head, state, ["", *earlier.classes], ["", *classes])  # "" is the background
+    earlier.to("cpu")
+    for head, known in zip(heads, earlier.network.heads):  # noqa: B905
+        if type(known) is type(head):
+            take_over(head, known.state_dict(), ["", *earlier.classes], ["", *classes])  # "" is the background
 
 
 def with_encoder(run: Run, head: Decoder, settings: DecoderSettings) -> SegmentationModel:

@@ -102,7 +102,7 @@ class StepLog(Callback):
         """Counts the time spent waiting for photographs."""
         del trainer, module, number
         self._waited += time.perf_counter() - self._idle_since
-        self._photographs += len(next(iter(batch.values())))
+        self._photographs += math.prod(next(iter(batch.values())).shape[:-3])  # of images, or of their features
 
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
         """Measures the gradients of a step that will have a line."""

@@ -93,6 +93,11 @@ class FrozenSegmenter(nn.Module):
         """Returns the pixels from one cell of the logits to the next."""
         return self.backbone.stride
 
+    @property
+    def heads(self) -> tuple[nn.Module, ...]:
+        """Returns what of it tells classes apart."""
+        return (self.head,)
+
 
 def _inside(boxes: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     """Where photographs are in squares of cells: y0, y1, x0, x1 `(B, 4)` and `(B, K, h, w)` -> `(B, h, w)` bool."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -150,8 +150,55 @@ class DeepLab(nn.Module):
         """Returns the pixels from one cell of the logits to the next."""
         return self.head.grid.stride if isinstance(self.head, SegFormerHead) else self.backbone.stride
 
+    @property
+    def heads(self) -> tuple[nn.Module, ...]:
+        """Returns what of it tells classes apart."""
+        return (self.head,)
+
     def logits_at(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Returns the logits interpolated to `size`: `(B, C + 1, *size)`."""
+        return self.backbone.grid.resize(self(images), size)
+
+
+class DeepLabPair(nn.Module):
+    """Two DeepLabs of one kind, whose logits are averaged: `(B, 3, H, W) -> (B, C + 1, h, w)`, background first.
+
+    BECO (Rong et al., CVPR 2023) trains such a pair and keeps both.
+    """
+
+    def __init__(self, first: DeepLab, second: DeepLab) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([first, second])
+        self.head_name = first.head_name
+
+    @property
+    def backbone(self) -> Backbone:
+        """Returns the backbone of the first, to whose grid and colours the second keeps."""
+        return self.both[0].backbone
+
+    @property
+    def both(self) -> tuple[DeepLab, DeepLab]:
+        """Returns the two networks."""
+        first, second = self.networks
+        return cast(DeepLab, first), cast(DeepLab, second)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the mean logits. `(B, 3, H, W) -> (B, C + 1, h, w)`."""
+        first, second = self.both
+        return (first(images) + second(images)) / 2
+
+    @property
+    def stride(self) -> int:
+        """Returns the pixels from one cell of the logits to the next."""
+        return self.both[0].stride
+
+    @property
+    def heads(self) -> tuple[nn.Module, ...]:
+        """Returns what of it tells classes apart."""
+        return tuple(network.head for network in self.both)
+
+    def logits_at(self, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Returns the mean logits interpolated to `size`: `(B, C + 1, *size)`."""
         return self.backbone.grid.resize(self(images), size)
 
 

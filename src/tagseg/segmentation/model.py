@@ -25,7 +25,7 @@ from tagseg.networks.backbone import Backbone, on_canvas
 from tagseg.networks.features import Levels
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.segmentation.decoder import FrozenSegmenter
-from tagseg.segmentation.deeplab import DeepLab
+from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
 from tagseg.segmentation.saved import DESCRIPTION, WEIGHTS, find_model
 from tagseg.segmentation.settings import NO_CRF, HeadName, PredictSettings
 from tagseg.settings import SidePixels, parse
@@ -49,7 +49,7 @@ class SegmentationModel:
 
     def __init__(
         self,
-        network: DeepLab | FrozenSegmenter,
+        network: DeepLab | DeepLabPair | FrozenSegmenter,
         classes: tuple[str, ...],
         side: int,
         protocol: PredictSettings | None = None,
@@ -210,6 +210,8 @@ class SegmentationModel:
         described: dict[str, Any] = {"backbone": backbone.name, "output_stride": backbone.output_stride}
         if isinstance(network, FrozenSegmenter):
             described |= {"width": network.head.width, "layers": network.head.layers}
+        if isinstance(network, DeepLabPair):
+            described |= {"networks": 2}
         return described | {"head": network.head_name}
 
 
@@ -266,13 +268,17 @@ def with_protocol(described: dict[str, Any], protocol: PredictSettings) -> dict[
 
 
 class ModelArchitecture(BaseModel):
-    """What `model.json` says of the network; `width` and `layers` are those of a decoder of frozen features."""
+    """What `model.json` says of the network; `width` and `layers` are those of a decoder of frozen features.
+
+    Of two `networks` the logits are averaged.
+    """
 
     backbone: str
     head: str
     output_stride: Literal[8, 16, 32] | None = None
     width: Annotated[int, Field(ge=1, le=1 << 14)] = 1
     layers: Annotated[int, Field(ge=0, le=64)] = 0
+    networks: Literal[1, 2] = 1
 
 
 class ModelInput(BaseModel):
@@ -293,10 +299,13 @@ class ModelDescription(BaseModel):
     protocol: PredictSettings = PredictSettings()
 
 
-def _network(parts: ModelArchitecture, num_classes: int) -> DeepLab | FrozenSegmenter:
+def _network(parts: ModelArchitecture, num_classes: int) -> DeepLab | DeepLabPair | FrozenSegmenter:
     if parts.head == FrozenSegmenter.head_name:
         return FrozenSegmenter(Levels(parts.backbone), num_classes, parts.width, parts.layers)
     if parts.head not in get_args(HeadName):
         raise ValueError(f"there is no head '{parts.head}'")
-    backbone = Backbone(parts.backbone, "random", parts.output_stride)
-    return DeepLab(backbone, cast(HeadName, parts.head), num_classes)
+    single = [
+        DeepLab(Backbone(parts.backbone, "random", parts.output_stride), cast(HeadName, parts.head), num_classes)
+        for _ in range(parts.networks)
+    ]
+    return single[0] if parts.networks == 1 else DeepLabPair(*single)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from tagseg.errors import nearest
 from tagseg.masks.crf_parameters import CRFS
@@ -43,16 +43,27 @@ class PredictSettings(Settings):
         return self == PredictSettings()
 
 
+class BecoSettings(Settings):
+    """Settings of two networks that teach each other where masks are doubted (BECO, Rong et al., CVPR 2023)."""
+
+    warmup: float = Field(default=0.02, ge=0, le=1)  # share of the steps in which what is mixed keeps its masks
+    mixing: float = Field(default=0.5, ge=0, le=1)  # how often half of the classes of another photograph are pasted in
+    sure: float = Field(default=0.95, ge=0, le=1)  # probability above which what both say of a mixed pixel is its label
+    border_weight: NonNegativeFloat = 0.2  # how much more pixels weigh along the border of what was pasted
+
+
 class SegmentSettings(Settings):
     """Settings of the segmentation network and its training; the recipes hold the published ones."""
 
     # "masks": trained on the pseudo-masks; "method": the method's own, where it learns to segment while it learns from
     # tags (ToCo and its heirs), and what follows does not matter; "auto": the method's own if it has one
     source: Literal["auto", "masks", "method"] = "auto"
-    # "deeplab": a network that is trained as a whole; "decoder": a small one on the features of the frozen encoder,
-    # with settings of its own, and what follows them does not matter
-    network: Literal["deeplab", "decoder"] = "deeplab"
+    # "deeplab": a network that is trained as a whole; "beco": two of them that teach each other where masks are doubted
+    # (255; see masks.keep); "decoder": a small one on the features of the frozen encoder, with settings of its own, and
+    # what follows them does not matter
+    network: Literal["deeplab", "beco", "decoder"] = "deeplab"
     decoder: DecoderSettings = DecoderSettings()
+    beco: BecoSettings = BecoSettings()
     backbone: str | None = None  # None: that of the classifier
     weights: str | None = None  # None: those the classifier began with, or "pretrained" for another backbone
     head: HeadName = "aspp"
@@ -74,3 +85,11 @@ class SegmentSettings(Settings):
     # whether windows are seen at 0.75 and 0.5 of their size too, and the losses of the three and of their largest
     # logits are added (DeepLab's "MSC")
     multi_scale: bool = False
+
+    @model_validator(mode="after")
+    def _of_two(self) -> SegmentSettings:
+        if self.network == "beco" and self.multi_scale:
+            raise ValueError("network=beco sees every window at one size; set multi_scale=false")
+        if self.network == "beco" and self.batch_size % 2:
+            raise ValueError(f"network=beco mixes photographs in pairs; batch_size {self.batch_size} must be even")
+        return self

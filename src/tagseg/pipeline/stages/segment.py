@@ -31,7 +31,7 @@ def _inputs(run: Run) -> dict[str, Any]:
         return inputs
     inputs = {
         **run.keys("masks", "relabel"),
-        "settings": s.model_dump(mode="json", exclude={"decoder"}),
+        "settings": s.model_dump(mode="json", exclude={"decoder"} if s.network == "beco" else {"decoder", "beco"}),
     }
     if s.weights:
         inputs["weights"] = weights_digest(s.weights)
@@ -50,16 +50,8 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         with_encoder(run, head, s.decoder).save(folder)
         return TrainingRecord(epochs=epochs)
     torch.manual_seed(run.settings.seed + 1)
-    name, weights = backbone_of(s, run.settings)
-    backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)
-    if s.start == "classifier":
-        taught = run.classifier().backbone
-        backbone.load_state_dict(taught.state_dict())
-        backbone.mean, backbone.std = taught.mean, taught.std  # the colours that these weights know
-    pretrained = weights != "random"
-    backbone.freeze(early=pretrained, norms=pretrained and s.norms == "frozen")
     model, epochs = teach(
-        backbone,
+        [_backbone(run) for _ in range(2 if s.network == "beco" else 1)],
         run.training,
         run.pseudo_masks(),
         run.data.classes,
@@ -75,6 +67,20 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     )
     model.save(folder)
     return TrainingRecord(epochs=epochs)
+
+
+def _backbone(run: Run) -> Backbone:
+    """A backbone that is ready to learn."""
+    s = run.settings.segment
+    name, weights = backbone_of(s, run.settings)
+    backbone = Backbone(name, weights if s.start == "weights" else "random", s.output_stride)
+    if s.start == "classifier":
+        taught = run.classifier().backbone
+        backbone.load_state_dict(taught.state_dict())
+        backbone.mean, backbone.std = taught.mean, taught.std  # the colours that these weights know
+    pretrained = weights != "random"
+    backbone.freeze(early=pretrained, norms=pretrained and s.norms == "frozen")
+    return backbone
 
 
 def _describe(run: Run, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tagseg
+from tagseg.data.coupled_views import CoupledViews
+from tagseg.data.loading import normalise, to_pixels
+from tagseg.data.photometry import distort_strongly
+from tagseg.data.reading import read_dataset
+from tagseg.data.views import ViewSpec
+from tagseg.networks.backbone import Backbone
+from tagseg.segmentation.co_training import CoTraining, Mixed, border_of, mix_pairs, some_classes
+from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
+from tagseg.segmentation.model import SegmentationModel, load
+from tagseg.segmentation.settings import SegmentSettings
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def pair() -> DeepLabPair:
+    torch.manual_seed(0)
+    first, second = (DeepLab(Backbone("test_resnet", "random", 16), "aspp", 3) for _ in range(2))
+    return DeepLabPair(first, second)
+
+
+def test_every_photograph_once_and_in_other_pairs(tiny_set: Path):
+    data = read_dataset(tiny_set)
+    samples = data.train[:5]
+    spec = ViewSpec(side=49, scales=(0.8, 1.6), seed=3, masks=lambda sample: sample.mask)
+    views = CoupledViews(samples, len(data.classes), Backbone("test_resnet"), spec)
+    assert len(views) == 3
+    seeds = {epoch: [views[epoch, n]["seed"].tolist() for n in range(3)] for epoch in (0, 1)}
+    for epoch, pairs in seeds.items():
+        drawn = [seed for both in pairs for seed in both]
+        assert len(set(drawn)) == 5
+        assert drawn[0] == drawn[5]  # the pair that the last one lacks begins anew
+        assert pairs == [views[epoch, n]["seed"].tolist() for n in range(3)]
+    assert not {seed for both in seeds[0] for seed in both} & {seed for both in seeds[1] for seed in both}
+    item = views[0, 1]
+    assert item["image"].shape == (2, 3, 49, 49)
+    assert item["mask"].shape == (2, 49, 49)
+    assert item["inside"].shape == (2, 4)
+
+
+def test_half_of_the_classes_without_background():
+    labels = torch.zeros(4, 4, dtype=torch.int64)
+    labels[0], labels[1], labels[2], labels[3, 0] = 1, 2, 3, 255
+    found = {tuple(labels[some_classes(labels, np.random.default_rng(n))].unique().tolist()) for n in range(30)}
+    assert found == {(1, 2), (1, 3), (2, 3)}
+    assert not some_classes(torch.zeros_like(labels), np.random.default_rng(0)).any()
+    assert not some_classes(torch.full_like(labels, 255), np.random.default_rng(0)).any()
+
+
+def test_the_border_lies_on_both_sides():
+    region = torch.zeros(7, 7, dtype=torch.bool)
+    region[2:5, 2:5] = True
+    expected = torch.zeros_like(region)
+    expected[1:6, 1:6] = True
+    expected[3, 3] = False
+    torch.testing.assert_close(border_of(region), expected)
+    assert not border_of(torch.ones_like(region)).any()
+    assert not border_of(torch.zeros_like(region)).any()
+
+
+def test_what_is_pasted_is_photograph_and_what_is_padded_teaches_nothing(pair: DeepLabPair):
+    torch.manual_seed(1)
+    images, masks = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
+    masks[1, :8, :8] = 2
+    inside = torch.ones(2, 32, 32, dtype=torch.bool)
+    inside[0, :16] = False
+    masks[0, :16] = 255
+    shown = mix_pairs(images, masks, inside, None, 1.0, [np.random.default_rng(n) for n in range(2)])
+    assert shown.inside[0, :8, :8].all()
+    assert not shown.inside[0, 8:16].any()
+    torch.testing.assert_close(shown.images[0, :, :8, :8], images[1, :, :8, :8])
+    module = CoTraining(pair.eval(), SegmentSettings(network="beco", loss_stride=1), 10)
+    doubted = Mixed(images, torch.full_like(masks, 255), torch.zeros_like(inside), torch.zeros_like(inside))
+    assert module.loss(images, doubted).item() == 0
+    whole = Mixed(images, doubted.masks, torch.ones_like(inside), doubted.border)
+    assert module.loss(images, whole).item() > 0
+
+
+def test_networks_learn_from_each_other_and_not_from_themselves(pair: DeepLabPair):
+    """Where nothing is labelled the target of one is what the other says, and passes no gradient."""
+    images = torch.randn(1, 3, 32, 32)
+    nothing = torch.full((1, 32, 32), 255)
+    module = CoTraining(pair.eval(), SegmentSettings(network="beco", loss_stride=1), 10)
+    shown = Mixed(images, nothing, torch.ones(1, 32, 32, dtype=torch.bool), torch.zeros(1, 32, 32, dtype=torch.bool))
+    said = [one.logits_at(images, (32, 32)).argmax(dim=1) for one in pair.both]
+    expected = sum(
+        torch.nn.functional.cross_entropy(one.logits_at(images, (32, 32)), other)
+        for one, other in zip(pair.both, reversed(said), strict=True)
+    )
+    torch.testing.assert_close(module.loss(images, shown), expected)
+
+
+def test_colours_change_and_come_back_as_pixels():
+    photo = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    backbone = Backbone("test_resnet")
+    np.testing.assert_array_equal(to_pixels(normalise(photo, backbone)[None], backbone)[0], photo)
+    found = [distort_strongly(photo, np.random.default_rng(n)) for n in range(40)]
+    assert all(one.shape == photo.shape and one.dtype == np.uint8 for one in found)
+    same = sum(np.array_equal(one, photo) for one in found)
+    grey = sum(np.ptp(one, axis=-1).max() == 0 for one in found)
+    assert 0 < same < 12
+    assert 2 < grey < 16
+    np.testing.assert_array_equal(distort_strongly(photo, np.random.default_rng(7)), found[7])
+
+
+def test_the_pair_is_saved_whole_and_averages(pair: DeepLabPair, tmp_path: Path):
+    photo = np.random.default_rng(0).integers(0, 256, (37, 58, 3), dtype=np.uint8)
+    model = SegmentationModel(pair, ("a", "b", "c"), 65)
+    model.save(tmp_path)
+    opened = load(tmp_path)
+    np.testing.assert_array_equal(opened.probabilities(photo), model.probabilities(photo))
+    image = torch.randn(1, 3, 64, 48)
+    torch.testing.assert_close(pair(image), sum(one(image) for one in pair.both) / 2)
+
+
+def test_a_run_with_two_networks(tiny_set: Path, tmp_path: Path):
+    settings: dict[str, Any] = {**TINY, "segment.network": "beco", "segment.batch_size": 6, "masks.keep": 0.5}
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
+    assert run.metrics.val.segmentation is not None
+    model = tagseg.load(run.folder)
+    assert isinstance(model.network, DeepLabPair)
+    first, second = (dict(one.named_parameters()) for one in model.network.both)
+    assert any(not torch.equal(value, second[key]) for key, value in first.items())
+    more = {**settings, "weights": str(run.folder)}
+    tagseg.fit(tiny_set, tmp_path / "more", recipe="cam", settings=more, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"segment.batch_size": 5}, "batch_size 5 must be even"),
+        ({"segment.multi_scale": True}, "set multi_scale=false"),
+        ({"segment.beco.sure": 1.5}, "segment.beco.sure"),
+    ],
+)
+def test_what_does_not_go_together(settings: dict[str, Any], words: str, tiny_set: Path, tmp_path: Path):
+    with pytest.raises(tagseg.BadInput, match=words):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings={**TINY, "segment.network": "beco", **settings})
