@@ -30,6 +30,7 @@ def networks() -> dict[str, Any]:
         "convolutions that stride with odd kernels": lambda: DeepLab(Backbone("test_resnet", "random", 16), "aspp", 3),
         "two networks": lambda: DeepLabPair(*(DeepLab(Backbone("test_resnet", "random", 16), "aspp", 3) for _ in "12")),
         "a transformer's patches": lambda: DeepLab(Backbone("test_vit", "random"), "tokens", 3),
+        "classes as tokens": lambda: DeepLab(Backbone("test_vit", "random"), "segmenter", 3),
         "a decoder of one convolution": lambda: FrozenSegmenter(Levels("test_vit"), 3, 32, 0),
         "a decoder that attends": lambda: FrozenSegmenter(Levels("test_vit"), 3, 32, 2),
         "registers": lambda: FrozenSegmenter(Levels("test_vit2"), 3, 32, 1),

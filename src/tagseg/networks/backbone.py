@@ -425,7 +425,8 @@ def _as_grid(network: Any, features: torch.Tensor, size: torch.Size | tuple[int,
     if features.ndim == 3:
         tokens = features[:, getattr(network, "num_prefix_tokens", 0) :]
         patch = network.patch_embed.patch_size
-        return tokens.transpose(1, 2).unflatten(2, (size[0] // patch[0], size[1] // patch[1]))
+        # ONNX would take what `unflatten` gives for of one size
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, size[0] // patch[0], size[1] // patch[1])
     if getattr(network, "output_fmt", "NCHW") == "NHWC":
         return features.permute(0, 3, 1, 2)
     return features

@@ -179,7 +179,7 @@ _COMMON = {  # what is the same wherever it stands, and has no comment there
     "low": "score below which a place is background",
     "threshold": "map value above which a place counts",
     "pooling": "of class maps to scores of tags",
-    "head": "of DeepLab: v2's, v1's, or that of ToCo for transformers",
+    "head": "DeepLab v2's or v1's, ToCo's for transformers, SegFormer's or Segmenter's",
 }
 
 _WORDS = {
@@ -194,7 +194,7 @@ _WORDS = {
     "Norms": "batch, frozen",
     "Compat": "paper, official",
     "Pooling": "mean, top, lse",
-    "HeadName": "aspp, largefov, tokens, segformer",
+    "HeadName": "aspp, largefov, tokens, segformer, segmenter",
     "str": "text",
     "int": "a number",
     "float": "a number",

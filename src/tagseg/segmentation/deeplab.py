@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tagseg.errors import BadInput
 from tagseg.grid import Grid
 from tagseg.networks.backbone import Backbone
+from tagseg.segmentation.mask_transformer import MaskTransformer
 from tagseg.segmentation.settings import HeadName
 
 
@@ -123,6 +124,8 @@ def made_head(name: HeadName, backbone: Backbone, outputs: int) -> nn.Module:
                 "choose another head or backbone."
             )
         return SegFormerHead(widths[-STAGES:], outputs, backbone.grid.with_stride(strides[-STAGES]))
+    if name == "segmenter":
+        return MaskTransformer(backbone.channels, outputs)
     heads: dict[str, type[nn.Module]] = {"aspp": ASPP, "largefov": LargeFOV, "tokens": TokenDecoder}
     return heads[name](backbone.channels, outputs, backbone.stride)
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tagseg.labels import IGNORE
-from tagseg.networks.ranks import shared_mean
+from tagseg.networks.ranks import shared_mean, shared_sum
 
 _NOWHERE = -50.0  # a logit that finds nothing
 
@@ -23,6 +23,33 @@ def segmentation_loss(logits: torch.Tensor, masks: torch.Tensor, balance: float 
     if balance:
         entropy = entropy * balanced_by_photograph(masks, logits.shape[1], balance)
     return shared_mean(entropy, masks != IGNORE)
+
+
+def clipped_loss(logits: torch.Tensor, masks: torch.Tensor, start: float, side: int) -> torch.Tensor:
+    """Returns the mean cross-entropy of which no pixel has more than its surroundings in the batch have on average.
+
+    What a mask has wrong stands out once a network has learnt what is right, and is then no longer learnt (WeakTr, Zhu
+    et al. 2023, section 3.4, "gradient clipping decoder").
+
+    Args:
+        logits: `(B, C + 1, h, w)`.
+        masks: `(B, h, w)` int64, 255 = ignore.
+        start: mean loss up to which pixels are clipped; above it they count as they are.
+        side: of the squares whose mean over all photographs is the most that a pixel in them counts, or else the mean
+            of everything, where that is more; places.
+    """
+    known = masks != IGNORE
+    entropy = F.cross_entropy(logits.float(), masks, ignore_index=IGNORE, reduction="none")
+    total, count = (shared_sum(part.sum(dim=0, dtype=torch.float32)) for part in (entropy.detach(), known))
+    mean = total.sum() / count.sum().clamp(min=1)
+    if mean <= start:
+        height, width = masks.shape[-2:]
+        whole = (0, -width % side, 0, -height % side)
+        sums, counts = (F.avg_pool2d(F.pad(part, whole)[None], side)[0] for part in (total, count))
+        local = torch.where(counts > 0, sums / counts.clamp(min=1e-9), mean).clamp(min=mean)
+        most = local.repeat_interleave(side, dim=0).repeat_interleave(side, dim=1)[:height, :width]
+        entropy = torch.minimum(entropy, most)
+    return shared_mean(entropy, known)
 
 
 def balanced_by_photograph(masks: torch.Tensor, outputs: int, power: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from tagseg.masks.crf_parameters import CRFS
 from tagseg.networks.settings import DecoderSettings
 from tagseg.settings import Count, Norms, OutputStride, ScaleRange, Settings, SidePixels
 
-HeadName = Literal["aspp", "largefov", "tokens", "segformer"]
+HeadName = Literal["aspp", "largefov", "tokens", "segformer", "segmenter"]
 NO_CRF = "none"
 
 
@@ -85,11 +85,17 @@ class SegmentSettings(Settings):
     # whether windows are seen at 0.75 and 0.5 of their size too, and the losses of the three and of their largest
     # logits are added (DeepLab's "MSC")
     multi_scale: bool = False
+    # mean loss of a batch from which on pixels count no more than the mean of the batch there, so that what is wrong in
+    # a mask is not learnt by heart (WeakTr's "online retraining"); null: they always count
+    clip_from: PositiveFloat | None = None
+    clip_side: Count = 120  # of the squares that such a mean is of, pixels
 
     @model_validator(mode="after")
     def _of_two(self) -> SegmentSettings:
         if self.network == "beco" and self.multi_scale:
             raise ValueError("network=beco sees every window at one size; set multi_scale=false")
+        if self.network == "beco" and self.clip_from is not None:
+            raise ValueError("network=beco doubts pixels by its masks; set clip_from=null")
         if self.network == "beco" and self.batch_size % 2:
             raise ValueError(f"network=beco mixes photographs in pairs; batch_size {self.batch_size} must be even")
         return self

@@ -10,7 +10,7 @@ import torch
 from tagseg.grid import PIXELS
 from tagseg.networks.optimisers import poly_optimiser
 from tagseg.segmentation.deeplab import DeepLab
-from tagseg.segmentation.losses import segmentation_loss
+from tagseg.segmentation.losses import clipped_loss, segmentation_loss
 from tagseg.segmentation.settings import SegmentSettings
 
 MULTI_SCALE = (0.75, 0.5)  # of a window, beside its own size
@@ -35,7 +35,12 @@ class SegmentationTraining(lightning.LightningModule):
                 smaller = PIXELS.resize(batch["image"], grid.fit(height * scale, width * scale))
                 seen.append(self.network.logits_at(smaller, size))
             seen.append(torch.stack(seen).amax(dim=0))
-        loss = torch.stack([segmentation_loss(logits, masks) for logits in seen]).sum()
+        if s.clip_from is None:
+            losses = [segmentation_loss(logits, masks) for logits in seen]
+        else:
+            side = max(1, s.clip_side // s.loss_stride)
+            losses = [clipped_loss(logits, masks, s.clip_from, side) for logits in seen]
+        loss = torch.stack(losses).sum()
         self.log("loss", loss)
         return loss
 
