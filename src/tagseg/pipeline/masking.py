@@ -94,7 +94,8 @@ def spread_maps(
     values = deepest(features.read(name))
     height, width = values.shape[1:]
     maps = on_cells(stored.at((FINE * height, FINE * width)), (height, width))
-    return replace(stored, maps=refinement.refine(values, maps, settings), grid=grid)
+    spread = refinement.of_maps or refinement.refine
+    return replace(stored, maps=spread(values, maps, settings), grid=grid)
 
 
 def refine_scores(

@@ -60,6 +60,7 @@ class FeatureRefinement:
         photograph, and the scores lie on them (H = h) or on pixels.
     settings: the class of the setting `masks.NAME`.
     default: the value of that setting.
+    of_maps: the same for class maps `(K, H, W)` in [0, 1], which have no background; None: `refine` takes them too.
     """
 
     name: str
@@ -68,6 +69,7 @@ class FeatureRefinement:
     refine: Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
     settings: Any
     default: Any
+    of_maps: Callable[[np.ndarray, np.ndarray, Any], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
