@@ -173,6 +173,9 @@ def test_what_learns_from_more_than_features_is_refused(tiny_set: Path, tmp_path
         del own[f"train.{part}"]
         with pytest.raises(BadInput, match=f"train.{part}.*computed once.*set it to none"):
             tagseg.fit(tiny_set, tmp_path / "run", recipe="ktse", settings=own, quiet=True)
+    own = {**TINY, "train.frozen": True, "train.erasing": "none", "train.alignment": "none", "train.dropout": 0.2}
+    with pytest.raises(BadInput, match=r"train.dropout.*drops nothing"):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="ktse", settings=own, quiet=True)
     settings = {**TINY, "masks.refine": "proxy", "encoder.name": "test_resnet", "encoder.weights": "random"}
     with pytest.raises(BadInput, match="no plain vision transformer"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)

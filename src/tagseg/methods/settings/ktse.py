@@ -23,9 +23,10 @@ class KTSESettings(PyramidSettings):
     regularisation: bool = True  # pseudo-labels of its own
     # with the erased image
     alignment: Literal["none", "global", "local", "both"] = Field(default="both", validate_default=True)
-    synthesised: Count = 4  # images of a batch that meet their partner
-    bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image too
-    partner: Literal["other", "itself"] = "other"  # whom an image meets; "itself", another view of it, is the control
+    synthesised: Count = 4  # images of a batch that meet their partner, where erasing is on
+    bidirectional: bool = True  # whether the anchor's maps learn from those of the joined image (erasing) too
+    # whom an image meets where erasing is on; "itself", another view of it, is the control
+    partner: Literal["other", "itself"] = "other"
     # beta_h: above it a pixel is a class, and beta_l: below it a pixel is background; "auto": around the value that
     # cuts the maps in two, for maps that are wider than the published values are for
     high: Share | Literal["auto"] = 0.3

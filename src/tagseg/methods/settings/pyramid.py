@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from tagseg.methods.settings.cam import ClassifierSettings
 from tagseg.settings import Compat, Count
@@ -22,6 +22,13 @@ class PyramidSettings(ClassifierSettings):
     dropout: float | None = Field(default=None, ge=0, lt=1)  # of the backbone's dropout layers; None: as they are
     erase_threshold: float = Field(default=0.6, ge=0, le=1)  # a class map's value from which a pixel is erased
     compat: Compat = "paper"
+
+    @field_validator("dropout")
+    @classmethod
+    def _backbone_learns(cls, share: float | None, given: ValidationInfo) -> float | None:
+        if share is not None and given.data.get("frozen"):
+            raise ValueError("a network whose features were computed once (train.frozen) drops nothing; leave it out")
+        return share
 
     @property
     def warmup_epochs(self) -> int:
