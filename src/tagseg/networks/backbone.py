@@ -15,7 +15,7 @@ from torch import nn
 
 from tagseg.errors import BadInput, brief, nearest
 from tagseg.grid import Grid
-from tagseg.networks import mix_transformer, resnet38, vit_depth8
+from tagseg.networks import caffe_resnet, mix_transformer, resnet38, vit_depth8
 from tagseg.networks.mix_transformer import MixTransformer
 from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
@@ -31,7 +31,8 @@ class Backbone(nn.Module):
     nothing is shifted by half a cell.
 
     Args:
-        name: timm's name of the architecture, "resnet38", "vit_small_patch16_224_depth8", or "mit_b0" to "mit_b5".
+        name: timm's name of the architecture, "resnet38", "resnet101_caffe", "vit_small_patch16_224_depth8", or
+            "mit_b0" to "mit_b5".
         weights: `"pretrained"` (timm's own, downloaded), `"random"`, a `.safetensors`, `.pth` or `.params` file, or the
             folder of an earlier run.
         output_stride: 8, 16 or 32 for networks that can dilate; None for the network's own; "auto" for 16 where the
@@ -270,6 +271,12 @@ _OWN = {
         resnet38.from_mxnet,
         (8,),
         "those of its authors (ilsvrc-cls_rna-a1_cls1000_ep-0001.params) or a .pth",
+    ),
+    caffe_resnet.NAME: _Own(
+        caffe_resnet.create,
+        caffe_resnet.from_published,
+        caffe_resnet.STRIDES,
+        "those of deeplab-pytorch (deeplabv1_resnet101-coco.pth, which has seen COCO's masks)",
     ),
     vit_depth8.NAME: _Own(
         lambda _: vit_depth8.create(),

@@ -148,7 +148,7 @@ def _comment(lines: list[str], first: int, last: int) -> str:
 
 _COMMON = {  # what is the same wherever it stands, and has no comment there
     "method": "a name of `tagseg recipes`, or the file of a method of your own",
-    "backbone": "timm's name of a network, resnet38, or mit_b0 to mit_b5",
+    "backbone": "timm's name of a network, resnet38, resnet101_caffe, or mit_b0 to mit_b5",
     "seed": "of everything random",
     "epochs": "how often every photograph is seen",
     "batch_size": "photographs of a step",
