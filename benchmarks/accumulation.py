@@ -21,7 +21,7 @@ from tagseg.cores import cpu_count
 from tagseg.data.geometry import Window
 from tagseg.data.loading import TrainingLoader
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
-from tagseg.methods.oaa import trusted
+from tagseg.methods.oaa_losses import trusted
 from tagseg.methods.table import load_method
 from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.settings import parse_assignments, resolve

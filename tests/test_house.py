@@ -117,3 +117,9 @@ def test_what_computes_nothing_imports_no_torch(arguments: list[str], tiny_set: 
         assert done.stderr.startswith("tagseg: "), done.stderr
         assert done.stderr.strip().count("\n") == 0
         assert "ended with 2" in done.stdout
+
+
+def test_no_method_is_long():
+    """Whoever opens a method reads all of it."""
+    for path in (SOURCE / "methods").glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path

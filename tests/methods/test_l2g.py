@@ -7,10 +7,8 @@ import torch
 import tagseg
 from tagseg.errors import BadInput
 from tagseg.grid import Grid
-from tagseg.methods.l2g import (
-    L2G,
-    L2GSettings,
-    LocalNetwork,
+from tagseg.methods.l2g import L2G, L2GSettings, LocalNetwork
+from tagseg.methods.l2g_targets import (
     classification_loss,
     crops,
     local_attention,

@@ -15,9 +15,8 @@ from tagseg.data.accumulator import Accumulator
 from tagseg.data.dataset import Sample
 from tagseg.errors import BadInput
 from tagseg.grid import Grid
-from tagseg.methods.oaa import (
-    IntegralAttention,
-    IntegralSettings,
+from tagseg.methods.oaa import IntegralAttention, IntegralSettings
+from tagseg.methods.oaa_losses import (
     constraint_loss,
     cross_entropy,
     enhancement_loss,

@@ -2,15 +2,8 @@ import pytest
 import torch
 
 from tagseg.masks.rescaling import normalised
-from tagseg.methods.ktse import (
-    OFFICIAL_CLASS_WEIGHT,
-    OFFICIAL_MARGIN,
-    KTSESettings,
-    global_alignment,
-    inter_loss,
-    official_label_loss,
-    rise_loss,
-)
+from tagseg.methods.ktse import OFFICIAL_CLASS_WEIGHT, OFFICIAL_MARGIN, KTSESettings
+from tagseg.methods.ktse_losses import global_alignment, inter_loss, official_label_loss, rise_loss
 from tagseg.networks.gpp import GatedPyramidPooling, agreement
 from tests.parity.golden import assert_close, golden
 

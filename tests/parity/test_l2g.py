@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tagseg.grid import PIXELS
-from tagseg.methods.l2g import official_regions, official_targets, transfer_loss
+from tagseg.methods.l2g_targets import official_regions, official_targets, transfer_loss
 from tagseg.networks.pcm import pixel_correlation
 from tagseg.networks.resnet38 import ResNet38
 from tagseg.pipeline.mining import fused_bicubic, to_class_maps

@@ -8,7 +8,7 @@ import torch
 from tagseg.data.accumulator import Accumulator
 from tagseg.data.geometry import Window
 from tagseg.grid import Grid
-from tagseg.methods.oaa import hybrid_loss
+from tagseg.methods.oaa_losses import hybrid_loss
 from tests.parity.golden import assert_close, golden
 
 
