@@ -58,6 +58,7 @@ def test_what_is_not_shared_and_what_is_shared_by_the_smaller_batch():
     }
     ktse = planning._trainings(resolve("voc/ktse", {"processes": 16}))
     assert (ktse["train"].processes, ktse["train"].warm, ktse["affinity"].processes) == (8, 10, 16)
+    assert (ktse["segment"].processes, ktse["segment"].part) == (8, 2)  # pairs of BECO are not parted
 
 
 def test_the_default_recipe_and_the_command(tiny_set: Path, tmp_path: Path):

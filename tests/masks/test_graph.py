@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from tagseg.errors import BadInput
 from tagseg.masks.graph import (
     GraphTraining,
     adjacency_of,
@@ -94,3 +95,8 @@ def test_gradients_are_those_of_torch():
         loss.backward()
         optimiser.step()
     torch.testing.assert_close(taught(features, adjacency, labels, laplacian, 3, training), said(1.0).exp())
+
+
+def test_too_many_cells():
+    with pytest.raises(BadInput, match=r"65 x 64 cells are too many.*set a smaller encoder.side"):
+        refine_maps(np.zeros((2, 65, 64), np.float32), np.zeros((1, 65, 64), np.float32))

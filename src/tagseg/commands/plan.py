@@ -170,8 +170,8 @@ def _trainings(settings: FitSettings) -> dict[str, _Training]:
 
     sharing = Sharing(settings.processes, settings.accumulate)
 
-    def shared(name: str, epochs: list[int], warm: int, fast: bool) -> _Training:
-        processes, parts = sharing.of(*epochs)
+    def shared(name: str, epochs: list[int], warm: int, fast: bool, together: int = 1) -> _Training:
+        processes, parts = sharing.of(*(batch // together for batch in epochs))
         part = max(epochs) // processes // parts if fast else min(PART, *epochs)
         return _Training(name, tuple(epochs), warm, processes, part)
 
@@ -183,7 +183,13 @@ def _trainings(settings: FitSettings) -> dict[str, _Training]:
     if settings.segment.network != "decoder":
         after["segment"] = settings.segment
     found += [
-        shared(name, [own.batch_size] * own.epochs, 0, gpu or (name == "integral" and train.frozen))
+        shared(
+            name,
+            [own.batch_size] * own.epochs,
+            0,
+            gpu or (name == "integral" and train.frozen),
+            together=2 if name == "segment" and settings.segment.network == "beco" else 1,  # photographs in pairs
+        )
         for name, own in after.items()
         if own is not None
     ]

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tagseg.errors import BadInput
 from tagseg.labels import IGNORE
 from tagseg.masks.proxy import proxy_affinity
 
 REACH = 2  # cells, within which neighbours shall say alike
+MOST = 4096  # cells, of whose pairs a photograph takes 64 MB a table
 COLOUR, PLACE = 12.0, 20.0  # squared distances of features and of cells over which that fades
 
 
@@ -189,7 +191,15 @@ def complete(
 
     Returns:
         `(L, h, w)` float32 that sum to 1.
+
+    Raises:
+        BadInput: there are too many cells for a graph of all pairs.
     """
+    if features[0].size > MOST:
+        raise BadInput(
+            f"gcn: {features.shape[1]} x {features.shape[2]} cells are too many for a graph of all pairs ({MOST} at "
+            "most); set a smaller encoder.side."
+        )
     size = (features.shape[1], features.shape[2])
     cells = torch.from_numpy(features).flatten(1).T.float()
     unit = F.normalize(cells, dim=1)
