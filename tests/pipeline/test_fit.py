@@ -187,3 +187,14 @@ def test_the_segmentation_network_may_be_another(tiny_set: Path, tmp_path: Path)
     settings |= {"segment.start": "weights", "segment.weights": "random", "segment.epochs": 1}
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
     assert tagseg.load(result.folder).network.backbone.name == "test_vit"
+
+
+def test_settings_that_have_no_effect_train_nothing_again(
+    tiny_set: Path, own_run: Path, capsys: pytest.CaptureFixture[str]
+):
+    """So that a run of an older version, which did not know them, stays as it is."""
+    for idle in ({"segment.clip_side": 60}, {"segment.beco": {"mixing": 0.1}}, {"segment.decoder": {"width": 8}}):
+        tagseg.fit(tiny_set, own_run, recipe="cam", settings={**TINY, **idle})
+        assert "segment: already done, kept" in capsys.readouterr().out
+    tagseg.fit(tiny_set, own_run, recipe="cam", settings={**TINY, "segment.clip_from": 50.0})
+    assert "segment: done again, because settings.clip_from" in capsys.readouterr().out

@@ -29,10 +29,12 @@ def _inputs(run: Run) -> dict[str, Any]:
         if earlier_run(run.settings.weights):
             inputs["weights"] = weights_digest(run.settings.weights)
         return inputs
-    inputs = {
-        **run.keys("masks", "relabel"),
-        "settings": s.model_dump(mode="json", exclude={"decoder"} if s.network == "beco" else {"decoder", "beco"}),
-    }
+    unused = {"decoder"}  # what has no effect makes nothing again, so that runs of older versions stay as they are
+    if s.network != "beco":
+        unused |= {"beco"}
+    if s.clip_from is None:
+        unused |= {"clip_from", "clip_side"}
+    inputs = {**run.keys("masks", "relabel"), "settings": s.model_dump(mode="json", exclude=unused)}
     if s.weights:
         inputs["weights"] = weights_digest(s.weights)
     return inputs
