@@ -143,3 +143,27 @@ def test_a_run_with_two_networks(tiny_set: Path, tmp_path: Path):
 def test_what_does_not_go_together(settings: dict[str, Any], words: str, tiny_set: Path, tmp_path: Path):
     with pytest.raises(tagseg.BadInput, match=words):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings={**TINY, "segment.network": "beco", **settings})
+
+
+def test_what_networks_say_of_padding_is_not_pasted():
+    images, masks = torch.randn(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+    inside = torch.ones(2, 8, 8, dtype=torch.bool)
+    inside[1, :, 4:] = False
+    online = torch.zeros_like(masks)
+    online[1, :, 2:] = 3
+    shown = mix_pairs(images, masks, inside, online, 1.0, [np.random.default_rng(n) for n in range(2)])
+    assert (shown.masks[0, :, 2:4] == 3).all()
+    torch.testing.assert_close(shown.images[0, :, :, 4:], images[0, :, :, 4:])
+    assert (shown.masks[0, :, 4:] == 0).all()
+    assert shown.inside[0].all()
+
+
+def test_a_head_that_attends_is_not_local():
+    heads = {head: DeepLab(Backbone("test_resnet", "random", 16), head, 3) for head in ("aspp", "segmenter")}
+    assert {head: network.local for head, network in heads.items()} == {"aspp": True, "segmenter": False}
+
+
+def test_clipping_needs_whole_batches(tiny_set: Path, tmp_path: Path):
+    own = {**TINY, "segment.clip_from": 1.2, "accumulate": 2}
+    with pytest.raises(tagseg.BadInput, match=r"accumulate 2: segment.clip_from needs whole batches"):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=own)

@@ -77,4 +77,6 @@ def _check_segmentation(settings: FitSettings) -> None:
         raise BadInput(
             f"segment.backbone '{name}': it cannot start from the classifier's weights; set segment.start=weights."
         )
+    if settings.segment.clip_from is not None and settings.accumulate > 1:
+        raise BadInput(f"accumulate {settings.accumulate}: segment.clip_from needs whole batches; set accumulate=1.")
     DeepLab(Backbone(name, stand_in(name, weights), settings.segment.output_stride), settings.segment.head, 1)

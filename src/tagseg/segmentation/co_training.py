@@ -4,7 +4,7 @@ supervised semantic segmentation", Rong et al., CVPR 2023.
 A mask says of every pixel a class or that it is doubted (255). Each network learns the labels there are and, of doubted
 pixels, what the other one says (section 3.2). Half of the photographs get objects of another pasted in, whose borders
 are sure and weigh more (section 3.3); their labels are what both networks are sure of together, as soon as they have
-learnt.
+learnt. Before that, in the warm-up, what a mask doubts is not pasted; the published code pastes it too.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class CoTraining(lightning.LightningModule):
         self.network.eval()
         logits = self.network.logits_at(images, (images.shape[-2], images.shape[-1]))
         self.network.train()
+        torch.clear_autocast_cache()  # older versions reuse weights cast without a gradient, and nothing would learn
         probability, said = logits.float().softmax(dim=1).max(dim=1)
         return torch.where(probability > self.settings.beco.sure, said, IGNORE)
 
@@ -129,7 +130,8 @@ def mix_pairs(
         probability: of something being pasted into a photograph.
         rngs: of each photograph.
     """
-    labels = masks if online is None else online
+    # nothing tells networks what padding is, so that what they say there is never pasted
+    labels = masks if online is None else torch.where(inside, online, IGNORE)
     found = Mixed(images.clone(), masks.clone(), inside.clone(), torch.zeros_like(inside))
     for below, rng in enumerate(rngs):
         if rng.random() >= probability:

@@ -94,6 +94,11 @@ class FrozenSegmenter(nn.Module):
         return self.backbone.stride
 
     @property
+    def local(self) -> bool:
+        """Returns whether nothing in it attends to all cells, so that padding far away changes nothing."""
+        return self.backbone.local
+
+    @property
     def heads(self) -> tuple[nn.Module, ...]:
         """Returns what of it tells classes apart."""
         return (self.head,)

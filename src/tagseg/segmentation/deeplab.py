@@ -154,6 +154,11 @@ class DeepLab(nn.Module):
         return self.head.grid.stride if isinstance(self.head, SegFormerHead) else self.backbone.stride
 
     @property
+    def local(self) -> bool:
+        """Returns whether nothing in it attends to all cells, so that padding far away changes nothing."""
+        return self.backbone.local and not isinstance(self.head, MaskTransformer)
+
+    @property
     def heads(self) -> tuple[nn.Module, ...]:
         """Returns what of it tells classes apart."""
         return (self.head,)
@@ -194,6 +199,11 @@ class DeepLabPair(nn.Module):
     def stride(self) -> int:
         """Returns the pixels from one cell of the logits to the next."""
         return self.both[0].stride
+
+    @property
+    def local(self) -> bool:
+        """Returns whether nothing in it attends to all cells, so that padding far away changes nothing."""
+        return self.both[0].local
 
     @property
     def heads(self) -> tuple[nn.Module, ...]:

@@ -170,7 +170,7 @@ class SegmentationModel:
             with inference_autocast(self.device):
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
                 stride = self.network.stride
-                logits = on_canvas(self.network, pixels, stride, batch=len(pixels), local=backbone.local)
+                logits = on_canvas(self.network, pixels, stride, batch=len(pixels), local=self.network.local)
             seen = F.softmax(logits.float(), dim=1) if how.fuse == "mean" else logits.float()
             if how.flip:
                 seen = (seen[:1] + seen[1:].flip(-1)) * (1 if how.fuse == "max-sum" else 0.5)

@@ -85,8 +85,8 @@ class SegmentSettings(Settings):
     # whether windows are seen at 0.75 and 0.5 of their size too, and the losses of the three and of their largest
     # logits are added (DeepLab's "MSC")
     multi_scale: bool = False
-    # mean loss of a batch from which on pixels count no more than the mean of the batch there, so that what is wrong in
-    # a mask is not learnt by heart (WeakTr's "online retraining"); null: they always count
+    # mean loss of a batch at and below which pixels count no more than the mean of the batch there, so that what is
+    # wrong in a mask is not learnt by heart (WeakTr's "online retraining"); null: they always count
     clip_from: PositiveFloat | None = None
     clip_side: Count = 120  # of the squares that such a mean is of, pixels
 

@@ -19,7 +19,7 @@ class GraphSettings(Settings):
     hidden: Count = 16  # channels of the first layer
     dropout: float = Field(default=0.3, ge=0, lt=1)  # share of them that is left out while it learns
     steps: Count = 250  # of Adam, in every photograph
-    learning_rate: PositiveFloat = 0.01
+    learning_rate: PositiveFloat = 0.01  # of Adam
     weight_decay: NonNegativeFloat = 0.0005
     entropy: NonNegativeFloat = 0.476  # weight of the entropy where no label is sure; published is 10 of a mean over 21
     smooth: NonNegativeFloat = 0.01  # weight of neighbours' differences
