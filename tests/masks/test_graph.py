@@ -51,7 +51,7 @@ def test_the_surest_share_of_what_a_label_wins():
     scores = np.array([[0.5, 0.5, 0.5, 0.5, 0.9, 0.8], [0.6, 0.7, 0.8, 0.9, 0.1, 0.1]])
     np.testing.assert_array_equal(sure_labels(scores, 0.5), [255, 255, 1, 1, 0, 255])
     np.testing.assert_array_equal(sure_labels(scores, 1.0), [1, 1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(sure_labels(np.ones((2, 3)), 0.1), [0, 0, 0])  # of equals all
+    np.testing.assert_array_equal(sure_labels(np.ones((2, 3)), 0.1), [255, 255, 255])  # nothing is known
 
 
 def test_one_label_and_none():

@@ -169,11 +169,12 @@ def sure_labels(scores: np.ndarray, share: float) -> np.ndarray:
         `(n,)` int64, 255 where nothing is.
     """
     won = scores.argmax(axis=0)
+    tied = (scores == scores.max(axis=0)).sum(axis=0) > 1  # of such a cell nothing is known
     labels = np.full(scores.shape[1], IGNORE, dtype=np.int64)
     for label, score in enumerate(scores):
         mine = won == label
         if mine.any():
-            labels[mine & (score >= np.quantile(score[mine], 1 - share, method="higher"))] = label
+            labels[mine & ~tied & (score >= np.quantile(score[mine], 1 - share, method="higher"))] = label
     return labels
 
 

@@ -33,6 +33,12 @@ def model_card(run: Run, metrics: Metrics) -> str:
         metrics: what was measured; true masks were for that alone.
     """
     settings, data = run.settings, run.data
+    own = settings.segment.weights if settings.segment.network != "decoder" else None
+    file = (
+        ""
+        if own in (None, "pretrained", "random")
+        else f", and what the file {Path(str(own)).name} has (masks, perhaps)"
+    )
     lines = [
         f"# {data.root.resolve().name}, segmented by tags",
         "",
@@ -41,7 +47,7 @@ def model_card(run: Run, metrics: Metrics) -> str:
         "",
         f"- **Classes**, from 1 on (0 is background): {', '.join(data.classes)}.",
         f"- **Photographs**: {len(data.train)} with tags for training, {len(data.val)} for evaluation.",
-        f"- **Seen beside the tags**: {prior_in_words(settings)}.",
+        f"- **Seen beside the tags**: {prior_in_words(settings)}{file}.",
         f"- **Began with**: {'; '.join(_weights(name, weights) for name, weights in networks_of(settings).items())}.",
         "- **Licence**: what binds you are those of these weights and of the photographs; tagseg itself (Apache 2.0) "
         "asks for nothing.",
