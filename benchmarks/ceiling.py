@@ -37,12 +37,16 @@ def main() -> None:
 
 def supervised(data: Dataset, settings: FitSettings, seed: int, folder: Path) -> float:
     """mIoU (percent) on the evaluation photographs after training with the true masks of the training photographs."""
+
+    def made() -> Backbone:
+        backbone = Backbone(settings.backbone, settings.weights, settings.segment.output_stride)
+        backbone.freeze(early=backbone.pretrained, norms=backbone.pretrained)
+        return backbone
+
     torch.manual_seed(seed)
-    backbone = Backbone(settings.backbone, settings.weights, settings.segment.output_stride)
-    backbone.freeze(early=backbone.pretrained, norms=backbone.pretrained)
     folder.mkdir(parents=True, exist_ok=True)
     model, _ = teach(
-        [backbone],
+        made,
         tuple(sample for sample in data.train if sample.mask is not None),
         lambda sample: sample.mask,
         data.classes,

@@ -4,7 +4,6 @@ import torch
 
 from tagseg.errors import BadInput
 from tagseg.masks.graph import (
-    GraphTraining,
     adjacency_of,
     complete,
     first_weights,
@@ -56,8 +55,8 @@ def test_the_surest_share_of_what_a_label_wins():
 
 def test_one_label_and_none():
     features = np.random.default_rng(0).normal(size=(4, 3, 3)).astype(np.float32)
-    training = GraphTraining(steps=3)
-    everything = complete(features, np.stack([np.zeros((3, 3)), np.ones((3, 3))]), 1.0, 1.0, 4.0, training)
+    training = GraphSettings(sure=1.0, steps=3)
+    everything = complete(features, np.stack([np.zeros((3, 3)), np.ones((3, 3))]), training)
     assert np.isfinite(everything).all()
     nothing = label_gradient(torch.full((3,), 255), 2)
     assert not nothing.any()
@@ -74,7 +73,7 @@ def test_gradients_are_those_of_torch():
     features, adjacency = torch.randn(12, 5), adjacency_of(torch.rand(12, 12))
     labels = torch.tensor([0, 0, 1, 2, 2, *[255] * 7])
     laplacian = laplacian_of(torch.nn.functional.normalize(features, dim=1), (3, 4))
-    training = GraphTraining(hidden=6, steps=4)
+    training = GraphSettings(hidden=6, steps=4)
     generator = torch.Generator().manual_seed(0)
     weights = [w.requires_grad_() for w in first_weights(5, 6, 3, generator)]
     optimiser = torch.optim.Adam(weights, lr=training.learning_rate, weight_decay=training.weight_decay)

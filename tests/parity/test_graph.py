@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tagseg.masks.graph import GraphTraining, adjacency_of, laplacian_of, taught
+from tagseg.masks.graph import adjacency_of, laplacian_of, taught
+from tagseg.masks.refinements.gcn import GraphSettings
 from tests.parity.golden import assert_close
 
 with np.load(Path(__file__).parent / "data" / "graph.npz") as arrays:
     REFERENCE = {key: torch.from_numpy(arrays[key]) for key in arrays}
-TRAINING = GraphTraining(dropout=0.0, steps=25, entropy=10 / 4)
+TRAINING = GraphSettings(dropout=0.0, steps=25, entropy=10 / 4)
 
 
 def test_adjacency_and_laplacian():

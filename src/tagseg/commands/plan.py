@@ -188,7 +188,7 @@ def _trainings(settings: FitSettings) -> dict[str, _Training]:
             [own.batch_size] * own.epochs,
             0,
             gpu or (name == "integral" and train.frozen),
-            together=2 if name == "segment" and settings.segment.network == "beco" else 1,  # photographs in pairs
+            together=settings.segment.networks if name == "segment" else 1,
         )
         for name, own in after.items()
         if own is not None
@@ -219,6 +219,8 @@ def _small(settings: FitSettings, trainings: dict[str, _Training]) -> FitSetting
         part = trainings[name].part
         some |= {"epochs": 2, "batch_size": part}
         some |= {key: 0.0 for key in EVERYTHING_AT_ONCE if key in some}
+        if "beco" in some:
+            some["beco"]["warmup"] = 0.0
         if some.get("warmup"):
             some["warmup"] = 0.5
         if some.get("warmup_batch_size"):

@@ -8,8 +8,6 @@ graph is that of IRN, here the affinity of a frozen network's features, so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -17,31 +15,11 @@ from torch.nn import functional as F
 from tagseg.errors import BadInput
 from tagseg.labels import IGNORE
 from tagseg.masks.proxy import proxy_affinity
+from tagseg.masks.refinements.gcn import GraphSettings
 
 REACH = 2  # cells, within which neighbours shall say alike
 MOST = 4096  # cells, of whose pairs a photograph takes 64 MB a table
 COLOUR, PLACE = 12.0, 20.0  # squared distances of features and of cells over which that fades
-
-
-@dataclass(frozen=True)
-class GraphTraining:
-    """How a graph network learns.
-
-    hidden: channels of the first layer.
-    dropout: share of them that is left out while it learns.
-    steps: of Adam.
-    learning_rate, weight_decay: of Adam.
-    entropy: weight of the mean entropy of the cells without a label.
-    smooth: weight of the Laplacian's term.
-    """
-
-    hidden: int = 16
-    dropout: float = 0.3
-    steps: int = 250
-    learning_rate: float = 0.01
-    weight_decay: float = 5e-4
-    entropy: float = 10 / 21
-    smooth: float = 0.01
 
 
 def adjacency_of(affinity: torch.Tensor) -> torch.Tensor:
@@ -58,11 +36,15 @@ def laplacian_of(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         features: `(n, D)` of unit length.
         size: (h, w), n = h w.
     """
-    rows, columns = torch.meshgrid(*(torch.arange(n, device=features.device) for n in size), indexing="ij")
-    down, across = (flat[:, None] - flat[None, :] for flat in (rows.flatten(), columns.flatten()))
-    near = (down.abs() <= REACH) & (across.abs() <= REACH)
-    apart = torch.cdist(features, features).square() / COLOUR + (down.square() + across.square()) / PLACE
-    weights = torch.where(near, (-apart).exp(), 0.0)
+    height, width = size
+    numbers = torch.arange(height * width).view(size)
+    weights = torch.zeros(len(features), len(features))
+    for dy in range(-REACH, REACH + 1):
+        for dx in range(-REACH, REACH + 1):
+            here = numbers[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)].flatten()
+            there = here + dy * width + dx
+            apart = (features[here] - features[there]).square().sum(dim=1) / COLOUR + (dy * dy + dx * dx) / PLACE
+            weights[here, there] = (-apart).exp()
     return torch.diag(weights.sum(dim=1)) - weights
 
 
@@ -84,7 +66,7 @@ def taught(
     labels: torch.Tensor,
     laplacian: torch.Tensor,
     outputs: int,
-    training: GraphTraining,
+    settings: GraphSettings,
     start: Weights | None = None,
 ) -> torch.Tensor:
     """Returns the probabilities `(n, L)` that a graph network finds once it has learnt the labels.
@@ -99,25 +81,25 @@ def taught(
         labels: `(n,)` int64, 0 background, 255 where not sure.
         laplacian: `(n, n)`, see `laplacian_of`.
         outputs: L.
-        training: how it learns.
+        settings: how it learns.
         start: the first weights; None: they are random, and always the same.
     """
-    count, stays = len(features), 1 - training.dropout
+    count, stays = len(features), 1 - settings.dropout
     generator = torch.Generator().manual_seed(0)  # its own, for photographs go side by side
-    weights = start or first_weights(features.shape[1], training.hidden, outputs, generator)
+    weights = start or first_weights(features.shape[1], settings.hidden, outputs, generator)
     gathered, backwards = adjacency @ features, adjacency.T.contiguous()
-    smoothing = laplacian * (2 * training.smooth / count)
+    smoothing = laplacian * (2 * settings.smooth / count)
     wanted, unknown = label_gradient(labels, outputs), (labels == IGNORE)[:, None].float()
-    unknown *= training.entropy / unknown.sum().clamp(min=1)
-    adam = _Adam(weights, training)
+    unknown *= settings.entropy / unknown.sum().clamp(min=1)
+    adam = _Adam(weights, settings)
 
     def said(kept: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
         inner = torch.addmm(weights[1], gathered, weights[0]).relu_() * kept
         return inner, torch.addmm(weights[3], adjacency, inner @ weights[2]).log_softmax(dim=1)
 
     with torch.inference_mode():
-        for _ in range(training.steps):
-            kept = (torch.rand(count, training.hidden, generator=generator) < stays) / stays
+        for _ in range(settings.steps):
+            kept = (torch.rand(count, settings.hidden, generator=generator) < stays) / stays
             inner, found = said(kept)
             probability = found.exp()
             slope = torch.addmm(wanted, smoothing, found) - unknown * probability * (found + 1)
@@ -142,8 +124,8 @@ def label_gradient(labels: torch.Tensor, outputs: int) -> torch.Tensor:
 class _Adam:
     """Adam with the decay that torch's has, in place, for a few small tensors."""
 
-    def __init__(self, weights: Weights, training: GraphTraining) -> None:
-        self.weights, self.rate, self.decay = weights, training.learning_rate, training.weight_decay
+    def __init__(self, weights: Weights, settings: GraphSettings) -> None:
+        self.weights, self.rate, self.decay = weights, settings.learning_rate, settings.weight_decay
         self.first, self.second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
         self.count = 0
 
@@ -178,17 +160,13 @@ def sure_labels(scores: np.ndarray, share: float) -> np.ndarray:
     return labels
 
 
-def complete(
-    features: np.ndarray, scores: np.ndarray, share: float, beta: float, gamma: float, training: GraphTraining
-) -> np.ndarray:
+def complete(features: np.ndarray, scores: np.ndarray, settings: GraphSettings) -> np.ndarray:
     """Returns the probabilities of all labels of every cell, completed from those cells that are sure.
 
     Args:
         features: `(D, h, w)` of a frozen network.
         scores: `(L, h, w)`, background first.
-        share: see `sure_labels`.
-        beta, gamma: of the affinity, see `tagseg.masks.proxy.proxy_affinity`.
-        training: how the graph network learns.
+        settings: which cells are sure, which are joined, and how the graph network learns.
 
     Returns:
         `(L, h, w)` float32 that sum to 1.
@@ -204,13 +182,13 @@ def complete(
     size = (features.shape[1], features.shape[2])
     cells = torch.from_numpy(features).flatten(1).T.float()
     unit = F.normalize(cells, dim=1)
-    labels = torch.from_numpy(sure_labels(scores.reshape(len(scores), -1), share))
+    labels = torch.from_numpy(sure_labels(scores.reshape(len(scores), -1), settings.sure))
     found = taught(
         unit * unit.shape[1] ** 0.5,
-        adjacency_of(proxy_affinity(cells, beta, gamma)),
+        adjacency_of(proxy_affinity(cells, settings.beta, settings.gamma)),
         labels,
         laplacian_of(unit, size),
         len(scores),
-        training,
+        settings,
     )
     return found.T.reshape(len(scores), *size).numpy()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tagseg.errors import BadInput
 from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
@@ -51,8 +53,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         check_attribution(classifier, s.mine)
     if s.data.texts is not None:
         classifier.read_texts(Path(s.data.texts), stand_in(s.backbone, s.weights))
-    if s.segment.network != "decoder" and not segments_itself(s):
-        _check_segmentation(s)
+    segmenting = _check_segmentation(s) if s.segment.network != "decoder" and not segments_itself(s) else 0.0
     check_processes(s.processes)
     check_logger(s.log)
     learnt = refinements().get(str(s.masks.learnt))
@@ -62,7 +63,11 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         load_network(learnt)(name, stand_in(name, weights), own, 1).check_window()
     if s.train.frozen:
         features += _stored(classifier.backbone, s.train.side) * views
-    return 8 * sum(p.numel() * p.element_size() for p in classifier.parameters()) / 1e6, features
+    return max(8 * _megabytes(classifier), _megabytes(classifier) + 7 * segmenting), features
+
+
+def _megabytes(network: nn.Module) -> float:
+    return sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6
 
 
 def _stored(backbone: Backbone, side: int) -> float:
@@ -71,7 +76,8 @@ def _stored(backbone: Backbone, side: int) -> float:
     return backbone.channels * height * width / 1e6
 
 
-def _check_segmentation(settings: FitSettings) -> None:
+def _check_segmentation(settings: FitSettings) -> float:
+    """Refuses what does not fit; returns the megabytes of the networks that segment."""
     name, weights = backbone_of(settings.segment, settings)
     if settings.segment.start == "classifier" and (settings.segment.backbone or settings.backbone) != settings.backbone:
         raise BadInput(
@@ -79,4 +85,5 @@ def _check_segmentation(settings: FitSettings) -> None:
         )
     if settings.segment.clip_from is not None and settings.accumulate > 1:
         raise BadInput(f"accumulate {settings.accumulate}: segment.clip_from needs whole batches; set accumulate=1.")
-    DeepLab(Backbone(name, stand_in(name, weights), settings.segment.output_stride), settings.segment.head, 1)
+    own = settings.segment
+    return own.networks * _megabytes(DeepLab(Backbone(name, stand_in(name, weights), own.output_stride), own.head, 1))

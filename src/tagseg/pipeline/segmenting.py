@@ -67,7 +67,7 @@ def own_model(method: Method, classes: tuple[str, ...]) -> SegmentationModel:
 
 
 def teach(
-    backbones: Sequence[Backbone],
+    backbone: Callable[[], Backbone],
     samples: tuple[Sample, ...],
     masks: Callable[[Sample], Path],
     classes: tuple[str, ...],
@@ -85,8 +85,8 @@ def teach(
     """Puts DeepLab's head on a backbone and trains both with the mask of every sample.
 
     Args:
-        backbones: one, or the two of networks that teach each other, with their weights loaded and their frozen parts
-            frozen.
+        backbone: makes it, with its weights loaded and its frozen parts frozen; it is asked for every network that the
+            settings have.
         masks: where the mask of a sample lies.
         seed, views_seed: of the order of the photographs, and of their windows.
         folder, name, reporter, sharing, log: see `tagseg.pipeline.training.train`.
@@ -95,7 +95,8 @@ def teach(
     Returns:
         the model, and the record of its epochs.
     """
-    single = [DeepLab(backbone, settings.head, len(classes)) for backbone in backbones]
+    backbones = [backbone() for _ in range(settings.networks)]
+    single = [DeepLab(one, settings.head, len(classes)) for one in backbones]
     network: DeepLab | DeepLabPair = single[0] if len(single) == 1 else DeepLabPair(*single)
     if start is not None:
         start_heads(network.heads, start, classes)
@@ -104,7 +105,7 @@ def teach(
     module: SegmentationTraining | CoTraining
     if isinstance(network, DeepLabPair):
         views: TrainingViews = CoupledViews(samples, len(classes), network.backbone, spec)
-        schedule = Schedule(settings.epochs, settings.batch_size // 2, seed)  # of pairs
+        schedule = Schedule(settings.epochs, settings.batch_size // settings.networks, seed)  # of pairs
         module = CoTraining(network, settings, schedule.steps(len(views)))
     else:
         views = TrainingViews(samples, len(classes), network.backbone, spec)

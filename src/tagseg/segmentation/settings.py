@@ -90,6 +90,11 @@ class SegmentSettings(Settings):
     clip_from: PositiveFloat | None = None
     clip_side: Count = 120  # of the squares that such a mean is of, pixels
 
+    @property
+    def networks(self) -> int:
+        """Returns how many networks learn together; each sees as many photographs beside each other."""
+        return 2 if self.network == "beco" else 1
+
     @model_validator(mode="after")
     def _of_two(self) -> SegmentSettings:
         if self.network == "beco" and self.multi_scale:

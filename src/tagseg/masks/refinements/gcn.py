@@ -28,12 +28,10 @@ class GraphSettings(Settings):
 def refine(features: np.ndarray, scores: np.ndarray, settings: GraphSettings = GraphSettings()) -> np.ndarray:
     """Lets a graph network learn where scores are sure, and returns its probabilities."""
     from tagseg.grid import PIXELS
-    from tagseg.masks.graph import GraphTraining, complete
+    from tagseg.masks.graph import complete
     from tagseg.masks.rescaling import on_cells
 
-    s, cells = settings, features.shape[1:]
-    training = GraphTraining(s.hidden, s.dropout, s.steps, s.learning_rate, s.weight_decay, s.entropy, s.smooth)
-    found = complete(features, on_cells(scores, cells), s.sure, s.beta, s.gamma, training)
+    found = complete(features, on_cells(scores, features.shape[1:]), settings)
     return PIXELS.resize(found, scores.shape[1:])
 
 

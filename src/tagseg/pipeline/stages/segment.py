@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         return TrainingRecord(epochs=epochs)
     torch.manual_seed(run.settings.seed + 1)
     model, epochs = teach(
-        [_backbone(run) for _ in range(2 if s.network == "beco" else 1)],
+        partial(_backbone, run),
         run.training,
         run.pseudo_masks(),
         run.data.classes,
