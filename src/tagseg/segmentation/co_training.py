@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from tagseg.data.loading import normalise, to_pixels
 from tagseg.data.photometry import distort_strongly
 from tagseg.labels import IGNORE
-from tagseg.networks.optimisers import poly_optimiser
 from tagseg.networks.pooling import box_masks
 from tagseg.networks.ranks import shared_mean
 from tagseg.segmentation.deeplab import DeepLabPair
 from tagseg.segmentation.settings import SegmentSettings
+from tagseg.segmentation.training import descent
 
 
 class CoTraining(lightning.LightningModule):
@@ -81,19 +81,7 @@ class CoTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of both networks, whose heads learn faster, with poly decay."""
-        s = self.settings
-        first, second = self.network.both
-        return poly_optimiser(
-            first.backbone,
-            first.head,
-            more=[(second.backbone, 1.0), (second.head, s.head_factor)],
-            kind=s.optimiser,
-            learning_rate=s.learning_rate,
-            head_factor=s.head_factor,
-            bias_factor=s.bias_factor,
-            weight_decay=s.weight_decay,
-            steps=self.steps,
-        )
+        return descent(self.network.both, self.settings, self.steps)
 
 
 @dataclass(frozen=True)

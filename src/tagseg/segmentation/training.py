@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -46,14 +47,26 @@ class SegmentationTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of the backbone and of the head, with poly decay."""
-        s = self.settings
-        return poly_optimiser(
-            self.network.backbone,
-            self.network.head,
-            kind=s.optimiser,
-            learning_rate=s.learning_rate,
-            head_factor=s.head_factor,
-            bias_factor=s.bias_factor,
-            weight_decay=s.weight_decay,
-            steps=self.steps,
-        )
+        return descent([self.network], self.settings, self.steps)
+
+
+def descent(networks: Sequence[DeepLab], settings: SegmentSettings, steps: int) -> dict[str, Any]:
+    """Returns the optimiser of all backbones, and of all heads, which learn faster, with poly decay.
+
+    Args:
+        networks: one, or those that learn together.
+        settings: with the rates.
+        steps: of the whole training.
+    """
+    s, (first, *others) = settings, networks
+    return poly_optimiser(
+        first.backbone,
+        first.head,
+        more=[part for one in others for part in ((one.backbone, 1.0), (one.head, s.head_factor))],
+        kind=s.optimiser,
+        learning_rate=s.learning_rate,
+        head_factor=s.head_factor,
+        bias_factor=s.bias_factor,
+        weight_decay=s.weight_decay,
+        steps=steps,
+    )
