@@ -89,7 +89,7 @@ def before(
 
 EncoderName = Annotated[
     Optional[str],  # noqa: UP045, typer reads annotations on Python 3.10
-    typer.Option("--encoder", help="timm's name of the frozen transformer that proxy affinity and decoders ask."),
+    typer.Option("--encoder", help="timm's name of the frozen transformer that proxy, gcn and decoders ask."),
 ]
 EncoderWeights = Annotated[
     Optional[str],  # noqa: UP045

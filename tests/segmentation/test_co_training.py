@@ -16,7 +16,7 @@ from tagseg.segmentation.co_training import CoTraining, Mixed, border_of, mix_pa
 from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
 from tagseg.segmentation.model import SegmentationModel, load
 from tagseg.segmentation.settings import SegmentSettings
-from tests.conftest import TINY
+from tests.conftest import TINY, interrupted_in
 
 
 @pytest.fixture
@@ -167,3 +167,47 @@ def test_clipping_needs_whole_batches(tiny_set: Path, tmp_path: Path):
     own = {**TINY, "segment.clip_from": 1.2, "accumulate": 2}
     with pytest.raises(tagseg.BadInput, match=r"accumulate 2: segment.clip_from needs whole batches"):
         tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=own)
+
+
+BECO: dict[str, Any] = {
+    **TINY,
+    "segment.network": "beco",
+    "segment.batch_size": 4,
+    "segment.beco": {"warmup": 0.3},
+    "masks.keep": 0.5,
+}
+
+
+def test_what_was_interrupted_ends_with_the_same_bytes(tiny_set: Path, tmp_path: Path):
+    """Online labels, pairs and colours of an epoch depend on nothing that came before it."""
+    tagseg.fit(tiny_set, tmp_path / "whole", recipe="cam", settings=BECO, quiet=True)
+    with interrupted_in(CoTraining, epoch=1):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=BECO, quiet=True)
+    tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=BECO, quiet=True)
+    weights = [(tmp_path / name / "segment/model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_convolution_of_both_learns(accumulate: int, tiny_set: Path, tmp_path: Path):
+    """After labels were made without gradients, and where a batch comes in parts."""
+    before = {key: value.clone() for key, value in _segmenter(tiny_set, tmp_path / "one", 1, accumulate).items()}
+    after = _segmenter(tiny_set, tmp_path / "three", 3, accumulate)
+    learnt = [key for key, value in after.items() if value.ndim == 4 and not torch.equal(value, before[key])]
+    assert {key.split(".")[1] for key in learnt} == {"0", "1"}
+    assert all(key in learnt for key, value in after.items() if value.ndim == 4)
+
+
+def _segmenter(data: Path, folder: Path, epochs: int, accumulate: int) -> dict[str, torch.Tensor]:
+    settings = {**BECO, "segment.epochs": epochs, "segment.beco": {"warmup": 0.0}, "accumulate": accumulate}
+    tagseg.fit(data, folder, recipe="cam", settings=settings, quiet=True)
+    return tagseg.load(folder).network.to("cpu").state_dict()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_photographs(count: int, tiny_set: Path):
+    data = read_dataset(tiny_set)
+    spec = ViewSpec(side=49, scales=(0.8, 1.6), seed=0, masks=lambda sample: sample.mask)
+    views = CoupledViews(data.train[:count], len(data.classes), Backbone("test_resnet"), spec)
+    assert len(views) == (count + 1) // 2
+    assert all(views[0, number]["image"].shape == (2, 3, 49, 49) for number in range(len(views)))

@@ -57,7 +57,7 @@ def predict(
         side, scales, flip, fuse, crf: see `SegmentationModel.predict`; what is None is as the run's test protocol says.
         refine: sharpen with refinements that learn nothing, several with + between them, e.g. `"proxy+par"`, instead of
             the protocol's CRF; a CRF among them has the parameters of `crf`.
-        encoder: the frozen transformer, for `proxy`; None: the default one.
+        encoder: the frozen transformer, for `proxy` and `gcn`; None: the default one.
         every: of a video, every so many frames.
         skip_bad: leave out photographs that cannot be read.
 

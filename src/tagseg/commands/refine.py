@@ -60,7 +60,7 @@ def refine(
         out: folder for the refined masks (palette PNG).
         refine: a refinement that learns nothing (see `tagseg.masks.refinements`), or several with + between them.
         crf: a name of `tagseg.masks.crf_parameters.CRFS`.
-        encoder: the frozen transformer, for `proxy`; None: the default one.
+        encoder: the frozen transformer, for `proxy` and `gcn`; None: the default one.
         overlay: also write `NAME.overlay.jpg`.
         threads: photographs at a time; by default one for each core.
 
