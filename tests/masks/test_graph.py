@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import tagseg
 from tagseg.errors import BadInput
 from tagseg.masks.graph import (
     adjacency_of,
@@ -13,6 +16,8 @@ from tagseg.masks.graph import (
     taught,
 )
 from tagseg.masks.refinements.gcn import GraphSettings, refine, refine_maps
+from tagseg.networks.settings import EncoderSettings
+from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,21 @@ def test_gradients_are_those_of_torch():
         loss.backward()
         optimiser.step()
     torch.testing.assert_close(taught(features, adjacency, labels, laplacian, 3, training), said(1.0).exp())
+
+
+def test_too_many_cells_are_told_before_anything_is_made(tiny_set: Path, tmp_path: Path):
+    settings = {**TINY, "encoder.name": "test_vit", "encoder.weights": "random", "encoder.side": 1040}
+    words = "encoder.side 1040: gcn takes photographs of 4096 cells at most.*set encoder.side=1024 or less"
+    with pytest.raises(BadInput, match=words):
+        tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings={**settings, "masks.refine": "gcn+par"})
+    assert not (tmp_path / "run" / "train").exists()
+    encoder = EncoderSettings(name="test_vit", weights="random", side=1040)
+    with pytest.raises(BadInput, match=words):
+        tagseg.refine(
+            tiny_set / "images", tiny_set / "masks", out=tmp_path / "out", refine="gcn", encoder=encoder, quiet=True
+        )
+    with pytest.raises(BadInput, match=words):
+        tagseg.compare(tiny_set, tmp_path / "compared", ["cam"], refine=["gcn"], settings=settings)
 
 
 def test_too_many_cells():

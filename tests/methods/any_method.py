@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from tagseg.data.dataset import MaskFolder, Sample
+from tagseg.data.dataset import MaskFolder, Sample, read_mask
+from tagseg.data.images import write_mask
 from tagseg.data.reading import read_dataset
+from tagseg.labels import IGNORE
 from tagseg.masks.refinements import LearntRefinement, refinements
 from tagseg.methods.base import Method
 from tagseg.methods.frozen import Frozen
@@ -18,9 +20,17 @@ from tagseg.methods.single_stage import SingleStage
 from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline import training
+from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.training import Schedule, Sharing, train
 from tagseg.progress import Reporter
+from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
+from tagseg.segmentation.settings import SegmentSettings
 
+SEGMENTERS: dict[str, dict[str, Any]] = {  # ways of learning from masks that are partly doubted
+    "deeplab": {},
+    "clipped": {"clip_from": 100.0, "clip_side": 8},
+    "beco": {"network": "beco", "beco": {"warmup": 0.0, "sure": 0.3}},
+}
 SMALL: dict[str, Any] = {  # of these every method takes what it knows
     "epochs": 2,
     "batch_size": 2,
@@ -76,6 +86,45 @@ def affinity_taught(
     if epochs:
         train(network, views, Schedule(epochs, 2, seed=0), folder, name, Reporter(quiet=True), sharing)
     return network
+
+
+def segmenter_taught(name: str, data: Path, folder: Path, sharing: Sharing = Sharing(), epochs: int = 2) -> Any:
+    """A segmentation network after two epochs, or none, with the true masks, of which a part is doubted."""
+    found = read_dataset(data)
+    masks = MaskFolder(folder / "masks")
+    samples = found.train[:6]  # not a whole number of batches
+    for sample in samples:
+        assert sample.mask is not None
+        mask = read_mask(sample.mask)
+        mask[:, : mask.shape[1] // 4] = IGNORE
+        write_mask(masks(sample), mask)
+    small = {"epochs": max(1, epochs), "batch_size": 4, "side": 65}
+    settings = SegmentSettings.model_validate({**small, **SEGMENTERS[name]})
+    torch.manual_seed(0)
+    if not epochs:
+        backbones = [_segmenting_backbone() for _ in range(settings.networks)]
+        single = [DeepLab(one, settings.head, len(found.classes)) for one in backbones]
+        return single[0] if len(single) == 1 else DeepLabPair(*single)
+    model, _ = teach(
+        _segmenting_backbone,
+        samples,
+        masks,
+        found.classes,
+        settings,
+        seed=0,
+        views_seed=1,
+        folder=folder,
+        name=name,
+        reporter=Reporter(quiet=True),
+        sharing=sharing,
+    )
+    return model.network
+
+
+def _segmenting_backbone() -> Backbone:
+    backbone = Backbone("test_resnet", "random", 16)
+    backbone.freeze(early=False, norms=True)
+    return backbone
 
 
 def taught(

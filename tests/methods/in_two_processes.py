@@ -11,7 +11,7 @@ import torch
 
 from tagseg.pipeline import training
 from tagseg.pipeline.training import Sharing
-from tests.methods.any_method import affinity_taught, exact, some, taught
+from tests.methods.any_method import SEGMENTERS, affinity_taught, exact, segmenter_taught, some, taught
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -25,6 +25,8 @@ if __name__ == "__main__":
     for name in sys.argv[3:]:
         if name in ("psa", "irn"):
             networks[name] = affinity_taught(name, Path(sys.argv[1]), out / name, Sharing(2))
+        elif name in SEGMENTERS:
+            networks[name] = segmenter_taught(name, Path(sys.argv[1]), out / name, Sharing(2))
         elif name == "late":  # past steps in which a part of it learns nothing
             networks[name] = taught("toco", samples, classes, out / name, Sharing(2), classes_first=0.5)
         else:

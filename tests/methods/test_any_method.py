@@ -20,7 +20,7 @@ from tagseg.networks.backbone import Backbone
 from tagseg.pipeline import training
 from tagseg.pipeline.training import Sharing
 from tests.conftest import interrupted_in, names
-from tests.methods.any_method import affinity_taught, built, exact, some, taught
+from tests.methods.any_method import SEGMENTERS, affinity_taught, built, exact, segmenter_taught, some, taught
 
 each = pytest.mark.parametrize("name", method_names())
 
@@ -155,8 +155,8 @@ def test_norms_that_are_frozen_stay_as_they_are(
 
 
 # one of every kind of exchange: counts, cumulative maps, two networks, pairs, contrast; the rest is for --long
-KINDS = ("cam", "oaa++", "l2g", "aeft", "ktse", "ss-epa", "seam", "mctformer+", "late", "irn")
-REST = tuple(name for name in (*method_names(), "psa") if name not in KINDS)
+KINDS = ("cam", "oaa++", "l2g", "aeft", "ktse", "ss-epa", "seam", "mctformer+", "late", "irn", "clipped", "beco")
+REST = tuple(name for name in (*method_names(), "psa", *SEGMENTERS) if name not in KINDS)
 
 
 @pytest.mark.parametrize("which", [KINDS, pytest.param(REST, marks=pytest.mark.long)], ids=["kinds", "rest"])
@@ -184,6 +184,9 @@ def test_two_processes_learn_what_one_does(
         if name in ("psa", "irn"):
             one = affinity_taught(name, tiny_set, tmp_path / "one" / name)
             same(one, affinity_taught(name, tiny_set, tmp_path / "none" / name, epochs=0), shared)
+        elif name in SEGMENTERS:
+            one = segmenter_taught(name, tiny_set, tmp_path / "one" / name)
+            same(one, segmenter_taught(name, tiny_set, tmp_path / "none" / name, epochs=0), shared)
         else:
             same(taught(name, samples, classes, tmp_path / "one" / name), built(name, classes), shared)
 

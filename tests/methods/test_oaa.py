@@ -276,7 +276,9 @@ def test_processes_learn_what_one_does(tiny_set: Path, tmp_path: Path, capsys: A
     assert np.abs(found[1] - found[2]).mean() < 4
     for key, value in found["network 1"].items():
         torch.testing.assert_close(found["network 2"][key], value, atol=2e-3, rtol=0)
-    assert "train: 2 of 3 processes work, for no more can share a batch of 4 evenly" in capsys.readouterr().out
+    assert (
+        "train: 2 of 3 processes work, for no more can share a batch of 4 photographs evenly" in capsys.readouterr().out
+    )
 
 
 def test_integral_attention_goes_on_from_a_run_without_it(tiny_set: Path, tmp_path: Path, capsys: Any):

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from tagseg.pipeline.card import prior_in_words
+from tagseg.pipeline.networks import networks_of
+from tagseg.pipeline.settings import resolve
+
 
 def test_the_card_says_what_the_network_is(tiny_run: Any):
     text = (tiny_run.folder / "segment" / "MODEL.md").read_text(encoding="utf-8")
@@ -10,3 +14,16 @@ def test_the_card_says_what_the_network_is(tiny_run: Any):
     assert f"| segmentation | {tiny_run.metrics.val.segmentation.miou:.1f} |" in text
     for name in tiny_run.metrics.val.segmentation.classes:
         assert name in text
+
+
+def test_every_network_that_a_run_begins_with():
+    first = {"backbone": "resnet50", "encoder.name": "test_vit", "encoder.weights": "random"}
+    assert networks_of(resolve("cam", first)) == (("resnet50", "pretrained"),)
+    later = {"masks.refine": "irn", "masks.irn.backbone": "resnet101", "masks.irn.weights": "of_people.pth"}
+    network = {"segment.backbone": "test_resnet", "segment.weights": "of_coco.pth", "segment.start": "weights"}
+    chosen = resolve("cam", {**first, **later, **network})
+    others = (("resnet101", "of_people.pth"), ("test_resnet", "of_coco.pth"))
+    assert networks_of(chosen) == (("resnet50", "pretrained"), *others)
+    assert "what the file of_people.pth has" in prior_in_words(chosen)
+    decoded = resolve("photos/cam", first)
+    assert networks_of(decoded) == (("resnet50", "pretrained"), ("test_vit", "random"))

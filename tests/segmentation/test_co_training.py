@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from tagseg.data.photometry import distort_strongly
 from tagseg.data.reading import read_dataset
 from tagseg.data.views import ViewSpec
 from tagseg.networks.backbone import Backbone
+from tagseg.pipeline import training
+from tagseg.pipeline.training import Schedule, Sharing
+from tagseg.progress import Reporter
 from tagseg.segmentation.co_training import CoTraining, Mixed, border_of, mix_pairs, some_classes
 from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
 from tagseg.segmentation.model import SegmentationModel, load
@@ -202,6 +206,14 @@ def _segmenter(data: Path, folder: Path, epochs: int, accumulate: int) -> dict[s
     settings = {**BECO, "segment.epochs": epochs, "segment.beco": {"warmup": 0.0}, "accumulate": accumulate}
     tagseg.fit(data, folder, recipe="cam", settings=settings, quiet=True)
     return tagseg.load(folder).network.to("cpu").state_dict()
+
+
+def test_pairs_that_stay_together_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setattr(training, "_train", lambda *_: SimpleNamespace(epochs=[]))
+    nothing: Any = None
+    schedule = Schedule(1, 3, seed=0, together=2)
+    assert training.train(nothing, nothing, schedule, tmp_path, "segment", Reporter(), Sharing(2)) == []
+    assert "share a batch of 6 photographs evenly, 2 of which stay together" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -34,6 +34,7 @@ from tagseg.networks.weights import weights_digest
 from tagseg.pipeline.card import prior_in_words
 from tagseg.pipeline.featuring import store_features
 from tagseg.pipeline.fit import FILES, fit
+from tagseg.pipeline.networks import check_cells
 from tagseg.pipeline.photographs import photographs_of
 from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve, yaml_fault
 from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
@@ -122,6 +123,9 @@ def compare(
         if number is not None and number < 1:
             raise BadInput(f"{name} {number}: give at least one.")
     chains = [Chain.of(name, given) for name in dict.fromkeys(refine)]
+    for chain in chains:
+        if chain.spreads:
+            check_cells(load_encoder(chain.encoder).grid, chain.encoder.side, chain.settings.steps)
     for number, row in enumerate(table):
         settled = resolve(row.recipe, known_settings(row.recipe, given) | row.settings)
         if jobs > 1 and settled.processes > 1:

@@ -68,11 +68,11 @@ def doctor(recipe: str = "photos/cam", settings: dict[str, Any] | None = None) -
     found = [*_versions(), *_machine(), *_extras()]
     if not all(finding.good for finding in found if finding.needed):
         return found  # what is missing is needed for the rest
-    from tagseg.pipeline.run import networks_of  # torch is imported only now
+    from tagseg.pipeline.networks import networks_of  # torch is imported only now
     from tagseg.pipeline.settings import resolve
 
     networks = networks_of(resolve(recipe, settings))
-    return [*found, *_gpus(), *(_network(name, weights) for name, weights in networks.items())]
+    return [*found, *_gpus(), *(_network(name, weights) for name, weights in networks)]
 
 
 def _versions() -> list[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from tagseg.cores import cpu_count, prefetch
+from tagseg.cores import cpu_count
 from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore, StoredMaps
@@ -24,7 +24,7 @@ from tagseg.pipeline.masking import choose_background, mask_of, refinement_threa
 from tagseg.pipeline.records import PremiseRecord
 from tagseg.pipeline.settings import MaskSettings, check_sharpening, resolve
 from tagseg.progress import Advance
-from tagseg.segmentation.encoder import load_encoder
+from tagseg.segmentation.encoder import load_encoder, side_by_side
 
 
 class Numbers(BaseModel):
@@ -161,7 +161,8 @@ class Chain:
             stored = self.maps(store, sample.name, features)
             return sample, stored, self.cut(stored, background, sample), read_mask(sample.mask)
 
-        for done, (sample, stored, mask, truth) in enumerate(prefetch(work, samples, threads=refinement_threads()), 1):
+        found = side_by_side(work, samples, refinement_threads())
+        for done, (sample, stored, mask, truth) in enumerate(found, 1):
             confusion.add(mask, truth)
             sweep.add(stored.at(truth.shape), sample.tags, truth)
             advance(done, "")

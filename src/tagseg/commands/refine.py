@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tagseg.cores import prefetch
 from tagseg.data.images import numbers_in, read_image, read_index_png, voc_palette, write_mask
 from tagseg.data.photographs import OVERLAY, find_photographs
 from tagseg.data.readers.folder import write_class_names
@@ -80,6 +79,8 @@ def refine(
         raise BadInput(f"{out}: these are the rough masks themselves, which stay as they are; choose another --out.")
     _refuse_binary([rough for _, _, rough in pairs])
     from tagseg.pipeline.masking import refinement_threads  # torch is imported only now
+    from tagseg.pipeline.networks import check_cells
+    from tagseg.segmentation.encoder import load_encoder, side_by_side
 
     reporter = Reporter(quiet)
     if len(pairs) < len(found):
@@ -95,13 +96,13 @@ def refine(
         return out / f"{name}.png"
 
     if any(isinstance(step, FeatureRefinement) for step in settings.steps):
-        from tagseg.segmentation.encoder import load_encoder
-
-        load_encoder(encoder or EncoderSettings())  # once, before threads ask for it; what does not fit is told now
+        seen = encoder or EncoderSettings()
+        grid = load_encoder(seen).grid  # once, before threads ask for it; what does not fit is told now
+        check_cells(grid, seen.side, settings.steps)
     count = threads or refinement_threads()
     begun, written = time.perf_counter(), []
     with reporter.bar("refine", len(pairs), "photographs") as advance, explain_full_disk(out):
-        for path in prefetch(work, pairs, ahead=2 * count, threads=count):
+        for path in side_by_side(work, pairs, count):
             written.append(path)
             advance(len(written), "")
         if classes:

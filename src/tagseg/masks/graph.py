@@ -15,10 +15,9 @@ from torch.nn import functional as F
 from tagseg.errors import BadInput
 from tagseg.labels import IGNORE
 from tagseg.masks.proxy import proxy_affinity
-from tagseg.masks.refinements.gcn import GraphSettings
+from tagseg.masks.refinements.gcn import MOST, GraphSettings
 
 REACH = 2  # cells, within which neighbours shall say alike
-MOST = 4096  # cells, of whose pairs a photograph takes 64 MB a table
 COLOUR, PLACE = 12.0, 20.0  # squared distances of features and of cells over which that fades
 
 

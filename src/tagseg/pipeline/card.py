@@ -7,8 +7,9 @@ from pathlib import Path
 import timm
 
 from tagseg.masks.refinements import steps_of
+from tagseg.pipeline.networks import networks_of
 from tagseg.pipeline.records import Metrics
-from tagseg.pipeline.run import Run, networks_of
+from tagseg.pipeline.run import Run
 from tagseg.pipeline.settings import FitSettings
 from tagseg.version import __version__
 
@@ -16,13 +17,21 @@ CARD = "MODEL.md"
 
 
 def prior_in_words(settings: FitSettings) -> str:
-    """Returns what a run has seen beside the tags of its photographs."""
+    """Returns what the masks of a run have seen beside the tags of their photographs."""
     seen = [] if settings.weights == "random" else ["weights of the backbone (ImageNet's tags, if they are timm's)"]
     if settings.train.learns_saliency or settings.masks.saliency:
         seen.append("saliency maps")
     if settings.data.texts is not None:
         seen.append("texts")
+    if settings.masks.learnt is not None:
+        seen += _file(settings.masks.of(settings.masks.learnt).weights)
     return ", ".join(seen) or "nothing"
+
+
+def _file(weights: str | None) -> list[str]:
+    """What the weights of a network that comes after the classifier have seen, in words, where they are a file."""
+    told = weights in (None, "pretrained", "random")
+    return [] if told else [f"what the file {Path(str(weights)).name} has (masks, perhaps)"]
 
 
 def model_card(run: Run, metrics: Metrics) -> str:
@@ -34,11 +43,7 @@ def model_card(run: Run, metrics: Metrics) -> str:
     """
     settings, data = run.settings, run.data
     own = settings.segment.weights if settings.segment.network != "decoder" else None
-    file = (
-        ""
-        if own in (None, "pretrained", "random")
-        else f", and what the file {Path(str(own)).name} has (masks, perhaps)"
-    )
+    seen = ", and ".join([prior_in_words(settings), *_file(own)])
     lines = [
         f"# {data.root.resolve().name}, segmented by tags",
         "",
@@ -47,8 +52,8 @@ def model_card(run: Run, metrics: Metrics) -> str:
         "",
         f"- **Classes**, from 1 on (0 is background): {', '.join(data.classes)}.",
         f"- **Photographs**: {len(data.train)} with tags for training, {len(data.val)} for evaluation.",
-        f"- **Seen beside the tags**: {prior_in_words(settings)}{file}.",
-        f"- **Began with**: {'; '.join(_weights(name, weights) for name, weights in networks_of(settings).items())}.",
+        f"- **Seen beside the tags**: {seen}.",
+        f"- **Began with**: {'; '.join(_weights(name, weights) for name, weights in networks_of(settings))}.",
         "- **Licence**: what binds you are those of these weights and of the photographs; tagseg itself (Apache 2.0) "
         "asks for nothing.",
     ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tagseg.errors import BadInput
-from tagseg.masks.refinements import LearntRefinement, refinements
+from tagseg.grid import Grid
+from tagseg.masks.refinements import FeatureRefinement, LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
 from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone, stand_in
@@ -42,6 +44,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     features, views = 0.0, s.cache.bits / 8 * (1 + s.cache.mirrored + s.cache.parts)
     if needs_encoder(s):
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
+        check_cells(encoder.grid, s.encoder.side, s.masks.steps)
         features += _stored(encoder, s.encoder.side) * views
     classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
     if s.mine.attribution != "own":
@@ -64,6 +67,41 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     if s.train.frozen:
         features += _stored(classifier.backbone, s.train.side) * views
     return max(8 * _megabytes(classifier), _megabytes(classifier) + 7 * segmenting), features
+
+
+def check_cells(grid: Grid, side: int, steps: Iterable[object]) -> None:
+    """Refuses refinements for which a square photograph of the encoder's side has too many cells.
+
+    Args:
+        grid: of the encoder.
+        side: of photographs as the encoder sees them, pixels.
+        steps: of a chain of refinements.
+
+    Raises:
+        BadInput: with the largest side that they take.
+    """
+    height, width = grid.cells(*grid.fit(side, side))
+    for step in steps:
+        if isinstance(step, FeatureRefinement) and step.most is not None and height * width > step.most:
+            largest = math.isqrt(step.most) * grid.stride
+            raise BadInput(
+                f"encoder.side {side}: {step.name} takes photographs of {step.most} cells at most, and a square one "
+                f"has {height} x {width}; set encoder.side={largest} or less."
+            )
+
+
+def networks_of(settings: FitSettings) -> tuple[tuple[str, str], ...]:
+    """Returns the name and the weights of every network that a run begins with, each once: the classifier's backbone,
+    the encoder where something needs it, and those of what learns after the classifier."""
+    s = settings
+    found = [(s.backbone, s.weights)]
+    if needs_encoder(s):
+        found.append((s.encoder.name, s.encoder.weights))
+    if s.masks.learnt is not None:
+        found.append(backbone_of(s.masks.of(s.masks.learnt), s))
+    if s.segment.network != "decoder" and not segments_itself(s) and s.segment.start == "weights":
+        found.append(backbone_of(s.segment, s))
+    return tuple(dict.fromkeys(found))
 
 
 def _megabytes(network: nn.Module) -> float:

@@ -139,13 +139,6 @@ def needs_encoder(settings: FitSettings) -> bool:
     return settings.masks.spreads or settings.masks.taught is not None or learnt
 
 
-def networks_of(settings: FitSettings) -> dict[str, str]:
-    """Returns the names of the networks that a run begins with, and their weights: the backbone, and the encoder where
-    something needs it."""
-    encoder = {settings.encoder.name: settings.encoder.weights} if needs_encoder(settings) else {}
-    return {settings.backbone: settings.weights, **encoder}
-
-
 @dataclass(frozen=True)
 class Stage(Generic[R]):
     """One stage of `fit`.

@@ -105,7 +105,8 @@ def teach(
     module: SegmentationTraining | CoTraining
     if isinstance(network, DeepLabPair):
         views: TrainingViews = CoupledViews(samples, len(classes), network.backbone, spec)
-        schedule = Schedule(settings.epochs, settings.batch_size // settings.networks, seed)  # of pairs
+        pairs = settings.batch_size // settings.networks
+        schedule = Schedule(settings.epochs, pairs, seed, together=settings.networks)
         module = CoTraining(network, settings, schedule.steps(len(views)))
     else:
         views = TrainingViews(samples, len(classes), network.backbone, spec)

@@ -48,6 +48,7 @@ class Schedule:
     batch_size: int
     seed: int
     batch_size_at: Callable[[int], int] | None = None  # of an epoch, where it is not always the same
+    together: int = 1  # photographs that are counted as one, for no two processes can share them
 
     def batch(self, epoch: int) -> int:
         """Photographs a step in an epoch, counted from 0."""
@@ -113,9 +114,11 @@ def train(
     check_processes(sharing.processes)
     processes, parts = sharing.of(*schedule.batches())
     if processes < sharing.processes:
+        batches = " or ".join(str(schedule.together * batch) for batch in sorted(schedule.batches()))
+        whole = f", {schedule.together} of which stay together" if schedule.together > 1 else ""
         reporter.say(
-            f"{name}: {processes} of {sharing.processes} processes work, for no more can share a batch of "
-            f"{' or '.join(map(str, sorted(schedule.batches())))} evenly"
+            f"{name}: {processes} of {sharing.processes} processes work, for no more can share a batch of {batches} "
+            f"photographs evenly{whole}"
         )
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists() and not _is_whole(checkpoint):

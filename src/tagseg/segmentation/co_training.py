@@ -60,7 +60,6 @@ class CoTraining(lightning.LightningModule):
         self.network.eval()
         logits = self.network.logits_at(images, (images.shape[-2], images.shape[-1]))
         self.network.train()
-        torch.clear_autocast_cache()  # older versions reuse weights cast without a gradient, and nothing would learn
         probability, said = logits.float().softmax(dim=1).max(dim=1)
         return torch.where(probability > self.settings.beco.sure, said, IGNORE)
 

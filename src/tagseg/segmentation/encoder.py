@@ -109,10 +109,17 @@ def deepest(features: np.ndarray) -> np.ndarray:
     return features[-(len(features) // LEVELS) :]
 
 
-def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yields `map(function, items)` in order, one item on each core, which is faster than all cores on one item."""
+def side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
+) -> Iterator[Result]:
+    """Yields `map(function, items)` in order, one item on each core, which is faster than all cores on one item.
+
+    Args:
+        threads: items at a time; None: one for each core.
+    """
+    count = threads or cpu_count()
     with _one_core_each():
-        yield from prefetch(function, items, threads=cpu_count())
+        yield from prefetch(function, items, ahead=2 * count, threads=count)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class FeatureRefinement:
     settings: the class of the setting `masks.NAME`.
     default: the value of that setting.
     of_maps: the same for class maps `(K, H, W)` in [0, 1], which have no background; None: `refine` takes them too.
+    most: cells that a photograph may have; None: any number.
     """
 
     name: str
@@ -70,6 +71,7 @@ class FeatureRefinement:
     settings: Any
     default: Any
     of_maps: Callable[[np.ndarray, np.ndarray, Any], np.ndarray] | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from tagseg.masks.refinements import FeatureRefinement
 from tagseg.settings import Count, Settings
 
+MOST = 4096  # cells, of whose pairs a photograph takes 64 MB a table
+
 
 class GraphSettings(Settings):
     """Settings of the graph network; those of its training are the published ones."""
@@ -49,4 +51,5 @@ REFINEMENT = FeatureRefinement(
     settings=GraphSettings,
     default=GraphSettings(),
     of_maps=refine_maps,
+    most=MOST,
 )
