@@ -20,6 +20,7 @@ from tagseg.evaluation.iou import Confusion
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline.segmenting import teach
 from tagseg.pipeline.settings import FitSettings, parse_assignments, resolve
+from tagseg.pipeline.training import Place
 from tagseg.progress import Reporter
 
 
@@ -51,11 +52,9 @@ def supervised(data: Dataset, settings: FitSettings, seed: int, folder: Path) ->
         lambda sample: sample.mask,
         data.classes,
         settings.segment,
+        Place(folder, "ceiling", Reporter()),
         seed=seed,
         views_seed=seed,
-        folder=folder,
-        name="ceiling",
-        reporter=Reporter(),
     )
     confusion = Confusion(len(data.classes))
     for sample in data.val:

@@ -21,7 +21,7 @@ from tagseg.methods.table import load_method
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline import training
 from tagseg.pipeline.segmenting import teach
-from tagseg.pipeline.training import Schedule, Sharing, train
+from tagseg.pipeline.training import Place, Schedule, Sharing, train
 from tagseg.progress import Reporter
 from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
 from tagseg.segmentation.settings import SegmentSettings
@@ -84,7 +84,7 @@ def affinity_taught(
     network = kind("test_resnet", "random", settings, 4)
     views = network.label_views(samples, 0, MaskFolder(data / "masks"))
     if epochs:
-        train(network, views, Schedule(epochs, 2, seed=0), folder, name, Reporter(quiet=True), sharing)
+        train(network, views, Schedule(epochs, 2, seed=0), Place(folder, name, Reporter(quiet=True), sharing))
     return network
 
 
@@ -111,12 +111,9 @@ def segmenter_taught(name: str, data: Path, folder: Path, sharing: Sharing = Sha
         masks,
         found.classes,
         settings,
+        Place(folder, name, Reporter(quiet=True), sharing),
         seed=0,
         views_seed=1,
-        folder=folder,
-        name=name,
-        reporter=Reporter(quiet=True),
-        sharing=sharing,
     )
     return model.network
 
@@ -141,5 +138,5 @@ def taught(
     if network.accumulates:
         network.accumulated = network.accumulator(folder / "accumulated", samples, [(64, 64)] * len(samples))
     views = network.training_views(samples, seed=0)
-    train(network, views, schedule, folder, name, Reporter(quiet=True), sharing, rests=network.rests)
+    train(network, views, schedule, Place(folder, name, Reporter(quiet=True), sharing), rests=network.rests)
     return network

@@ -23,7 +23,7 @@ from tagseg.methods.l2g_targets import (
 from tagseg.methods.settings.l2g import METHODS
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline.settings import resolve
-from tagseg.pipeline.training import Schedule, train
+from tagseg.pipeline.training import Place, Schedule, train
 from tagseg.progress import Reporter
 from tests.conftest import TINY, names
 
@@ -295,7 +295,8 @@ def test_the_global_network_begins_as_the_local_one(tiny_set: Path, tmp_path: Pa
     settings = L2GSettings(side=49, warmup=0.5, views=2, batch_size=4, saliency=True)
     schedule = Schedule(2, 4, seed=0)
     network = Watched("test_resnet", "random", classes, settings.model_copy(update={"epochs": 2}), 2)
-    train(network, network.training_views(samples, 0), schedule, tmp_path, "train", Reporter(quiet=True), rests=True)
+    place = Place(tmp_path, "train", Reporter(quiet=True))
+    train(network, network.training_views(samples, 0), schedule, place, rests=True)
     assert seen == [(False, False), (True, True)]
 
 

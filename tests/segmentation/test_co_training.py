@@ -14,7 +14,7 @@ from tagseg.data.reading import read_dataset
 from tagseg.data.views import ViewSpec
 from tagseg.networks.backbone import Backbone
 from tagseg.pipeline import training
-from tagseg.pipeline.training import Schedule, Sharing
+from tagseg.pipeline.training import Place, Schedule, Sharing
 from tagseg.progress import Reporter
 from tagseg.segmentation.co_training import CoTraining, Mixed, border_of, mix_pairs, some_classes
 from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
@@ -212,7 +212,7 @@ def test_pairs_that_stay_together_are_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(training, "_train", lambda *_: SimpleNamespace(epochs=[]))
     nothing: Any = None
     schedule = Schedule(1, 3, seed=0, together=2)
-    assert training.train(nothing, nothing, schedule, tmp_path, "segment", Reporter(), Sharing(2)) == []
+    assert training.train(nothing, nothing, schedule, Place(tmp_path, "segment", Reporter(), Sharing(2))) == []
     assert "share a batch of 6 photographs evenly, 2 of which stay together" in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ from tagseg.pipeline.run_folder import AFTER, Finished, RunFolder
 from tagseg.pipeline.saliency import from_folder, with_saliency
 from tagseg.pipeline.settings import FitSettings, segments_itself
 from tagseg.pipeline.stages import ORDER
-from tagseg.pipeline.training import Sharing
+from tagseg.pipeline.training import Place, Sharing
 from tagseg.progress import Reporter
 
 R = TypeVar("R", bound=Record)
@@ -60,6 +60,15 @@ class Run:
     def sharing(self) -> Sharing:
         """Returns how batches are worked on."""
         return Sharing(self.settings.processes, self.settings.accumulate)
+
+    def place(self, folder: Path, name: str) -> Place:
+        """Returns where and how one of its networks is trained.
+
+        Args:
+            folder: for what that leaves.
+            name: of the training, for people.
+        """
+        return Place(folder, name, self.reporter, self.sharing, self.settings.log)
 
     @property
     def uses_saliency(self) -> bool:

@@ -31,9 +31,9 @@ from tagseg.pipeline.masking import make_missing, refine_scores
 from tagseg.pipeline.parts import Part, in_parts
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run import Run
-from tagseg.pipeline.settings import FitSettings, LogSettings, MaskSettings
-from tagseg.pipeline.training import Schedule, Sharing, save_network, train
-from tagseg.progress import Advance, Reporter
+from tagseg.pipeline.settings import FitSettings, MaskSettings
+from tagseg.pipeline.training import Place, Schedule, save_network, train
+from tagseg.progress import Advance
 from tagseg.segmentation.co_training import CoTraining
 from tagseg.segmentation.decoder import Decoder, DecoderTraining, FrozenSegmenter
 from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
@@ -72,14 +72,10 @@ def teach(
     masks: Callable[[Sample], Path],
     classes: tuple[str, ...],
     settings: SegmentSettings,
+    place: Place,
     *,
     seed: int,
     views_seed: int,
-    folder: Path,
-    name: str,
-    reporter: Reporter,
-    sharing: Sharing = Sharing(),
-    log: LogSettings = LogSettings(),
     start: Path | None = None,
 ) -> tuple[SegmentationModel, list[EpochRecord]]:
     """Puts DeepLab's head on a backbone and trains both with the mask of every sample.
@@ -89,7 +85,7 @@ def teach(
             settings have.
         masks: where the mask of a sample lies.
         seed, views_seed: of the order of the photographs, and of their windows.
-        folder, name, reporter, sharing, log: see `tagseg.pipeline.training.train`.
+        place: where and how they are trained.
         start: see `teach_decoder`.
 
     Returns:
@@ -112,7 +108,7 @@ def teach(
         views = TrainingViews(samples, len(classes), network.backbone, spec)
         schedule = Schedule(settings.epochs, settings.batch_size, seed)
         module = SegmentationTraining(network, settings, schedule.steps(len(views)))
-    epochs = train(module, views, schedule, folder, name, reporter, sharing, log=log)
+    epochs = train(module, views, schedule, place)
     return SegmentationModel(network, classes, round(side * PREDICTION_MARGIN)), epochs
 
 
@@ -133,7 +129,7 @@ def teach_decoder(
         run: with features.
         masks: where the mask of a sample lies.
         settings: of the decoder and its training.
-        folder, name: see `tagseg.pipeline.training.train`.
+        folder, name: see `tagseg.pipeline.training.Place`.
         seed: of everything random.
         keep: the file in the folder that keeps the trained decoder, to go on with it; None: nothing does.
         start: the folder of an earlier run whose decoder it starts from, as far as it is of the same kind.
@@ -154,7 +150,7 @@ def teach_decoder(
     views = FeatureViews(samples, len(classes), run.features(), cells, seed, masks)
     schedule = Schedule(settings.epochs, settings.batch_size, seed)
     module = DecoderTraining(head, settings, schedule.steps(len(samples)))
-    epochs = train(module, views, schedule, folder, name, run.reporter, log=run.settings.log)
+    epochs = train(module, views, schedule, Place(folder, name, run.reporter, log=run.settings.log))
     if keep:
         write_json(folder / "epochs.json", [epoch.present() for epoch in epochs])
         save_network(head, folder / keep)

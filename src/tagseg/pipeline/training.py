@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +84,28 @@ class Sharing:
         return processes, parts
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a training lies, who shares its work, and who is told of it.
+
+    folder: of its checkpoint and its log.
+    name: of the training, for people.
+    reporter: shows how far it is.
+    sharing: how its batches are worked on.
+    log: of its steps.
+    """
+
+    folder: Path
+    name: str
+    reporter: Reporter
+    sharing: Sharing = Sharing()
+    log: LogSettings = field(default_factory=LogSettings)
+
+
 def train(
-    module: lightning.LightningModule,
-    views: Dataset[Any],
-    schedule: Schedule,
-    folder: Path,
-    name: str,
-    reporter: Reporter,
-    sharing: Sharing = Sharing(),
-    *,
-    log: LogSettings = LogSettings(),
-    rests: bool = False,
+    module: lightning.LightningModule, views: Dataset[Any], schedule: Schedule, place: Place, *, rests: bool = False
 ) -> list[EpochRecord]:
-    """Trains `module` on `views`, from the last finished epoch in `folder` if there is one.
+    """Trains `module` on `views`, from the last finished epoch in the place's folder if there is one.
 
     Everything random in an epoch depends on seed and epoch only, and the epoch's end is on the disk before the next
     begins, so the weights do not depend on whether and where the process was killed. Several processes share every
@@ -111,22 +120,23 @@ def train(
         BadInput: there are fewer GPUs than processes, or a loss is no finite number.
     """
     _quieten()
-    check_processes(sharing.processes)
-    processes, parts = sharing.of(*schedule.batches())
-    if processes < sharing.processes:
+    name, asked = place.name, place.sharing.processes
+    check_processes(asked)
+    processes, parts = place.sharing.of(*schedule.batches())
+    if processes < asked:
         batches = " or ".join(str(schedule.together * batch) for batch in sorted(schedule.batches()))
         whole = f", {schedule.together} of which stay together" if schedule.together > 1 else ""
-        reporter.say(
-            f"{name}: {processes} of {sharing.processes} processes work, for no more can share a batch of {batches} "
+        place.reporter.say(
+            f"{name}: {processes} of {asked} processes work, for no more can share a batch of {batches} "
             f"photographs evenly{whole}"
         )
-    checkpoint = folder / CHECKPOINT
+    checkpoint = place.folder / CHECKPOINT
     if checkpoint.exists() and not _is_whole(checkpoint):
-        reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
+        place.reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
         checkpoint.unlink(missing_ok=True)
-    arguments = (module, views, schedule, folder, name, reporter, processes, parts, log, rests)
+    arguments = (module, views, schedule, place, processes, parts, rests)
     others = team() if processes > 1 else None
-    epochs = _train(*arguments) if others is None else others.do(_train, arguments, processes, folder)
+    epochs = _train(*arguments) if others is None else others.do(_train, arguments, processes, place.folder)
     if processes > 1:  # the log was kept by another process
         epochs.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][epochs.state_key])
     return epochs.epochs
@@ -136,19 +146,17 @@ def _train(
     module: lightning.LightningModule,
     views: Dataset[Any],
     schedule: Schedule,
-    folder: Path,
-    name: str,
-    reporter: Reporter,
+    place: Place,
     processes: int,
     parts: int,
-    log: LogSettings,
     rests: bool,
 ) -> EpochLog:
     """What one process does, or all those do that somebody else has started; without those it starts them itself."""
     _quieten()
+    folder, name, log = place.folder, place.name, place.log
     device, others = default_device(), team() if processes > 1 else None
     steps = schedule.steps(len(views))  # type: ignore[arg-type]
-    epochs = EpochLog(name, schedule, steps, reporter)
+    epochs = EpochLog(name, schedule, steps, place.reporter)
     here = processes if others is None else others.local(processes)
     loaders = Loaders(views, schedule, processes, parts, max(1, min(8, cpu_count() // here)))
     checkpoint = folder / CHECKPOINT

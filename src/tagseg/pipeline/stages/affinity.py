@@ -152,7 +152,7 @@ class _Affinity:
 
     def train(self, samples: tuple[Sample, ...]) -> tuple[AffinityNetwork, list[EpochRecord]]:
         """Returns the trained network, and the record of its epochs."""
-        s, reporter = self.run.settings, self.run.reporter
+        s = self.run.settings
         schedule = Schedule(self.settings.epochs, self.settings.batch_size, s.seed)
         torch.manual_seed(s.seed + 2)  # other random numbers than those of the classifier
         name, weights = backbone_of(self.settings, s)
@@ -162,7 +162,7 @@ class _Affinity:
             network.load_state_dict(load_file(path))
             return network, [EpochRecord(**epoch) for epoch in read_json(self.folder / EPOCHS)]
         views = network.label_views(samples, s.seed + 2, self.labels)
-        epochs = train(network, views, schedule, self.folder, "affinity", reporter, self.run.sharing, log=s.log)
+        epochs = train(network, views, schedule, self.run.place(self.folder, "affinity"))
         write_json(self.folder / EPOCHS, [epoch.present() for epoch in epochs])
         save_network(network, path)
         return network, epochs

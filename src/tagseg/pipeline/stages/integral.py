@@ -36,9 +36,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         views = network.feature_views(run.training, s.seed + 2, FeatureStore(run.path / "frozen"))
     else:
         views = network.training_views(run.training, s.seed + 2)
-    epochs = train(
-        network, views, schedule, folder, "integral", run.reporter, run.sharing, log=s.log, rests=network.rests
-    )
+    epochs = train(network, views, schedule, run.place(folder, "integral"), rests=network.rests)
     save_classifier(
         network, folder, method=s.method, role="successor", teacher=file_digest(run.path / "train" / WEIGHTS)
     )

@@ -59,13 +59,9 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         run.pseudo_masks(),
         run.data.classes,
         s,
+        run.place(folder, "segment"),
         seed=run.settings.seed,
         views_seed=run.settings.seed + 1,
-        folder=folder,
-        name="segment",
-        reporter=run.reporter,
-        sharing=run.sharing,
-        log=run.settings.log,
         start=earlier,
     )
     model.save(folder)

@@ -59,7 +59,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         views = network.feature_views(samples, s.seed, FeatureStore(run.path / "frozen"))
     else:
         views = network.training_views(samples, s.seed)
-    epochs = train(network, views, schedule, folder, "train", run.reporter, run.sharing, log=s.log, rests=network.rests)
+    epochs = train(network, views, schedule, run.place(folder, "train"), rests=network.rests)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
         network.accumulated.close()
