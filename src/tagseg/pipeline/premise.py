@@ -34,7 +34,7 @@ LOOKED_AT = 100  # photographs of which the maps that a method starts from are m
 RECALL, NOISE = (
     45.0,
     45.0,
-)  # percent: small maps have less of the one; with more of the other, little is won (docs/results.md)
+)  # percent: small maps have less of the one; with more of the other, little is won (docs/experiments/oaa.md)
 TAGS, RATE, TRUSTED, SATURATED = 80.0, 0.4, 0.5, 0.9
 
 
