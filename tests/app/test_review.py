@@ -243,9 +243,11 @@ def test_three_masks_are_corrected_by_hand_and_learnt(run: Path, tiny_set: Path)
         page.keyboard.press("Shift+Digit1")  # its first tag goes, and comes again by the list
         page.wait_for_function("document.getElementById('saved').textContent.includes('tags are saved')")
         assert [tag + 1 for tag in opened.samples[item["number"]].tags] == item["tags"][1:]
+        assert "(changed here)" in page.locator("#why").inner_text()
         page.keyboard.press("t")
         page.locator("#more").select_option(str(item["tags"][0]))
         page.wait_for_function(f"current().tags.length === {len(item['tags'])}")
+        assert "(changed here)" not in page.locator("#why").inner_text()
         assert page.locator("#told").inner_text() == ""
         browser.close()
     assert all(url.startswith(address) or url.startswith("blob:") for url in asked)

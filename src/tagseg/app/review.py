@@ -112,8 +112,7 @@ class Review:
                 {
                     "number": number,
                     "name": sample.name,
-                    "tags": [tag + 1 for tag in sample.tags],
-                    "retagged": sample.name in self.tags,
+                    **self.tagged(number),
                     "doubt": round(doubt.score, 2),
                     "why": self._why(doubt),
                     "state": self.state(sample),
@@ -121,6 +120,11 @@ class Review:
             )
         colours = [colour.tolist() for colour in voc_palette()]
         return {"classes": ["background", *self.classes], "colours": colours, "photographs": photographs}
+
+    def tagged(self, number: int) -> dict[str, Any]:
+        """Returns the tags of a photograph, as numbers of classes in masks, and whether a person has changed them."""
+        sample = self.samples[number]
+        return {"tags": [tag + 1 for tag in sample.tags], "retagged": sample.name in self.tags}
 
     def _why(self, doubt: Doubt) -> str:
         parts = [f"mask and network differ on {100 * doubt.disagreement:.0f} %"]
@@ -315,7 +319,12 @@ def application(review: Review) -> Guard:
                 raise TypeError
         except (ValueError, KeyError, TypeError):
             return JSONResponse({"error": "say tags, as numbers of classes."}, status_code=400)
-        return await answered(lambda: JSONResponse({"tags": review.retag(number_in(request), tags)}))
+
+        def change() -> Response:
+            review.retag(number := number_in(request), tags)
+            return JSONResponse(review.tagged(number))
+
+        return await answered(change)
 
     raw = "application/octet-stream"
     routes = [
