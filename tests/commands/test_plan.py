@@ -41,12 +41,12 @@ def test_processes_share_the_steps(tiny_set: Path, monkeypatch: pytest.MonkeyPat
     small = planning._small
     monkeypatch.setattr(planning, "_small", lambda settings, of: seen.append(settings) or small(settings, of))
     learnt = {"masks.refine": "irn", "masks.irn.side": 64, "masks.irn.radius": 3, "masks.irn.batch_size": 6}
-    settings = {**TINY, **learnt, "segment.batch_size": 5}
+    settings = {**TINY, **learnt, "segment.batch_size": 3}
     found = tagseg.plan(tiny_set, recipe="cam", settings=settings, processes=4, quiet=True)
     assert seen[0].processes == 1  # the trial itself
     shared = {piece.name: piece.processes for piece in found.work if piece.unit == "steps"}
-    assert shared == {"train": 4, "affinity": 3, "segment": 1}
-    assert (seen[0].accumulate, seen[0].segment.batch_size) == (1, 5)
+    assert shared == {"train": 4, "affinity": 4, "segment": 3}
+    assert (seen[0].accumulate, seen[0].segment.batch_size) == (1, 3)
 
 
 def test_what_is_not_shared_and_what_is_shared_by_the_smaller_batch():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from tagseg.cores import prefetch
 from tagseg.data.loading import EpochSampler, TrainingLoader, TrainingViews, normalise
@@ -26,9 +27,41 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def test_processes_share_an_epoch():
-    shares = [list(EpochSampler(10, 2, seed=0, rank=r, world_size=3)) for r in range(3)]
+    shares = [list(EpochSampler(10, 6, seed=0, rank=r, world_size=3)) for r in range(3)]
     assert [len(s) for s in shares] == [4, 4, 4]
     assert {index for share in shares for _, index in share} == set(range(10))
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 1), (2, 1), (3, 2), (4, 1), (1, 3), (2, 3)])
+def test_a_batch_is_the_same_whoever_shares_it(processes: int, parts: int):
+    """Of 7 photographs, which nobody can share evenly; and every photograph weighs as much as in one batch."""
+    views = _Numbers(10)
+    whole = [set(batch["number"].tolist()) for batch in TrainingLoader(views, 7, 0, threads=1)]
+    loaders = [
+        TrainingLoader(views, 7, 0, threads=1, rank=r, world_size=processes, parts=parts) for r in range(processes)
+    ]
+    batches = [[batch["number"].tolist() for batch in loader] for loader in loaders]
+    assert {len(own) for own in batches} == {2 * parts} == {len(loader) for loader in loaders}
+    for step in range(2):
+        some = range(step * parts, (step + 1) * parts)
+        assert {number for own in batches for part in some for number in own[part]} == whole[step]
+        for own, loader in zip(batches, loaders, strict=True):
+            for part in some:
+                weight, portion = loader.weights(part)
+                together = sum(len(others[part]) for others in batches)
+                assert weight / len(own[part]) / processes / parts == pytest.approx(1 / 7)
+                assert portion == pytest.approx(len(own[part]) * processes / together)
+
+
+class _Numbers(Dataset):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {"number": torch.tensor(key[1])}
 
 
 def test_prefetch_keeps_order_and_bounds():

@@ -26,6 +26,7 @@ from tagseg.progress import Reporter
 from tagseg.segmentation.deeplab import DeepLab, DeepLabPair
 from tagseg.segmentation.settings import SegmentSettings
 
+SHARED = 3  # photographs or pairs in a batch of several processes, which two of them cannot share evenly
 SEGMENTERS: dict[str, dict[str, Any]] = {  # ways of learning from masks that are partly doubted
     "deeplab": {},
     "clipped": {"clip_from": 100.0, "clip_side": 8},
@@ -78,13 +79,13 @@ def affinity_taught(
     found = refinements()[name]
     assert isinstance(found, LearntRefinement)
     kind, samples = load_network(found), read_dataset(data).train[:4]
-    small = {"epochs": 2, "batch_size": 2, "side": 64, "radius": 3}
+    small = {"epochs": 2, "batch_size": SHARED, "side": 64, "radius": 3}
     settings = kind.Settings(**{k: v for k, v in small.items() if k in kind.Settings.model_fields})
     torch.manual_seed(0)
     network = kind("test_resnet", "random", settings, 4)
     views = network.label_views(samples, 0, MaskFolder(data / "masks"))
     if epochs:
-        train(network, views, Schedule(epochs, 2, seed=0), Place(folder, name, Reporter(quiet=True), sharing))
+        train(network, views, Schedule(epochs, SHARED, seed=0), Place(folder, name, Reporter(quiet=True), sharing))
     return network
 
 
@@ -92,14 +93,15 @@ def segmenter_taught(name: str, data: Path, folder: Path, sharing: Sharing = Sha
     """A segmentation network after two epochs, or none, with the true masks, of which a part is doubted."""
     found = read_dataset(data)
     masks = MaskFolder(folder / "masks")
-    samples = found.train[:6]  # not a whole number of batches
+    samples = found.train[:5]  # not a whole number of batches
     for sample in samples:
         assert sample.mask is not None
         mask = read_mask(sample.mask)
         mask[:, : mask.shape[1] // 4] = IGNORE
         write_mask(masks(sample), mask)
-    small = {"epochs": max(1, epochs), "batch_size": 4, "side": 65}
+    small = {"epochs": max(1, epochs), "side": 65}
     settings = SegmentSettings.model_validate({**small, **SEGMENTERS[name]})
+    settings = settings.model_copy(update={"batch_size": SHARED * settings.networks})
     torch.manual_seed(0)
     if not epochs:
         backbones = [_segmenting_backbone() for _ in range(settings.networks)]
@@ -133,7 +135,7 @@ def taught(
     **changes: Any,
 ) -> Method:
     """The method after two epochs, or as many as were left to do in `folder`."""
-    schedule = Schedule(SMALL["epochs"], SMALL["batch_size"], seed=0)
+    schedule = Schedule(SMALL["epochs"], changes.get("batch_size", SMALL["batch_size"]), seed=0)
     network = built(name, classes, schedule.steps(len(samples)), **changes)
     if network.accumulates:
         network.accumulated = network.accumulator(folder / "accumulated", samples, [(64, 64)] * len(samples))

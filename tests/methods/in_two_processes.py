@@ -11,7 +11,7 @@ import torch
 
 from tagseg.pipeline import training
 from tagseg.pipeline.training import Sharing
-from tests.methods.any_method import SEGMENTERS, affinity_taught, exact, segmenter_taught, some, taught
+from tests.methods.any_method import SEGMENTERS, SHARED, affinity_taught, exact, segmenter_taught, some, taught
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -28,9 +28,11 @@ if __name__ == "__main__":
         elif name in SEGMENTERS:
             networks[name] = segmenter_taught(name, Path(sys.argv[1]), out / name, Sharing(2))
         elif name == "late":  # past steps in which a part of it learns nothing
-            networks[name] = taught("toco", samples, classes, out / name, Sharing(2), classes_first=0.5)
+            networks[name] = taught(
+                "toco", samples, classes, out / name, Sharing(2), classes_first=0.5, batch_size=SHARED
+            )
         else:
-            networks[name] = taught(name, samples, classes, out / name, Sharing(2))
+            networks[name] = taught(name, samples, classes, out / name, Sharing(2), batch_size=SHARED)
     for name, network in networks.items():
         values = {key: value.detach().cpu() for key, value in network.named_parameters()}
         torch.save(values, out / name / f"process-{os.environ['RANK']}.pt")

@@ -172,7 +172,7 @@ def _trainings(settings: FitSettings) -> dict[str, _Training]:
 
     def shared(name: str, epochs: list[int], warm: int, fast: bool, together: int = 1) -> _Training:
         processes, parts = sharing.of(*(batch // together for batch in epochs))
-        part = max(epochs) // processes // parts if fast else min(PART, *epochs)
+        part = -(-max(epochs) // together // processes // parts) * together if fast else min(PART, *epochs)
         return _Training(name, tuple(epochs), warm, processes, part)
 
     gpu, train, chain = torch.cuda.is_available(), settings.train, settings.masks
@@ -262,7 +262,7 @@ def _steps(training: _Training, seconds: list[float], photographs: int) -> list[
     for name, sizes, times in phases:
         for size in dict.fromkeys(sizes):
             steps = sizes.count(size) * -(-photographs // size)
-            share = size / training.processes
+            share = -(-size // training.processes)
             found.append(
                 PlannedWork(name, steps, "steps", size, training.processes, _slope(times) * share / training.part)
             )

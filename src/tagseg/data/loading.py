@@ -7,7 +7,7 @@ A run that was stopped and goes on at an epoch's start therefore sees exactly wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,8 +29,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.length, self.seed, self.rank, self.world_size = length, seed, rank, world_size
-        self.padded = -(-length // (batch_size * world_size)) * batch_size * world_size
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.batches = -(-length // batch_size)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -39,11 +40,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        order = np.resize(order, self.padded)[self.rank :: self.world_size]
-        return ((self.epoch, int(index)) for index in order)
+        order = np.resize(order, (self.batches, self.batch_size))[:, self.rank :: self.world_size]
+        return ((self.epoch, int(index)) for index in order.flat)
 
     def __len__(self) -> int:
-        return self.padded // self.world_size
+        return self.batches * len(range(self.rank, self.batch_size, self.world_size))
 
 
 class PixelStatistics(Protocol):
@@ -140,10 +141,12 @@ class TrainingLoader:
 
     Args:
         views: maps `(epoch, index)` to a dictionary of tensors.
-        batch_size: photographs a step and process.
+        batch_size: photographs a step, of all processes together.
         seed: fixes the order.
         threads: how many views are made at once.
-        parts: that come one after the other instead of a batch.
+        rank, world_size: the number of this process, and how many share a batch, at most one for each photograph; the
+            first ones have one more where it cannot be shared evenly.
+        parts: that come one after the other instead of a process's share, at most one for each photograph of it.
     """
 
     def __init__(
@@ -157,15 +160,35 @@ class TrainingLoader:
         world_size: int = 1,
         parts: int = 1,
     ) -> None:
-        self.views, self.threads = views, threads
-        self.batch_size = batch_size // parts
+        self.views, self.threads, self.batch_size = views, threads, batch_size
+        self.sizes = [_parted(len(range(n, batch_size, world_size)), parts) for n in range(world_size)]
+        self.own = self.sizes[rank]
         length = len(views)  # type: ignore[arg-type]
         self.sampler = EpochSampler(length, batch_size, seed, rank=rank, world_size=world_size)
 
+    def weights(self, number: int) -> tuple[float, float]:
+        """Returns what batch `number` of an epoch weighs, and how much of it is this process's.
+
+        The former is by how much its loss must be multiplied so that the mean over processes and parts is that of all
+        photographs of a step; the latter how many times as many photographs of this part this process has as it would
+        have if all had as many. Both are 1 where everything is shared evenly.
+        """
+        part, shares = number % len(self.own), len(self.sizes) * len(self.own)
+        together = sum(sizes[part] for sizes in self.sizes)
+        return self.own[part] * shares / self.batch_size, self.own[part] * len(self.sizes) / together
+
     def __len__(self) -> int:
-        return len(self.sampler) // self.batch_size
+        return self.sampler.batches * len(self.own)
 
     def __iter__(self) -> Iterator[Any]:
-        items = prefetch(self.views.__getitem__, self.sampler, ahead=3 * self.batch_size, threads=self.threads)
-        while batch := list(islice(items, self.batch_size)):
+        items = prefetch(self.views.__getitem__, self.sampler, ahead=3 * max(self.own), threads=self.threads)
+        for size in cycle(self.own):
+            batch = list(islice(items, size))
+            if not batch:
+                return
             yield default_collate(batch)
+
+
+def _parted(count: int, parts: int) -> list[int]:
+    """So many photographs in parts that are as even as can be."""
+    return [len(range(part, count, parts)) for part in range(parts)]

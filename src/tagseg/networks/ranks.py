@@ -1,14 +1,26 @@
 """Losses that several processes share.
 
-Lightning averages the gradients of the processes, which is right for what is a mean over the photographs of a batch. A
-mean over something that is counted (labelled pixels, pairs of patches) is that of all processes only if it is divided
-by what all of them count; and what is random must not depend on how a batch is shared.
+Lightning averages the gradients of the processes, which is right for what is a mean over the photographs of a batch,
+once every loss weighs as much as its process has of them. A mean over something that is counted (labelled pixels, pairs
+of patches) is that of all processes only if it is divided by what all of them count; and what is random must not depend
+on how a batch is shared.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import distributed
+
+_portion = 1.0  # see `have_portion`
+
+
+def have_portion(portion: float) -> None:
+    """Says how many times as many photographs of a batch this process has as it would have if all had as many.
+
+    The losses of a step are multiplied by it afterwards, which is not to change what is divided by counts of all.
+    """
+    global _portion
+    _portion = portion
 
 
 def ranks() -> tuple[int, int]:
@@ -38,19 +50,32 @@ def shared_mean(values: torch.Tensor, where: torch.Tensor, more: float = 0.0) ->
     """
     where = where.expand_as(values)
     count = shared_sum(where.sum(dtype=torch.float32)) + more  # in half precision it would not be exact
-    return ranks()[1] * (values * where).sum() / count.clamp(min=1)
+    return part_of_mean() * (values * where).sum() / count.clamp(min=1)
+
+
+def part_of_mean() -> float:
+    """Returns by how much to multiply what this process adds to a sum over all, for a loss that is that sum.
+
+    The mean over processes of their losses, each as heavy as its photographs are many, is then the sum.
+    """
+    return ranks()[1] / _portion
 
 
 def gathered(values: torch.Tensor) -> torch.Tensor:
-    """Returns the values of all processes, one after the other, `(B, ...) -> (W B, ...)`; all of them learn through it.
+    """Returns the values of all processes, one after the other, `(B, ...) -> (B of all, ...)`; all learn through it.
 
-    All of them must call it, with as many values.
+    All of them must call it; some may have fewer values.
     """
-    if ranks()[1] == 1:
+    rank, world = ranks()
+    if world == 1:
         return values
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(values.contiguous()))
+    own = torch.zeros(world, device=values.device)
+    own[rank] = len(values)
+    counts: list[int] = shared_sum(own).long().tolist()
+    filled = torch.cat([values, values.new_zeros(max(counts) - len(values), *values.shape[1:])])
+    return torch.cat([part[:count] for part, count in zip(all_gather(filled.contiguous()), counts, strict=True)])
 
 
 def own_share(count: int) -> int:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tagseg.data.loading import TrainingLoader
 from tagseg.errors import BadInput
 from tagseg.files import write_aside
 from tagseg.networks.precision import default_device, trainer_precision
+from tagseg.networks.ranks import have_portion
 from tagseg.pipeline.cluster import Joined, team
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run_folder import CHECKPOINT
@@ -68,20 +70,17 @@ class Sharing:
     """How a batch is worked on: by how many processes together, and in how many parts one after the other.
 
     processes: at most.
-    accumulate: parts that a process's share of a batch is split into at least, so that a large batch fits into little
-        memory; their gradients are added before a step.
+    accumulate: parts that a process's share of a batch is split into, so that a large batch fits into little memory;
+        their gradients are added before a step.
     """
 
     processes: int = 1
     accumulate: int = 1
 
     def of(self, *batches: int) -> tuple[int, int]:
-        """Returns the processes and the parts for batches of these sizes, all of whose shares and parts are whole."""
-        common = math.gcd(*batches)
-        processes = max(n for n in range(1, min(self.processes, common) + 1) if common % n == 0)
-        share = common // processes
-        parts = min(n for n in range(min(self.accumulate, share), share + 1) if share % n == 0)
-        return processes, parts
+        """Returns the processes and the parts for batches of these sizes: no part is without a photograph."""
+        processes = min(self.processes, *batches)
+        return processes, min(self.accumulate, *(batch // processes for batch in batches))
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,9 @@ def train(
 
     Everything random in an epoch depends on seed and epoch only, and the epoch's end is on the disk before the next
     begins, so the weights do not depend on whether and where the process was killed. Several processes share every
-    batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding; a batch that cannot
-    be shared evenly by all of them is shared by as many as can. With `rests` some parameters may learn nothing in some
-    steps.
+    batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding and for what a
+    network draws inside (dropout); where they cannot share it evenly, some have one more photograph. With `rests` some
+    parameters may learn nothing in some steps.
 
     Returns:
         a record of every epoch.
@@ -127,8 +126,8 @@ def train(
         batches = " or ".join(str(schedule.together * batch) for batch in sorted(schedule.batches()))
         whole = f", {schedule.together} of which stay together" if schedule.together > 1 else ""
         place.reporter.say(
-            f"{name}: {processes} of {asked} processes work, for no more can share a batch of {batches} "
-            f"photographs evenly{whole}"
+            f"{name}: {processes} of {asked} processes work, for there are no more to share in a batch of {batches} "
+            f"photographs{whole}"
         )
     checkpoint = place.folder / CHECKPOINT
     if checkpoint.exists() and not _is_whole(checkpoint):
@@ -180,6 +179,7 @@ def _train(
         plugins=[WholeCheckpoints(), LightningEnvironment() if others is None else Joined(others, processes)],
         callbacks=[
             epochs,
+            Weights(loaders),
             StepLog(folder, log.every, steps),
             ModelCheckpoint(
                 dirpath=folder,
@@ -232,7 +232,12 @@ def check_processes(processes: int) -> None:
 
 
 class Loaders(lightning.LightningDataModule):
-    """Gives every process its share of the photographs."""
+    """Gives every process its share of the photographs.
+
+    `batches` are those of the present epoch.
+    """
+
+    batches: TrainingLoader
 
     def __init__(self, views: Dataset[Any], schedule: Schedule, processes: int, parts: int, threads: int) -> None:
         super().__init__()
@@ -242,15 +247,55 @@ class Loaders(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Returns the batches of this process."""
         assert self.trainer is not None
-        return TrainingLoader(
+        self.batches = TrainingLoader(
             self.views,
-            self.schedule.batch(self.trainer.current_epoch) // self.processes,
+            self.schedule.batch(self.trainer.current_epoch),
             self.schedule.seed,
             parts=self.parts,
             threads=self.threads,
             rank=self.trainer.global_rank,
             world_size=self.processes,
         )
+        return self.batches
+
+
+class Weights(Callback):
+    """Lets the loss of every step, and its terms, weigh as much as this process has of the photographs.
+
+    Means over processes and parts, of gradients and of what is logged, are then those of all photographs. Where all
+    have as many, nothing is touched.
+    """
+
+    def __init__(self, loaders: Loaders) -> None:
+        self.loaders = loaders
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:  # noqa: ARG002
+        """Puts itself before the step of the module."""
+        module.training_step = partial(_weighed, module, self.loaders)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:  # noqa: ARG002
+        """Gives the module its step back."""
+        vars(module).pop("training_step", None)
+
+    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:  # noqa: ARG002
+        """Gives the module its step back."""
+        vars(module).pop("training_step", None)
+
+
+def _weighed(module: Any, loaders: Loaders, batch: Any, batch_idx: int) -> torch.Tensor:
+    """A step of the module; Lightning knows the number of the batch by its name."""
+    step = type(module).training_step
+    weight, portion = loaders.batches.weights(batch_idx)
+    if weight == portion == 1:
+        return step(module, batch, batch_idx)
+    have_portion(portion)
+    try:
+        loss = weight * step(module, batch, batch_idx)
+    finally:
+        have_portion(1.0)
+    if hasattr(module, "terms"):
+        module.terms = {name: weight * value for name, value in module.terms.items()}
+    return loss
 
 
 def save_network(module: torch.nn.Module, path: Path) -> None:

@@ -20,7 +20,7 @@ from tagseg.masks.random_walk import directions, shifted, sources
 from tagseg.masks.refinements.learnt import LearntSettings
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.precision import inference_autocast
-from tagseg.networks.ranks import ranks, shared_sum
+from tagseg.networks.ranks import part_of_mean, shared_sum
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def mean_over(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
     See `tagseg.networks.ranks.shared_mean`.
     """
-    return ranks()[1] * torch.where(chosen, values, 0).sum() / (shared_sum(chosen.sum()) + 1e-5)
+    return part_of_mean() * torch.where(chosen, values, 0).sum() / (shared_sum(chosen.sum()) + 1e-5)
 
 
 def affinity_losses(
