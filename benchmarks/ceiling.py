@@ -41,7 +41,8 @@ def supervised(data: Dataset, settings: FitSettings, seed: int, folder: Path) ->
 
     def made() -> Backbone:
         backbone = Backbone(settings.backbone, settings.weights, settings.segment.output_stride)
-        backbone.freeze(early=backbone.pretrained, norms=backbone.pretrained)
+        if backbone.pretrained:
+            backbone.freeze(settings.segment.early_stride, "frozen")
         return backbone
 
     torch.manual_seed(seed)

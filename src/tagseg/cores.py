@@ -106,12 +106,19 @@ def _keep_to_share(place: int, of: int) -> int:
     return share
 
 
+def cores_each(of: int) -> int:
+    """Returns how many cores each of several processes on this machine has for itself: all that it may use, where
+    whoever has started it keeps it to cores of its own, else an even share."""
+    kept = cpu_count() * of <= (os.cpu_count() or 1)
+    return cpu_count() if kept else max(1, cpu_count() // of)
+
+
 @contextmanager
 def share_of_cores(place: int, of: int) -> Iterator[None]:
     """Keeps this process to one of several shares of the cores as long as this lasts: several on a machine that all use
     every core would slow each other down. One that whoever has started it keeps to cores of its own has its share."""
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if cpu_count() * of > (os.cpu_count() or 1):
+    if cores_each(of) < cpu_count():
         _keep_to_share(place, of)
     try:
         yield

@@ -14,7 +14,9 @@ OutputStride = int | Literal["auto"] | None  # pixels a cell; "auto": 16 where a
 Pooling = Literal["mean", "top", "lse"]  # of class maps to tag scores (see `tagseg.networks.pooling`)
 # what batch normalisations that come pretrained normalise by while they learn: "batch", the batch, as in any training;
 # "frozen", what they know, of which nothing changes, as most published codes have it
-Norms = Literal["batch", "frozen"]
+Norms = Literal["batch", "frozen", "statistics"]
+EarlyStride = Literal[0, 2, 4, 8]
+Statistics = Literal["backbone", "imagenet", "coco"]
 Compat = Literal["paper", "official"]  # what is right, or what a published implementation does
 
 
@@ -22,6 +24,18 @@ class Settings(BaseModel):
     """Typed settings; an unknown key is an error that names the nearest one (see `parse`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_LATER = {"early_stride", "statistics"}
+
+
+def as_ever(settings: Settings) -> set[str]:
+    """Returns the names of settings that came when there were runs already, and say what these did.
+
+    What a run depends on leaves them out, so that nothing of an older run is made again.
+    """
+    fields = type(settings).model_fields
+    return {name for name in _LATER & fields.keys() if getattr(settings, name) == fields[name].default}
 
 
 class TrainSettings(Settings):

@@ -67,8 +67,7 @@ def built(name: str, classes: tuple[str, ...], steps: int = 4, **changes: Any) -
 def exact() -> None:
     """Makes what is learnt comparable: in float32, and with batch normalisations as they are, as pretrained ones stay,
     for those of a CPU see their own process's part of a batch."""
-    freeze = Backbone.freeze
-    Backbone.freeze = lambda self, early, norms, **more: freeze(self, early, norms=True, **more)  # type: ignore[method-assign]
+    Backbone.keep_pretrained = lambda self, stride, norms: self.freeze(0, "frozen")  # type: ignore[method-assign]
     training.trainer_precision = lambda _: "32-true"  # type: ignore[attr-defined]
 
 
@@ -122,7 +121,7 @@ def segmenter_taught(name: str, data: Path, folder: Path, sharing: Sharing = Sha
 
 def _segmenting_backbone() -> Backbone:
     backbone = Backbone("test_resnet", "random", 16)
-    backbone.freeze(early=False, norms=True)
+    backbone.freeze(0, "frozen")
     return backbone
 
 

@@ -17,7 +17,7 @@ def test_the_strongest_places_are_hidden_or_stressed():
 
 def test_features_change_only_while_it_learns():
     network, plain = built("adl", names(3), drop_rate=1.0), built("cam", names(3))
-    network.backbone.freeze(early=False, norms=True)
+    network.backbone.freeze(0, "frozen")
     plain.load_state_dict(network.state_dict())
     plain.eval()
     images = torch.randn(2, 3, 65, 65)

@@ -141,8 +141,7 @@ def test_norms_that_are_frozen_stay_as_they_are(
     name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """They normalise by what they knew before, and learn nothing of it."""
-    freeze = Backbone.freeze
-    monkeypatch.setattr(Backbone, "freeze", lambda self, early, norms, **more: freeze(self, early, norms=True, **more))
+    monkeypatch.setattr(Backbone, "keep_pretrained", lambda self, stride, norms: self.freeze(0, "frozen"))
     samples, classes = some(tiny_set)
     network = taught(name, samples, classes, tmp_path)
     norms = [m for m in network.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -172,7 +171,7 @@ def test_two_processes_learn_what_one_does(
         [*launcher, str(script), str(tiny_set), str(tmp_path), *which], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    monkeypatch.setattr(Backbone, "freeze", Backbone.freeze)
+    monkeypatch.setattr(Backbone, "keep_pretrained", Backbone.keep_pretrained)
     monkeypatch.setattr(training, "trainer_precision", training.trainer_precision)
     exact()
     samples, classes = some(tiny_set)
@@ -205,7 +204,7 @@ def same(network: torch.nn.Module, before: torch.nn.Module, shared: dict[str, to
 
 
 def test_a_batch_in_parts_teaches_what_it_does_at_once(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Backbone, "freeze", Backbone.freeze)
+    monkeypatch.setattr(Backbone, "keep_pretrained", Backbone.keep_pretrained)
     monkeypatch.setattr(training, "trainer_precision", training.trainer_precision)
     exact()
     samples, classes = some(tiny_set)

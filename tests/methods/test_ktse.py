@@ -378,7 +378,7 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
     assert found["lr_scheduler"]["scheduler"].lr_lambdas[0](steps) == pytest.approx(0.41, abs=0.01)
     dropouts = [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout2d)]
     assert dropouts == [0.2, 0.2]
-    network.backbone.freeze(early=True, norms=True)  # as with ImageNet weights
+    network.backbone.freeze(4, "frozen")  # as with ImageNet weights
     trained = [p for p in network.parameters() if p.requires_grad]
     assert len(trained) == 43  # as published
     assert resolve("voc/aeft").train.warmup_epochs == 18

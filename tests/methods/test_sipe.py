@@ -9,7 +9,7 @@ from tagseg.networks.backbone import Backbone
 def test_early_stages_stay_and_the_last_two_learn_at_any_stride(stride: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Backbone, "pretrained", True, raising=False)
     network = Backbone("resnet18", "random", stride)
-    network.freeze(early=True, norms=False, stride=8)
+    network.freeze(8, "batch")
     learns = {name.split(".")[0]: p.requires_grad for name, p in network.network.named_parameters()}
     assert learns["layer3"]
     assert learns["layer4"]

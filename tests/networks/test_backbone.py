@@ -101,7 +101,7 @@ def test_weights_from_a_file_and_weights_that_do_not_fit(tmp_path: Path):
 
 def test_frozen_parts_do_not_learn():
     backbone = Backbone("test_resnet")
-    backbone.freeze(early=True, norms=True)
+    backbone.freeze(4, "frozen")
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     backbone.train()
     optimiser = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)

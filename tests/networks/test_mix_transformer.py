@@ -43,7 +43,7 @@ def test_published_weights_and_what_does_not_learn(tmp_path: Path):
     save_file({**state, "head.weight": torch.zeros(1000, 256)}, tmp_path / "mit_b0.safetensors")
     backbone = Backbone("mit_b0", str(tmp_path / "mit_b0.safetensors"))
     assert torch.equal(backbone.network.block4[1].mlp.dwconv.weight, state["block4.1.mlp.dwconv.dwconv.weight"])
-    backbone.freeze(early=True, norms=True)
+    backbone.freeze(4, "frozen")
     held = {name.split(".")[1] for name, p in backbone.named_parameters() if not p.requires_grad}
     assert held == {"patch_embed1", "block1", "norm1"}
 

@@ -32,7 +32,7 @@ def test_geometry(backbone: Backbone):
 
 def test_what_is_frozen(backbone: Backbone):
     """The first convolution, the group b2, and every norm (published)."""
-    backbone.freeze(early=True, norms=True)
+    backbone.freeze(4, "frozen")
     backbone.train()
     frozen = {name.split(".")[1] for name, p in backbone.named_parameters() if not p.requires_grad and p.ndim > 1}
     assert frozen == {"conv1a", "b2", "b2_1", "b2_2"}

@@ -105,6 +105,11 @@ def test_who_is_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_NODELIST", "node[12-13]")
     assert cluster._of_slurm() == (5, 8, 1, 4)
     assert os.environ["MASTER_ADDR"] == "node12"
+    for value, rank, node, found in (("3,4", "6", "1", 4), ("4(x2),3", "9", "2", 3), ("3,4", "2", "0", 3)):
+        monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", value)
+        monkeypatch.setenv("SLURM_PROCID", rank)
+        monkeypatch.setenv("SLURM_NODEID", node)
+        assert cluster._of_slurm() == (int(rank), 8, 1, found)
     cluster.team.cache_clear()
 
 

@@ -1,6 +1,7 @@
 """Recipes are what is published, or say why not."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from tagseg.data.reading import read_dataset
 from tagseg.files import write_json
 from tagseg.pipeline.networks import check_networks
 from tagseg.pipeline.published import names, published
-from tagseg.pipeline.settings import recipe_names, resolve
+from tagseg.pipeline.settings import parse_yaml, recipe_names, resolve
 from tagseg.pipeline.training import Sharing
 from tagseg.run_lengths import encode_runs
 
+RECIPES = Path(tagseg.__file__).parent / "recipes"
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
 PUBLISHED = [name for name in recipe_names() if name.split("/")[0] in ("voc", "coco")]
 
@@ -43,6 +45,24 @@ def test_what_differs_from_the_publication_says_why(recipe: str):
             assert line.why or all(same(line.ours, value) for value in known), line
         if line.shown is not None:
             assert same(line.ours, line.shown), line
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_every_setting_of_a_recipe_has_a_line(recipe: str):
+    """`steps` are those of its epochs."""
+    given = parse_yaml((RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    told = {line.setting for line in published(recipe)}
+    told |= {f"{part}epochs" for part, steps in (("train.", "steps"), ("segment.", "segment.steps")) if steps in told}
+    missing = [key for key in _leaves(given) if key not in told and not any(key.startswith(f"{t}.") for t in told)]
+    assert missing == ["method"]
+
+
+def _leaves(values: dict[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield before + key
 
 
 def test_the_table_in_the_documentation_is_of_these_recipes():

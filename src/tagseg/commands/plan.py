@@ -36,7 +36,7 @@ class PlannedWork:
     unit: "photographs" or "steps".
     batch: photographs of a step, of all processes.
     processes: that share it.
-    seconds: that one takes.
+    seconds: that one takes, of a step those of all that share it.
     """
 
     name: str
@@ -49,7 +49,7 @@ class PlannedWork:
     @property
     def total(self) -> float:
         """Returns the seconds of all of it."""
-        return self.count * self.seconds
+        return self.count * self.seconds / (1 if self.unit == "steps" else self.processes)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def plan(
             work += _steps(trainings[name], seconds, len(photographs.train))
         else:
             count = counts.get(name, len(photographs.train))
-            work.append(PlannedWork(name, count, unit, None, 1, _slope(seconds)))
+            work.append(PlannedWork(name, count, unit, None, 1 if name == "check" else processes, _slope(seconds)))
     return Plan(tuple(work), _memory(), max(training.part for training in trainings.values()), disk, free)
 
 
@@ -244,8 +244,8 @@ def _trial(data: Dataset, settings: FitSettings, clock: _Clock) -> None:
             fit_as(few, Path(folder) / "run", settings, "report", True, clock)
         except torch.cuda.OutOfMemoryError as error:
             raise BadInput(
-                f"the GPU's memory is too small for {settings.train.batch_size} photographs at a time; "
-                "set accumulate=N, more processes, or a smaller side."
+                f"{clock.bars[-1][0]}: the GPU's memory is too small for so many photographs at a time; set "
+                "accumulate=N where the method allows it, more processes, or a smaller batch or side."
             ) from error
 
 

@@ -55,8 +55,6 @@ from tagseg.networks.backbone import Backbone
 from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser, step_optimiser
 from tagseg.networks.pcm import PCM
 
-COCO_MEAN, COCO_STD = (0.471, 0.448, 0.408), (0.234, 0.239, 0.242)  # of its training photographs (published code)
-
 
 class MapHead(nn.Module):
     """A head from features to maps: a 1x1 class convolution without bias.
@@ -119,10 +117,8 @@ class LocalNetwork(Method):
 
     def _backbone(self, name: str, weights: str) -> Backbone:
         backbone = Backbone(name, weights, self.settings.output_stride)
-        pretrained = backbone.pretrained
-        backbone.freeze(early=pretrained, norms=pretrained and self.settings.norms == "frozen")
-        if self.settings.statistics == "coco":
-            backbone.mean, backbone.std = COCO_MEAN, COCO_STD
+        backbone.keep_pretrained(4, self.settings.norms)
+        backbone.expect(self.settings.statistics)
         return backbone
 
     def _head(self, backbone: Backbone, background: bool) -> MapHead:

@@ -59,10 +59,7 @@ class AttentionNetwork(Method):
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(classes, settings, steps)
         self.backbone = Backbone(backbone, weights, settings.output_stride)
-        pretrained = self.backbone.pretrained
-        self.backbone.freeze(
-            early=pretrained and settings.freeze_early, norms=pretrained and settings.norms == "frozen"
-        )
+        self.backbone.keep_pretrained(settings.early_stride, settings.norms)
         if settings.frozen:
             self.backbone.hold()
         self.branch = class_branch(self.backbone.channels, self.num_classes, settings.convolutions)

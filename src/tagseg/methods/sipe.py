@@ -49,8 +49,6 @@ class SIPE(CAM):
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SIPESettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
-        pretrained = self.backbone.pretrained
-        self.backbone.freeze(early=pretrained, norms=pretrained and settings.norms == "frozen", stride=8)
         inner = [*self.backbone.stage_shapes()[0][-4:-1], self.backbone.channels]
         self.sides = nn.ModuleList(
             nn.Conv2d(i, o, kernel_size=1, bias=False) for i, o in zip(inner, WIDTHS[-len(inner) :], strict=True)

@@ -20,7 +20,12 @@ from tagseg.networks.mix_transformer import MixTransformer
 from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
 from tagseg.networks.weights import CLASSIFIER, earlier_run
-from tagseg.settings import OutputStride
+from tagseg.settings import Norms, OutputStride, Statistics
+
+COLOURS = {  # mean and deviation of R, G and B
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "coco": ((0.471, 0.448, 0.408), (0.234, 0.239, 0.242)),  # of its training photographs (L2G's published code)
+}
 
 
 class Backbone(nn.Module):
@@ -123,22 +128,36 @@ class Backbone(nn.Module):
         """Returns the pixels from one cell of the features to the next."""
         return self.grid.stride
 
-    def freeze(self, early: bool, norms: bool, stride: int = 4) -> None:
-        """Keeps the early part (`early`) and every batch normalisation (`norms`) as they are.
-
-        The early part reaches to the end of the first stage that has the given stride, but never to the last two
-        stages; of ResNet-38, as published, and of mix transformers it is always the first stage.
+    def freeze(self, stride: int, norms: Norms) -> None:
+        """Keeps the early part, and of batch normalisations what they know, as they are.
 
         Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
+
+        Args:
+            stride: the early part reaches to the end of the first stage that has this stride (2: the stem), but never
+                to the last two stages; 0: everything learns. Of ResNet-38, as published, and of mix transformers it is
+                always the first stage.
+            norms: "batch": they normalise by the batch; "statistics": by what they know, and their factors and offsets
+                learn; "frozen": by what they know, and learn nothing.
         """
-        if early:
+        if stride:
             for parameter in _parameters_to_stride(self.network, stride):
                 parameter.requires_grad_(False)
-        self.frozen_norms = norms
-        if norms:
+        self.frozen_norms = norms != "batch"
+        if norms == "frozen":
             for module in _batch_norms(self.network):
                 module.requires_grad_(False)
         self.train(self.training)  # nobody need call it again: Lightning takes modules in the mode that they are in
+
+    def keep_pretrained(self, stride: int, norms: Norms) -> None:
+        """Freezes what is pretrained, as the arguments of `freeze` say; random weights all learn."""
+        if self.pretrained:
+            self.freeze(stride, norms)
+
+    def expect(self, statistics: Statistics) -> None:
+        """Normalises photographs by other colours than those that the weights have seen: ImageNet's or COCO's."""
+        if statistics != "backbone":
+            self.mean, self.std = COLOURS[statistics]
 
     frozen_norms: bool = False
     held: bool = False
@@ -296,6 +315,10 @@ _OWN = {
 }
 
 
+class NoWeights(BadInput):
+    """Weights that somebody must give, of a network whose pretrained ones nobody can fetch."""
+
+
 def _create_own(name: str, weights: str, output_stride: int | None) -> nn.Module:
     own = _OWN[name]
     if output_stride not in (None, *own.strides):
@@ -305,9 +328,8 @@ def _create_own(name: str, weights: str, output_stride: int | None) -> nn.Module
         )
     network = own.create(output_stride)
     if weights == "pretrained":
-        raise BadInput(
-            f"'{name}' has no weights that could be fetched; give {own.weights} with --weights FILE, or --weights "
-            "random."
+        raise NoWeights(
+            f"'{name}' has no weights that could be fetched; give {own.weights} as a file, or take 'random'."
         )
     if weights != "random":
         state = read_weights(Path(weights))
@@ -395,12 +417,24 @@ def _parameters_to_stride(network: Any, stride: int) -> list[nn.Parameter]:
         return []
     # timm's groups of parameters by depth, the stem first: number -> names
     members = timm.models.group_parameters(network, network.group_matcher(coarse=True))
-    # the deepest group that holds some of the last early module; all before it are early too, the stem included
-    last = max(
-        (number for number, names in members.items() if any(n.startswith(f"{early[-1]}.") for n in names)),
-        default=-1,
-    )
+    last = _deepest(network, early[-1], members)
     return [network.get_parameter(n) for number, names in members.items() if number <= last for n in names]
+
+
+def _deepest(network: nn.Module, module: str, groups: dict[int, list[str]]) -> int:
+    """The number of the deepest group of parameters of a module; of one without any, as an activation or a pool, of
+    what stands before it. -1 where nothing does."""
+    for name in reversed(_until(network, module)):
+        found = [number for number, names in groups.items() if any(n.startswith(f"{name}.") for n in names)]
+        if found:
+            return max(found)
+    return -1
+
+
+def _until(network: nn.Module, module: str) -> list[str]:
+    """The names of modules up to a module, in their order; nothing where the network has no such module."""
+    names = [name for name, _ in network.named_modules() if name]
+    return names[: names.index(module) + 1] if module in names else []
 
 
 def _batch_norms(network: nn.Module) -> list[nn.Module]:

@@ -8,10 +8,12 @@ on how a batch is shared.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import distributed
 
 _portion = 1.0  # see `have_portion`
+_seed: int | None = None  # see `seed_epoch`
 
 
 def have_portion(portion: float) -> None:
@@ -87,9 +89,17 @@ def own_share(count: int) -> int:
     return len(range(rank, count, world))
 
 
+def seed_epoch(seed: int) -> None:
+    """Seeds what networks draw inside, such as dropout, in every process otherwise; see also `step_generator`."""
+    global _seed
+    _seed, rank = seed, ranks()[0]
+    torch.manual_seed(seed if rank == 0 else int(np.random.default_rng((seed, rank)).integers(1 << 62)))
+
+
 def step_generator(step: int) -> torch.Generator:
     """Returns random numbers of a training step, which are the same in all processes.
 
-    They depend on the seed that torch was given last, as at the start of every epoch, and on the step.
+    They depend on the seed of the epoch (`seed_epoch`), or the one that torch was given last, and on the step.
     """
-    return torch.Generator().manual_seed((torch.initial_seed() * 1_000_003 + step) % (1 << 63))
+    seed = torch.initial_seed() if _seed is None or ranks()[0] == 0 else _seed
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % (1 << 63))

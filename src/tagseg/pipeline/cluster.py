@@ -236,8 +236,19 @@ def _of_slurm() -> tuple[int, int, int, int] | None:
         nodes = said.get("SLURM_STEP_NODELIST", said.get("SLURM_NODELIST", "127.0.0.1"))
         said.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
         said.setdefault("MASTER_PORT", str(_FIRST_PORT + int(said.get("SLURM_JOB_ID", "0")) % 10_000))
-    per_node = said.get("SLURM_STEP_TASKS_PER_NODE", str(size)).split("(")[0].split(",")[0]  # such as 4(x2)
-    return int(said["SLURM_PROCID"]), size, int(said.get("SLURM_LOCALID", "0")), int(per_node)
+    rank, local_rank = int(said["SLURM_PROCID"]), int(said.get("SLURM_LOCALID", "0"))
+    counts = _per_node(said.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
+    node = int(said.get("SLURM_NODEID", "0"))
+    return rank, size, local_rank, counts[node] if node < len(counts) else counts[0]
+
+
+def _per_node(said: str) -> list[int]:
+    """The numbers of processes on every node, which SLURM writes as 4(x2),3."""
+    found = []
+    for part in said.split(","):
+        count, _, times = part.partition("(x")
+        found += [int(count)] * int(times.rstrip(")") or 1)
+    return found
 
 
 def _digest(content: bytes) -> str:

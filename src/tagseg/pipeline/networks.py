@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tagseg.grid import Grid
 from tagseg.masks.refinements import FeatureRefinement, LearntRefinement, refinements
 from tagseg.methods.refinements import load_network
 from tagseg.methods.table import load_method
-from tagseg.networks.backbone import Backbone, stand_in
+from tagseg.networks.backbone import Backbone, NoWeights, stand_in
 from tagseg.networks.features import Levels
 from tagseg.pipeline.attributing import check_attribution
 from tagseg.pipeline.run import needs_encoder
@@ -46,7 +47,8 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
         check_cells(encoder.grid, s.encoder.side, s.masks.steps)
         features += _stored(encoder, s.encoder.side) * views
-    classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
+    with _weights_of("weights"):
+        classifier = method(s.backbone, stand_in(s.backbone, s.weights), classes, s.train, 1)
     if s.mine.attribution != "own":
         if method.accumulates and s.train.successor is None:
             raise BadInput(
@@ -63,7 +65,8 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
     if isinstance(learnt, LearntRefinement):
         own = s.masks.of(learnt.name)
         name, weights = backbone_of(own, s)
-        load_network(learnt)(name, stand_in(name, weights), own, 1).check_window()
+        with _weights_of(f"masks.{learnt.name}.weights"):
+            load_network(learnt)(name, stand_in(name, weights), own, 1).check_window()
     if s.train.frozen:
         features += _stored(classifier.backbone, s.train.side) * views
     return max(8 * _megabytes(classifier), _megabytes(classifier) + 7 * segmenting), features
@@ -104,6 +107,15 @@ def networks_of(settings: FitSettings) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(found))
 
 
+@contextmanager
+def _weights_of(setting: str) -> Iterator[None]:
+    """Says with which setting weights are given, where they must be."""
+    try:
+        yield
+    except NoWeights as error:
+        raise BadInput(f"{setting}: {error}") from error
+
+
 def _megabytes(network: nn.Module) -> float:
     return sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6
 
@@ -124,4 +136,6 @@ def _check_segmentation(settings: FitSettings) -> float:
     if settings.segment.clip_from is not None and settings.accumulate > 1:
         raise BadInput(f"accumulate {settings.accumulate}: segment.clip_from needs whole batches; set accumulate=1.")
     own = settings.segment
-    return own.networks * _megabytes(DeepLab(Backbone(name, stand_in(name, weights), own.output_stride), own.head, 1))
+    with _weights_of("segment.weights"):
+        backbone = Backbone(name, stand_in(name, weights), own.output_stride)
+    return own.networks * _megabytes(DeepLab(backbone, own.head, 1))

@@ -11,6 +11,7 @@ from tagseg.pipeline.settings import FitSettings, parse_yaml, resolve
 
 PHOTOGRAPHS = {"voc": 10_582, "coco": 82_783}  # for training: VOC 2012 with SBD, COCO 2014
 NOTHING = "-"
+PARTS = "parts/"  # blocks of lines that several recipes share
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def published(recipe: str) -> list[Line]:
         BadInput: there is no such recipe.
     """
     settings, lines = resolve(recipe), []
-    for name, told in _table().get(recipe, {}).items():
+    for name, told in _lines(recipe).items():
         found = _value(settings, recipe, name)
         ours = told.get("ours", NOTHING) if found is None else found
         lines.append(Line(name, told["paper"], told["code"], ours, told.get("ours"), told.get("why", "")))
@@ -59,7 +60,16 @@ def markdown(recipe: str) -> str:
 
 def names() -> list[str]:
     """Returns the recipes of which something is published."""
-    return list(_table())
+    return [name for name in _table() if not name.startswith(PARTS)]
+
+
+def _lines(block: str) -> dict[str, dict[str, Any]]:
+    """The lines of a block, those of the blocks that it is like among them."""
+    own = _table().get(block, {})
+    found: dict[str, dict[str, Any]] = {}
+    for other in own.get("like", ()):
+        found |= _lines(other)
+    return found | {name: told for name, told in own.items() if name != "like"}
 
 
 def _value(settings: FitSettings, recipe: str, name: str) -> Any:
@@ -82,7 +92,7 @@ def _word(value: Any) -> str:
 
 
 @lru_cache
-def _table() -> dict[str, dict[str, dict[str, Any]]]:
+def _table() -> dict[str, dict[str, Any]]:
     text = (importlib.resources.files("tagseg") / "recipes" / "published.yaml").read_text(encoding="utf-8")
-    found: dict[str, dict[str, dict[str, Any]]] = parse_yaml(text)
+    found: dict[str, dict[str, Any]] = parse_yaml(text)
     return found

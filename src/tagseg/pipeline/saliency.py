@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tagseg.cores import cpu_count, prefetch
-from tagseg.data.dataset import Dataset, Sample
+from tagseg.data.dataset import Dataset, MaskFolder, Sample
 from tagseg.data.images import read_image, write_grey
 from tagseg.errors import BadInput, nearest
 from tagseg.masks.saliency import load_saliency_network, minimum_barrier_saliency
-from tagseg.progress import Reporter
+from tagseg.pipeline.masking import make_missing
+from tagseg.pipeline.parts import Part, in_parts
+from tagseg.progress import Advance, Reporter
 
 _WORDS = ("auto", "folder", "built-in")
 
@@ -68,7 +70,13 @@ def with_saliency(samples: tuple[Sample, ...], source: str, folder: Path) -> tup
 
 
 def make_saliency(
-    samples: tuple[Sample, ...], source: str, folder: Path, reporter: Reporter, *, program: bool = False
+    samples: tuple[Sample, ...],
+    source: str,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    program: bool = False,
+    processes: int = 1,
 ) -> int:
     """Writes the maps that are missing; returns how many were made in all.
 
@@ -78,6 +86,7 @@ def make_saliency(
         folder: for the maps.
         reporter: shows the bar.
         program: whether the file of a network may be a program.
+        processes: that share the work.
 
     Raises:
         BadInput: the source is the data set's folder, and it has no map of some photograph; or the network's file
@@ -91,20 +100,24 @@ def make_saliency(
         )
     if not wanted:
         return 0
+    work = partial(_saliency_part, tuple(wanted), source, program, MaskFolder(folder))
+    with reporter.bar("saliency", len(wanted), "photographs") as advance:
+        in_parts(work, len(wanted), processes, folder, advance)
+    return len(wanted)
+
+
+def _saliency_part(
+    samples: tuple[Sample, ...], source: str, program: bool, place: MaskFolder, *, part: Part, advance: Advance
+) -> None:
     built_in = source in _WORDS
     network = minimum_barrier_saliency if built_in else load_saliency_network(Path(source), program=program)
-    path: Callable[[Sample], Path] = lambda s: folder / f"{s.name}.png"  # noqa: E731
-    missing = [s for s in wanted if not path(s).exists()]
 
     def work(sample: Sample) -> None:
-        write_grey(path(sample), np.round(255 * network(read_image(sample.image))).astype(np.uint8))
+        write_grey(place(sample), np.round(255 * network(read_image(sample.image))).astype(np.uint8))
 
     # a network brings its own threads
     threads = cpu_count() if built_in else 1
-    with reporter.bar("saliency", len(wanted), "photographs") as advance:
-        for done, _ in enumerate(prefetch(work, missing, threads=threads), len(wanted) - len(missing) + 1):
-            advance(done, "")
-    return len(wanted)
+    make_missing(place, samples, partial(prefetch, work, threads=threads), part, advance)
 
 
 def _own(sample: Sample, source: str) -> bool:

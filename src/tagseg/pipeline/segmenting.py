@@ -61,6 +61,7 @@ def own_model(method: Method, classes: tuple[str, ...]) -> SegmentationModel:
         return SegmentationModel(network, classes, method.side)
     backbone = Backbone(method.backbone.name, "random", method.backbone.output_stride)
     backbone.load_state_dict(method.backbone.state_dict())
+    backbone.mean, backbone.std = method.backbone.mean, method.backbone.std
     deeplab = DeepLab(backbone, method.decoder_name, len(classes))
     deeplab.head.load_state_dict(method.decoder.state_dict())
     return SegmentationModel(deeplab, classes, round(method.side * PREDICTION_MARGIN))

@@ -26,12 +26,12 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from tagseg.cores import cpu_count
+from tagseg.cores import cores_each
 from tagseg.data.loading import TrainingLoader
 from tagseg.errors import BadInput
 from tagseg.files import write_aside
 from tagseg.networks.precision import default_device, trainer_precision
-from tagseg.networks.ranks import have_portion
+from tagseg.networks.ranks import have_portion, seed_epoch
 from tagseg.pipeline.cluster import Joined, team
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run_folder import CHECKPOINT
@@ -157,7 +157,7 @@ def _train(
     steps = schedule.steps(len(views))  # type: ignore[arg-type]
     epochs = EpochLog(name, schedule, steps, place.reporter)
     here = processes if others is None else others.local(processes)
-    loaders = Loaders(views, schedule, processes, parts, max(1, min(8, cpu_count() // here)))
+    loaders = Loaders(views, schedule, processes, parts, min(8, cores_each(here)))
     checkpoint = folder / CHECKPOINT
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
@@ -368,7 +368,7 @@ class EpochLog(Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
         """Seeds the epoch and starts its clock."""
-        torch.manual_seed(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
+        seed_epoch(self.schedule.seed * _SEED_STRIDE + trainer.current_epoch)
         self._begun = self._idle_since = time.perf_counter()
         self._waited, self._loss, self._steps = 0.0, 0.0, 0
         self._rates: list[float] = []

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, mod
 from tagseg.errors import nearest
 from tagseg.masks.crf_parameters import CRFS
 from tagseg.networks.settings import DecoderSettings
-from tagseg.settings import Count, Norms, OutputStride, ScaleRange, Settings, SidePixels
+from tagseg.settings import Count, EarlyStride, Norms, OutputStride, ScaleRange, Settings, SidePixels
 
 HeadName = Literal["aspp", "largefov", "tokens", "segformer", "segmenter"]
 NO_CRF = "none"
@@ -70,6 +70,7 @@ class SegmentSettings(Settings):
     start: Literal["classifier", "weights"] = "classifier"  # backbone from the tag-trained network, or as it came
     output_stride: OutputStride = "auto"
     norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
+    early_stride: EarlyStride = 4  # up to the end of the first stage with this stride pretrained layers stay; 0: none
     epochs: Count = 16
     batch_size: Count = 16
     side: SidePixels = 321  # of the square training window; photographs are predicted at this long side times 1.25

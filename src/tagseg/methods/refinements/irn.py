@@ -56,7 +56,7 @@ class IRN(AffinityNetwork):
     def __init__(self, backbone: str, weights: str, settings: IRNSettings, steps: int) -> None:
         super().__init__(backbone, weights, settings, steps)
         self.backbone.requires_grad_(False)
-        self.backbone.freeze(early=False, norms=self.backbone.pretrained and settings.norms == "frozen")
+        self.backbone.keep_pretrained(0, settings.norms)
         widths, strides = self.backbone.stage_shapes()
         self.used = used_stages(strides)
         widths, strides = [widths[n] for n, _ in self.used], [max(STRIDE, strides[n]) for n, _ in self.used]

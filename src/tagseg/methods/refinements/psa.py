@@ -53,8 +53,7 @@ class PSA(AffinityNetwork):
 
     def __init__(self, backbone: str, weights: str, settings: PSASettings, steps: int) -> None:
         super().__init__(backbone, weights, settings, steps)
-        pretrained = self.backbone.pretrained
-        self.backbone.freeze(early=pretrained, norms=pretrained and settings.norms == "frozen")
+        self.backbone.keep_pretrained(4, settings.norms)
         widths, _ = self.backbone.stage_shapes()
         self.head = FeatureHead(widths[-3:], self.backbone.grid)
 

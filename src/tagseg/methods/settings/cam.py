@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationInfo, field_validator
 
-from tagseg.settings import Count, Norms, OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, EarlyStride, Norms, OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
 
 
 class ClassifierSettings(TrainSettings):
@@ -18,7 +18,10 @@ class ClassifierSettings(TrainSettings):
     scales: ScaleRange = (0.8, 1.6)  # long side of the photograph over `side`
     colour_jitter: bool = False
     output_stride: OutputStride = "auto"
-    norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
+    # what pretrained batch normalisations normalise by: the batch, or what they know; of "statistics" their factors and
+    # offsets learn, of "frozen" nothing
+    norms: Norms = "batch"
+    early_stride: EarlyStride = 4  # up to the end of the first stage with this stride pretrained layers stay; 0: none
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0

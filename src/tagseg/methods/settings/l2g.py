@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from tagseg.settings import Count, Norms, OutputStride, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, Norms, OutputStride, ScaleRange, SidePixels, Statistics, TrainSettings
 
 
 class LocalSettings(TrainSettings):
@@ -34,7 +34,7 @@ class LocalSettings(TrainSettings):
     compat: Literal["paper", "official"] = "paper"
     output_stride: OutputStride = "auto"
     # what colours are normalised by: what the backbone was pretrained with, or COCO's own (published code on COCO)
-    statistics: Literal["backbone", "coco"] = "backbone"
+    statistics: Statistics = "backbone"
     norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
     learning_rate: PositiveFloat = 1e-4

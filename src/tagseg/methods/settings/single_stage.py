@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tagseg.settings import Count, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, ScaleRange, SidePixels, Statistics, TrainSettings
 
 
 class SingleStageSettings(TrainSettings):
@@ -28,6 +28,7 @@ class SingleStageSettings(TrainSettings):
     # CoSA); 0: they come from the network itself, as published
     teacher_decay: float = Field(default=0.0, ge=0, lt=1)
     compat: Literal["paper", "official"] = "paper"
+    statistics: Statistics = "backbone"  # the colours that photographs are normalised by: the weights', or others
     learning_rate: PositiveFloat = 6e-5
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat
 
 from tagseg.methods.settings.cam import PooledSettings
+from tagseg.settings import EarlyStride
 
 
 class SIPESettings(PooledSettings):
@@ -15,6 +16,7 @@ class SIPESettings(PooledSettings):
     The schedule suits a few hundred to a few thousand photographs; `voc/sipe` holds the published one.
     """
 
+    early_stride: EarlyStride = 8
     consistency_weight: NonNegativeFloat = 1.0  # of the general-specific consistency
     # what a class has to be stronger than: a score, which is chosen later, or before that, in every view, also the
     # background's own map (the published code decides by it after it has added all views)

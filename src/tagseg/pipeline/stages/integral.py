@@ -13,12 +13,13 @@ from tagseg.methods.saved import WEIGHTS, load_saved, save_classifier
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import Run, Stage
 from tagseg.pipeline.training import Schedule, train
+from tagseg.settings import as_ever
 
 
 def _inputs(run: Run) -> dict[str, Any]:
     own = run.settings.train.successor
     assert own is not None
-    return {**run.keys("train"), "settings": own.model_dump(mode="json")}
+    return {**run.keys("train"), "settings": own.model_dump(mode="json", exclude=as_ever(own))}
 
 
 def _work(run: Run, folder: Path) -> TrainingRecord:

@@ -21,9 +21,9 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 
 def _work(run: Run, folder: Path) -> SaliencyRecord:
-    s = run.settings.data
+    s, processes = run.settings.data, run.settings.processes
     samples = from_folder(run.data, s.saliency).train
-    made = make_saliency(samples, s.saliency, folder, run.reporter, program=s.saliency_program)
+    made = make_saliency(samples, s.saliency, folder, run.reporter, program=s.saliency_program, processes=processes)
     return SaliencyRecord(made=made)
 
 

@@ -17,6 +17,7 @@ from tagseg.pipeline.segmenting import backbone_of, own_model, teach, teach_deco
 from tagseg.pipeline.settings import segments_itself
 from tagseg.segmentation.model import with_protocol
 from tagseg.segmentation.saved import DESCRIPTION
+from tagseg.settings import as_ever
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def _inputs(run: Run) -> dict[str, Any]:
         unused |= {"beco"}
     if s.clip_from is None:
         unused |= {"clip_from", "clip_side"}
+    unused |= as_ever(s)
     inputs = {**run.keys("masks", "relabel"), "settings": s.model_dump(mode="json", exclude=unused)}
     if s.weights:
         inputs["weights"] = weights_digest(s.weights)
@@ -77,8 +79,8 @@ def _backbone(run: Run) -> Backbone:
         taught = run.classifier().backbone
         backbone.load_state_dict(taught.state_dict())
         backbone.mean, backbone.std = taught.mean, taught.std  # the colours that these weights know
-    pretrained = weights != "random"
-    backbone.freeze(early=pretrained, norms=pretrained and s.norms == "frozen")
+    if weights != "random":
+        backbone.freeze(s.early_stride, s.norms)
     return backbone
 
 

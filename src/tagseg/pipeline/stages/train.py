@@ -15,6 +15,7 @@ from tagseg.networks.weights import earlier_run, weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import ACCUMULATED, Run, Stage
 from tagseg.pipeline.training import Schedule, train
+from tagseg.settings import as_ever
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def _inputs(run: Run) -> dict[str, Any]:
         "backbone": s.backbone,
         "weights": weights_digest(s.weights),
         "seed": s.seed,
-        "settings": s.train.model_dump(mode="json", exclude={"integral"}),
+        "settings": s.train.model_dump(mode="json", exclude={"integral"} | as_ever(s.train)),
     }
     program = method_digest(s.method)
     if program is not None:  # a method of somebody's own, which they may rewrite
