@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,6 +152,30 @@ def test_norms_that_are_frozen_stay_as_they_are(
         assert norm.num_batches_tracked == 0
         assert not norm.running_mean.any()
         assert (norm.weight == norm.weight.round()).all()
+
+
+@each
+def test_parts_of_the_loss_are_logged_before_they_are_weighed(
+    name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As published logs have them: whatever their weights, a step tells the same of them."""
+    monkeypatch.setattr(Method, "global_step", 3)
+    monkeypatch.setattr(Method, "trainer", SimpleNamespace(current_epoch=0, max_epochs=2))
+    monkeypatch.setattr(Method, "current_epoch", 0)
+    samples, classes = some(tiny_set)
+    fields = type(built(name, classes).settings).model_fields
+    weights = {n: f.default for n, f in fields.items() if n.endswith("_weight") and isinstance(f.default, float)}
+    told = []
+    for factor in (1.0, 2.0):
+        network = built(name, classes, **{n: factor * (value or 1.0) for n, value in weights.items()})
+        network.log = lambda *_: None  # type: ignore[method-assign]
+        if network.accumulates:
+            network.accumulated = network.accumulator(tmp_path / str(factor), samples, [(64, 64)] * len(samples))
+        views = network.training_views(samples, seed=0)
+        torch.manual_seed(0)
+        network.training_step(next(iter(TrainingLoader(views, 2, 0, threads=1))), 0)
+        told.append({n: float(value) for n, value in network.terms.items()})
+    assert told[1] == pytest.approx(told[0], rel=1e-3)
 
 
 # one of every kind of exchange: counts, cumulative maps, two networks, pairs, contrast; the rest is for --long

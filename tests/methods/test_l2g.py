@@ -346,7 +346,7 @@ def test_published_network_and_schedule(monkeypatch: pytest.MonkeyPatch):
     assert trained == sum(p.requires_grad for p in network.parameters())
     rate = found["lr_scheduler"]["scheduler"].lr_lambdas[0]
     assert [rate(step) for step in (0, 499, 500, 999)] == [1, 1, 0.1, 0.1]
-    settings = resolve("coco/l2g")
+    settings = resolve("coco/l2g", {"train.slow_steps": 500})
     network = L2G(settings.backbone, "random", names(80), settings.train, 10000)
     rate = network.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
     assert rate(0) == pytest.approx(0.01)

@@ -20,6 +20,8 @@ from tagseg.networks.vit import Tokens
 class AuxiliaryStage(SingleStage):
     """A single stage with an auxiliary classifier; its arguments are those of `SingleStage` without `early`."""
 
+    weight_of = {"patch_contrast": "patch_weight", "class_contrast": "class_weight"}  # noqa: RUF012
+
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps, settings.auxiliary_block)
         self.auxiliary = nn.Conv2d(self.backbone.channels, self.num_classes, kernel_size=1, bias=False)

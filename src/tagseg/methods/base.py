@@ -181,11 +181,16 @@ class Method(lightning.LightningModule):
     def told(self, loss: torch.Tensor, **terms: torch.Tensor | float) -> torch.Tensor:
         """Returns the loss, and keeps what else a step tells of itself: the parts of its loss, and shares.
 
-        Their mean over every epoch lies beside the loss in the run's record.
+        Their mean over every epoch lies beside the loss in the run's record, and every few steps in `log.csv`. There
+        they are as published logs have them, before the setting `NAME_weight`, or the one of `weight_of`, weighs them.
         """
         self.log("loss", loss)
-        self.terms = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
+        weights = {name: getattr(self.settings, self.weight_of.get(name, f"{name}_weight"), 1.0) for name in terms}
+        self.terms = {name: torch.as_tensor(value).detach() / (weights[name] or 1.0) for name, value in terms.items()}
         return loss
+
+    weight_of: ClassVar[Mapping[str, str]] = {}
+    """The settings by which parts of the loss are weighed, where they are not called `NAME_weight`."""
 
     average: MovingAverage | None = None  # of the network while it learns, where it teaches
     _averaged = 0  # the last step that moved it; a step may have several batches

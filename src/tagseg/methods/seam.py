@@ -39,6 +39,7 @@ class SEAM(CAM):
     classifier: nn.Conv2d
     local_maps = False  # cells are compared with all others
     on_features = False  # it needs inner stages, and photographs of two sizes
+    weight_of = {"free": "background_weight"}  # noqa: RUF012
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SEAMSettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)

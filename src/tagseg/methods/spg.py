@@ -29,6 +29,7 @@ class SPG(CAM):
 
     Settings = SPGSettings
     on_features = False  # it needs inner stages
+    weight_of = dict.fromkeys(("deeper", "shallower", "last"), "guidance_weight")
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SPGSettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import math
 import time
@@ -45,7 +46,11 @@ def find_logger(settings: LogSettings, folder: Path, name: str) -> Logger | bool
     if settings.to == "tensorboard":
         return TensorBoardLogger(folder.parent, name="tensorboard", version=name)
     if settings.to == "wandb":
-        return WandbLogger(project="tagseg", name=f"{folder.parent.resolve().name} {name}", save_dir=folder.parent)
+        place = folder.resolve()
+        # what goes on is the same run there; its number follows from where it lies
+        number = hashlib.blake2b(str(place).encode(), digest_size=8).hexdigest()
+        title = f"{place.parent.name} {name}"
+        return WandbLogger(project="tagseg", name=title, save_dir=folder.parent, id=number, resume="allow")
     return False
 
 

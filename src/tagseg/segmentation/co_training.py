@@ -9,7 +9,9 @@ learnt. Before that, in the warm-up, what a mask doubts is not pasted; the publi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -72,11 +74,14 @@ class CoTraining(lightning.LightningModule):
         said = [found.detach().max(dim=1).indices for found in logits]
         known = masks != IGNORE
         weights = torch.where(known, 1 + s.beco.border_weight * border, 1.0)
-        total = images.new_zeros(())
+        losses = []
         for own, other in zip(logits, reversed(said), strict=True):
             entropy = F.cross_entropy(own.float(), torch.where(known, masks, other), reduction="none")
-            total = total + shared_mean(entropy * weights, inside)
-        return total
+            losses.append(shared_mean(entropy * weights, inside))
+        self.terms = {"first network": losses[0].detach(), "second network": losses[1].detach()}
+        return losses[0] + losses[1]
+
+    terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # the parts of the last step's loss
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of both networks, whose heads learn faster, with poly decay."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -41,9 +42,14 @@ class SegmentationTraining(lightning.LightningModule):
         else:
             side = max(1, s.clip_side // s.loss_stride)
             losses = [clipped_loss(logits, masks, s.clip_from, side) for logits in seen]
+        if s.multi_scale:
+            names = ("scale 1", *(f"scale {scale:g}" for scale in MULTI_SCALE), "largest logits")
+            self.terms = {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
         loss = torch.stack(losses).sum()
         self.log("loss", loss)
         return loss
+
+    terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # the parts of the last step's loss
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of the backbone and of the head, with poly decay."""

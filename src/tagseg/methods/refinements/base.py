@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import cv2
@@ -51,6 +52,14 @@ class AffinityNetwork(lightning.LightningModule):
         super().__init__()
         self.settings, self.steps = settings, steps
         self.backbone = Backbone(backbone, weights, settings.output_stride)
+
+    terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # the parts of the last step's loss
+
+    def told(self, loss: torch.Tensor, **terms: torch.Tensor) -> torch.Tensor:
+        """Returns the loss, and keeps its parts, before they are weighed, for the log."""
+        self.log("loss", loss)
+        self.terms = {name: value.detach() for name, value in terms.items()}
+        return loss
 
     @staticmethod
     def label(

@@ -114,11 +114,12 @@ class IRN(AffinityNetwork):
         labelled = pairs(labels, radius)
         background, objects, different = affinity_losses(edge_affinity(edges, radius), labelled)
         loss = (background + objects) / 4 + different / 2
+        terms = {"background": background, "objects": objects, "different": different}
         if self.settings.displacement:
             displacement = self.heads["displacement"](features).float()
-            loss = loss + sum(displacement_losses(displacement, labelled, radius)) / 2
-        self.log("loss", loss)
-        return loss
+            terms["displacement"] = sum(displacement_losses(displacement, labelled, radius), loss.new_zeros(()))
+            loss = loss + terms["displacement"] / 2
+        return self.told(loss, **terms)
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of the branches; the features are frozen."""

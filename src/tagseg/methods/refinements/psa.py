@@ -84,8 +84,7 @@ class PSA(AffinityNetwork):
         labelled = pairs(labels[:, : features.shape[-2], : features.shape[-1]], radius)
         background, objects, different = affinity_losses(feature_affinity(features, radius), labelled)
         loss = background / 4 + objects / 4 + different / 2
-        self.log("loss", loss)
-        return loss
+        return self.told(loss, background=background, objects=objects, different=different)
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of the backbone and of the head."""
