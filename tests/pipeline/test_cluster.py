@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +87,45 @@ def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(
     assert left(out) == spawned
     assert done.stdout.count("segmentation, evaluation") == 1  # the other process says nothing
     assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.long
+def test_a_machine_that_dies_ends_the_other_and_the_same_command_goes_on(
+    tiny_set: Path, tmp_path: Path, spawned: dict[str, str]
+):
+    """Two agents of torchrun with a process each, as on two machines (docs/clusters.md)."""
+    out = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def machines() -> list[subprocess.Popen[str]]:
+        agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        place = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+        return [
+            subprocess.Popen(
+                [*agent, *place, "--node-rank", str(number), "-m", *command(tiny_set, out)],
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+            for number in range(2)
+        ]
+
+    first, second = machines()
+    checkpoint, waited = out / "train" / "last.ckpt", time.monotonic()
+    while not checkpoint.exists() and first.poll() is None:
+        assert time.monotonic() - waited < 120
+        time.sleep(0.01)
+    for process in subprocess.run(["pgrep", "-s", str(second.pid)], capture_output=True, text=True).stdout.split():
+        os.kill(int(process), signal.SIGKILL)
+    killed = time.monotonic()
+    assert first.wait(timeout=90) != 0
+    assert time.monotonic() - killed < 45
+    assert [agent.wait(timeout=240) for agent in machines()] == [0, 0]
+    assert left(out) == spawned
 
 
 def test_who_is_alone(monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,7 @@ from tests.data.trees import folder
 
 @pytest.mark.parametrize("name", ["segmentation", "defects", "superpixels", "curves", "occlusion"])
 def test_a_table_and_a_picture(name: str, tiny_run: Any, tiny_set: Path, tmp_path: Path):
-    methods = ["gradcam", "layercam"]
+    methods = ["gradcam", "layercam"] if name != "defects" else ["layercam", "scorecam", "cam"]
     options: dict[str, Any] = {"methods": methods, "quiet": True, "split": "train"}
     if name == "curves":
         options["limit"] = 3
@@ -27,7 +27,10 @@ def test_a_table_and_a_picture(name: str, tiny_run: Any, tiny_set: Path, tmp_pat
     if name == "segmentation":
         assert {"S4+S3, scaling sqrt", "S4+S3+S2, gamma 1", "S4+S3+S2, gamma 4"} <= layers
     if name == "defects":
-        assert result.tables[-1].columns == ("layers", *methods)
+        rates = result.tables[-1]
+        assert rates.columns == ("layers", *methods)
+        assert all(rate > 0 for rate in rates.rows[-1][1:])
+        assert [row[3] for row in rates.rows[:-1]] == [None] * (len(rates.rows) - 1)
     if name == "occlusion":
         named, everything = (int(t.title.split(", ")[1].split()[0]) for t in result.tables)
         assert named <= everything == 10

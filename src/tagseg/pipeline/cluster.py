@@ -27,6 +27,7 @@ from tagseg.files import write_aside
 
 END = b"end"
 _ONE_DISK = "give an --out on a disk that all machines see."
+_GONE = timedelta(seconds=5)  # for what has perhaps ended already
 _WAIT = timedelta(seconds=60)  # after which whoever waits looks whether the first one is still there
 _FIRST_PORT = 15_000  # a job of SLURM has one of 10,000 from here on
 TOGETHER = timedelta(hours=1)  # for which one process may be slower than another, in a step
@@ -124,12 +125,14 @@ class Team:
                     work(*arguments)
             self.jobs += 1
 
-    def end(self) -> None:
+    def end(self, failed: bool = False) -> None:
         """Tells the others that nothing is left to do, and waits until they have heard it, for what they are told by
-        may end with this process. A first process that is killed need not."""
+        may end with this process. Where the work has failed, some may be gone, and are not waited for long. A first
+        process that is killed need not tell them."""
         with suppress(RuntimeError):
             self.store.set(self._key(), END)  # type: ignore[arg-type]
-            self.store.wait([f"{self._key()}/{rank}" for rank in range(1, self.size)], _WAIT)
+            others = [f"{self._key()}/{rank}" for rank in range(1, self.size)]
+            self.store.wait(others, _GONE if failed else _WAIT)
         self.jobs += 1
 
     def _key(self) -> str:

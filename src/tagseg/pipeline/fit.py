@@ -99,14 +99,16 @@ def fit_as(
         return FitResult(folder=out, report=None, model=None, helped=True)
     if others is not None and chosen.processes == 1:
         chosen = chosen.model_copy(update={"processes": others.size})
+    failed = True
     try:
         photographs, facts = _inspected(data, out, chosen, until, skip_bad, reporter)
         run = _open(out, photographs, facts, chosen, reporter)
         for stage in stages(until):
             run = stage.done(run)
+        failed = False
     finally:
         if others is not None:
-            others.end()
+            others.end(failed)
     report = run.finished.get("report")
     return FitResult(
         folder=run.path,

@@ -20,6 +20,7 @@ from tagseg.evaluation.iou import Confusion, ThresholdSweep
 from tagseg.evaluation.localisation import BestThresholdIoU, BoxAccuracy, Localisation, PixelPrecision, pointing_hit
 from tagseg.explaining.classifiers import square
 from tagseg.explaining.explainer import Explainer
+from tagseg.explaining.table import ATTRIBUTIONS
 from tagseg.labels import IGNORE
 from tagseg.masks.boxes import box_of_map, box_of_mask, graph_cut, official_box
 from tagseg.masks.superpixels import superpixel_mask, superpixels
@@ -30,6 +31,7 @@ SUPERPIXEL_THRESHOLD = 0.3
 _WORKING = 224  # boxes are made on maps of this side, as in wsolevaluation
 _UNCUT = 2  # the deepest stages, whose maps are not scattered: of VGG's five the published script cuts the first three
 NO_BOXES = "no photograph has a box of one of its tags; this study needs boxes.csv or boxes in XML."
+_PASS_A_CHANNEL = ("scorecam", "ablationcam")
 _TIMED = 16  # photographs that the frame rate is measured on
 
 
@@ -203,15 +205,20 @@ def frame_rate(
 ) -> Table:
     """Measures photographs a second, one at a time as on a belt.
 
-    It does so for each layer alone, and for all of them fused.
+    It does so for each layer alone, and for all of them fused; what has one map alone stands there. Methods that pass
+    through the network for every channel are timed on two photographs.
     """
     photos = [read_image(sample.image) for sample in samples if sample.tags][:_TIMED]
     table = Table("Photographs a second, one at a time", ("layers", *methods))
     for wanted, name in (*((layer, layer) for layer in reversed(layers)), (list(layers), "fused")):
-        row = []
+        row: list[float | None] = []
         for method in methods:
+            if name != "fused" and not ATTRIBUTIONS[method].layered:
+                row.append(None)
+                continue
             explainer = explainer_of(method, wanted)
-            images = [explainer.classifier.images([photo]) for photo in photos]
+            few = 2 if method in _PASS_A_CHANNEL else len(photos)
+            images = [explainer.classifier.images([photo]) for photo in photos[:few]]
             times = []
             for number, image in enumerate([images[0], *images]):
                 begun = time.perf_counter()

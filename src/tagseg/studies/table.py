@@ -47,11 +47,9 @@ def _defects(m: Material) -> Findings:
     from tagseg.studies.against_truth import defects, frame_rate
 
     tables = defects(m.cases(), m.classes)
-    slow = ("scorecam", "ablationcam")  # a pass for every channel
-    timed = [name for name in m.methods if ATTRIBUTIONS[name].layered and name not in slow]
-    if timed:
-        layers = [name for case in m.pictured[:1] for name in case.maps[timed[0]].layers]
-        tables.append(frame_rate(lambda method, some: m.explainer([method], some), timed, layers, m.samples))
+    layered = [name for name in m.methods if ATTRIBUTIONS[name].layered]
+    layers = [name for case in m.pictured[:1] for name in case.maps[layered[0]].layers] if layered else []
+    tables.append(frame_rate(lambda method, some: m.explainer([method], some), m.methods, layers, m.samples))
     return Findings(tables)
 
 
