@@ -1,6 +1,8 @@
 """Methods beside each other."""
 
 import csv
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 import tagseg
 from tagseg.cli import app
+from tagseg.commands import compare as comparing
 from tagseg.commands.compare import rows_of
 from tagseg.data.reading import read_dataset
 from tagseg.data.synthetic import make_synthetic
@@ -61,6 +64,20 @@ def test_a_table_a_page_and_a_line_for_every_run(tiny_set: Path, tmp_path: Path)
     again = compared(tiny_set, out, updates=4, seeds=[0], refine=["none", "crf"])
     assert {p: p.stat().st_mtime_ns for p in out.rglob("train/classifier.safetensors")} == before
     assert again.runs[0].numbers["none"] == found.runs[0].numbers["none"]
+
+
+def test_the_machine_is_that_of_the_training(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Photographs that were copied meanwhile are looked at anew, by whatever machine that is."""
+    data = tmp_path / "set"
+    shutil.copytree(tiny_set, data)
+    rows = {"plain": ("cam", {})}
+    first = compared(data, tmp_path / "out", rows=rows, seeds=[0], refine=["none"])
+    for photo in (data / "images").iterdir():
+        os.utime(photo, (1, 1))
+    monkeypatch.setattr(comparing, "machine_in_words", lambda: "another one")
+    again = compared(data, tmp_path / "out", rows=rows, seeds=[0], refine=["none"])
+    assert again.runs[0].machine == first.runs[0].machine
+    assert again.runs[0].seconds == first.runs[0].seconds
 
 
 def test_frozen_features_are_computed_once(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

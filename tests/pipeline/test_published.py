@@ -176,3 +176,13 @@ def test_its_networks_exist(recipe: str):
     torch.manual_seed(0)
     changes = {"weights": "random", "segment.weights": "random", "masks.irn.weights": "random"}
     check_networks(resolve(recipe, changes), ["cat", "dog"])
+
+
+@pytest.mark.parametrize("recipe", ["cub/cam", "ilsvrc/cam"])
+def test_a_classifier_that_boxes_are_read_from(recipe: str, tiny_set: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    check_networks(resolve(recipe, {"weights": "random", "segment.weights": "random"}), ["cat", "dog"])
+    small = {key: value for key, value in SMALL.items() if key.split(".")[0] in ("weights", "train")}
+    settings = {**small, "backbone": "test_resnet"}
+    found = tagseg.fit(tiny_set, tmp_path / "run", recipe=recipe, settings=settings, until="train", quiet=True)
+    assert (found.folder / "train" / "classifier.safetensors").is_file()

@@ -36,6 +36,7 @@ from tagseg.pipeline.featuring import store_features
 from tagseg.pipeline.fit import FILES, fit
 from tagseg.pipeline.networks import check_cells
 from tagseg.pipeline.photographs import photographs_of
+from tagseg.pipeline.run_folder import AFTER
 from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve, yaml_fault
 from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
 from tagseg.progress import Reporter
@@ -329,7 +330,9 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
     stage = read_json(task.run / "premise" / "stage.json")
     told = read_json(path) if path.exists() else {}
     if told.get("maps") != stage["inputs"]:
-        told = {"maps": stage["inputs"], "machine": task.machine}
+        # photographs may have been copied, and the training, whose seconds are told, be that of another machine
+        trained = told.get("maps", {}).get(f"{AFTER}mine") == stage["inputs"][f"{AFTER}mine"]
+        told = {"maps": stage["inputs"], "machine": told.get("machine", task.machine) if trained else task.machine}
     told.setdefault("machine", "unknown")  # of a comparison that was begun before this was kept
     by = {"measure": task.measure, "truth": task.truth}
     if any(told.get(key) != value for key, value in by.items()) or "numbers" not in told:
