@@ -46,6 +46,9 @@ def test_scales_and_flips_are_averaged(method: CAM):
 
 def test_class_maps_are_rectified_gated_and_divided_by_their_maximum():
     signed = np.array([[[-1.0, 2.0, 1.0]], [[5.0, 5.0, 5.0]], [[-1.0, -2.0, -3.0]]])
+    lowest = to_class_maps(2 + np.abs(signed), (0, 2), np.zeros(3), Grid(16, corners=True), from_minimum=True)
+    assert lowest.maps.min(axis=(1, 2)).tolist() == [0, 0]
+    assert lowest.maps.max(axis=(1, 2)).tolist() == [1, 1]
     stored = to_class_maps(signed, (0, 2), np.array([0.9, 0.1, 0.6]), Grid(16, corners=True))
     assert stored.classes == (0, 2)
     assert stored.maps.tolist() == [[[0.0, 1.0, 0.5]], [[0.0, 0.0, 0.0]]]

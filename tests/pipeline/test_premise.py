@@ -11,10 +11,13 @@ from tagseg.files import read_json
 from tagseg.methods.cam import CAM
 from tagseg.methods.l2g import L2G, L2GSettings
 from tagseg.methods.oaa import OAA
+from tagseg.methods.saved import load_saved
+from tagseg.methods.table import method_names
 from tagseg.pipeline import premise
-from tagseg.pipeline.premise import read_premise, sentences
+from tagseg.pipeline.premise import read_premise, sentences, starts_elsewhere
 from tagseg.pipeline.records import PremiseRecord
 from tests.conftest import TINY, names
+from tests.methods.any_method import built
 
 
 @pytest.mark.parametrize(
@@ -70,3 +73,24 @@ def test_l2g_starts_from_its_local_network():
     images = torch.randn(1, 3, 49, 65)
     maps, _ = network.starting_maps(images)
     torch.testing.assert_close(maps, network.local_head(network.local_backbone, images))
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_says_what_it_starts_from(name: str):
+    network = built(name, names(3))
+    with torch.no_grad():
+        maps, logits = network.eval().starting_maps(torch.randn(2, 3, 64, 64))
+    assert maps.shape[:2] == logits.shape == (2, 3)
+    assert maps.isfinite().all()
+    assert logits.isfinite().all()
+
+
+def test_a_second_classifier_starts_from_the_first(tiny_set: Path, tmp_path: Path):
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe="acol", settings=TINY, until="premise", quiet=True)
+    found = read_premise(run.folder)
+    network = load_saved(run.folder / "train").cpu()
+    images = torch.randn(1, 3, 65, 65)
+    first, _ = network.branches(images)
+    torch.testing.assert_close(network.starting_maps(images)[0], first)
+    assert found.recall is not None
+    assert starts_elsewhere(type(network))

@@ -58,7 +58,7 @@ class Comparison:
     def columns(self) -> list[str]:
         """Returns the names of the columns after that of the row."""
         maps = [f"mIoU, {chain}" for chain in self.chains]
-        return [*maps, f"*oracle*, {self.chains[0]}", "starts from: recall", "noise", "tags", "updates", "seconds"]
+        return [*maps, f"*oracle*, {self.chains[0]}", "recall", "noise", "tags", "updates", "seconds"]
 
     def values(self, run: Measured) -> list[float | None]:
         """Returns the numbers of a run in the order of `columns`."""
@@ -87,8 +87,9 @@ class Comparison:
         return (
             f"{self.photographs} training photographs of {self.data}{on}, {self.budget}, seeds "
             f"{', '.join(map(str, self.seeds))}; {machines}. Beside the tags the networks have seen: {priors}. "
-            "Every background score is chosen without masks, but for the one that is called oracle. Mean and spread "
-            "over seeds."
+            "Every background score is chosen without masks, but for the one that is called oracle. Recall and noise "
+            "are of the maps that a method makes others of, where it does, and else of its own. Mean and spread over "
+            "seeds."
         )
 
     def markdown(self) -> str:

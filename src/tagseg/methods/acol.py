@@ -26,6 +26,7 @@ class ACoL(CAM):
     """Two classifiers, the second of which does not see what the first one found; its arguments are those of `CAM`."""
 
     Settings: Any = ACoLSettings
+    enlarges = True
     classifier: Any
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
@@ -73,6 +74,11 @@ class ACoL(CAM):
     def class_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the joined maps of both classifiers. `(B, 3, H, W) -> (B, C, h, w)` in [0, 1]."""
         return self.maps_and_logits(self.score_maps(images))[0]
+
+    def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the maps of the first classifier, signed, and its tag logits."""
+        first = self.classifier[0](self.backbone(images)).float()
+        return first, self.tag_logits(first)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the sum of both classifiers' classification losses."""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from tagseg.errors import BadInput
 from tagseg.methods.cam import CAM
 from tagseg.methods.settings.adl import ADLSettings
+from tagseg.networks.ranks import step_generator
 
 
 class ADL(CAM):
@@ -45,8 +45,8 @@ class ADL(CAM):
         """Changes what a stage gives while the classifier learns."""
         if not self.training or not torch.is_grad_enabled():
             return features
-        # drawn from the step, so that all processes, and a run that goes on, draw the same
-        draw = np.random.default_rng((self.global_step, number)).random()
+        # of the seed and the step, so that all processes, and a run that goes on, draw the same
+        draw = float(torch.rand((), generator=step_generator(self.settings.stages * self.global_step + number)))
         return features * attention_map(features, draw < self.settings.drop_rate, self.settings.drop_threshold)
 
 

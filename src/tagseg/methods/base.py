@@ -76,6 +76,9 @@ class Method(lightning.LightningModule):
 
     exclusive: bool = False
     """Whether it tells which one of the classes is there, and not of each whether it is."""
+    from_minimum: ClassVar[bool] = False
+    """Whether the lowest value of its maps says nothing, so that it is subtracted when all views are fused, as its
+    published code does."""
     enlarges: ClassVar[bool] = False
     """Whether it makes class maps larger, and so wants maps that are too small (see `tagseg.pipeline.premise`)."""
 
@@ -125,7 +128,7 @@ class Method(lightning.LightningModule):
         return logits.softmax(dim=-1) if self.exclusive else logits.sigmoid()
 
     def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the class maps that the method starts from and makes larger, and tag logits: by default its own.
+        """Returns the class maps that the method starts from and makes others of, and tag logits: by default its own.
 
         `(B, 3, H, W) -> (B, C, h, w), (B, C)`, signed.
         """

@@ -43,6 +43,7 @@ class MCTformerV1(Method):
 
     Settings: type[Any] = MCTformerSettings
     backbone: ClassTokenTransformer
+    from_minimum = True  # attention is positive everywhere
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(classes, settings, steps)

@@ -4,6 +4,8 @@ A classifier of tags asks of every class whether it is there, so that places whi
 the maps of all of them. So after some epochs a second classifier learns to tell the tags of a photograph apart: it sees
 the features that the map of one class lets through, and names that class, by a softmax over all classes. Class maps are
 then those of the product of both classifiers' weights.
+
+Its code's tag scores are means over whole windows, padding included; here over the photograph.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ These maps are the ones that are used afterwards.
 
 What the paper does not say is as in its code: the winner of every cell alone flows, beside the background, which is
 what no class claims; and a quarter of every image is to be free of classes. The code's twenty-first class map, which no
-loss reaches, is left out. Its class scores are means of enlarged maps, here of their cells.
+loss reaches, is left out. Its class scores are means of enlarged maps, padding included; here of the photograph's
+cells.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class SEAM(CAM):
     classifier: nn.Conv2d
     local_maps = False  # cells are compared with all others
     on_features = False  # it needs inner stages, and photographs of two sizes
+    from_minimum = True
+    enlarges = True
     weight_of = {"free": "background_weight"}  # noqa: RUF012
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SEAMSettings, steps: int) -> None:

@@ -10,6 +10,8 @@ background, into which erasing drives attention sooner or later, in two ways (se
 
 The authors have published their network, but no training; its layer that turns signs is followed, except that maps are
 divided by their maximum without subtracting their minimum first, which is 0 wherever a map is not positive everywhere.
+Its layer stops gradients where features were erased in the first channel of the first image of a batch only, by a slip;
+here nothing is learnt through what was erased. What equals a threshold is erased here, and kept there.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Where the code differs from what is here:
   has its own, and the maps are fused later, as for all methods.
 - It lets a prototype of the background compete in the end, after the views of all scales were added. Here a score
   decides, or that prototype within every view (`background="prototype"`).
+- Its tag scores are means over whole windows, padding included, as SEAM's and ReCAM's are; here over the photograph.
 - It brings features of fine stages to the grid of the maps as if their cells had their corners in common; here they are
   matched as they lie.
 """
@@ -44,6 +45,7 @@ class SIPE(CAM):
 
     Settings = SIPESettings
     on_features = False  # it needs inner stages
+    enlarges = True
     classifier: nn.Conv2d
     local_maps = False  # cells are compared with all others
 

@@ -31,6 +31,8 @@ class AttributionMiner(Miner):
     Only maps of classes that are asked for are made; those of others are 0.
     """
 
+    from_minimum = False  # an attribution is signed, and 0 says nothing
+
     def __init__(self, method: Method, settings: MineSettings) -> None:
         super().__init__(method, settings)
         layers = settings.layers if isinstance(settings.layers, str) else list(settings.layers)

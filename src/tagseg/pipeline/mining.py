@@ -61,6 +61,11 @@ class Miner:
         pixels = torch.stack([normalise(resize(whole(p), size).image, self.method.backbone) for p in photos])
         return pixels.to(self.device, memory_format=torch.channels_last)
 
+    @property
+    def from_minimum(self) -> bool:
+        """Returns whether the lowest value of every map is subtracted once all views are fused."""
+        return self.method.from_minimum
+
     @torch.inference_mode()
     def __call__(
         self,
@@ -162,10 +167,21 @@ def _starts(length: int, side: int, step: int) -> list[int]:
 
 
 def to_class_maps(
-    signed: np.ndarray, classes: tuple[int, ...], tag_probabilities: np.ndarray, grid: Grid
+    signed: np.ndarray,
+    classes: tuple[int, ...],
+    tag_probabilities: np.ndarray,
+    grid: Grid,
+    *,
+    from_minimum: bool = False,
 ) -> StoredMaps:
-    """Keeps `classes` of `(C, h, w)`, rectifies them, and divides each by its maximum; 0 where nothing is positive."""
-    return StoredMaps(classes, over_maximum(np.maximum(signed[list(classes)], 0)), tag_probabilities, grid)
+    """Keeps `classes` of `(C, h, w)`, rectifies them, and divides each by its maximum; 0 where nothing is positive.
+
+    With `from_minimum` the lowest value of each is subtracted before.
+    """
+    maps = np.maximum(signed[list(classes)], 0)
+    if from_minimum:
+        maps = maps - maps.min(axis=(1, 2), keepdims=True, initial=np.inf)
+    return StoredMaps(classes, over_maximum(maps), tag_probabilities, grid)
 
 
 def mine(
@@ -195,7 +211,9 @@ def mine(
                 classes = set(sample.tags)
                 if with_predicted:
                     classes |= set(np.flatnonzero(probabilities > PRESENT).tolist())
-                entries[sample.name] = to_class_maps(signed, tuple(sorted(classes)), probabilities, miner.grid)
+                entries[sample.name] = to_class_maps(
+                    signed, tuple(sorted(classes)), probabilities, miner.grid, from_minimum=miner.from_minimum
+                )
             counter.add(len(batch))
         store.write(entries, number)
     return store

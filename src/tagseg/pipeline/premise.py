@@ -41,7 +41,7 @@ TAGS, RATE, TRUSTED, SATURATED = 80.0, 0.4, 0.5, 0.9
 def check_premise(run: Run) -> PremiseRecord:
     """Returns what the run's method builds on, and a sentence for everything that is not as it should be."""
     epochs: list[EpochRecord] = run.finished["train"].record.epochs
-    found = _start(run) if run.method.enlarges else _mined(run)
+    found = _start(run) if starts_elsewhere(run.method) else _mined(run)
     rates = [e.rate for e in epochs[run.settings.train.warmup_epochs :] if e.rate is not None]
     terms = (epochs[-1].terms or {}) if epochs else {}
     record = PremiseRecord(
@@ -53,6 +53,11 @@ def check_premise(run: Run) -> PremiseRecord:
         sentences=[],
     )
     return record.model_copy(update={"sentences": sentences(run.settings.method, record, run.method)})
+
+
+def starts_elsewhere(method: type[Method]) -> bool:
+    """Returns whether a method builds on class maps that are not those which it gives in the end."""
+    return method.enlarges or method.starting_maps is not Method.starting_maps
 
 
 def read_premise(run: Path) -> PremiseRecord:

@@ -20,7 +20,10 @@ def _keeps_cumulative(run: Run) -> bool:
 
 def _inputs(run: Run) -> dict[str, Any]:
     before = run.keys("integral") or run.keys("train")
-    return before if _keeps_cumulative(run) else {**before, "settings": run.settings.mine.model_dump(mode="json")}
+    if _keeps_cumulative(run):
+        return before
+    lowest = {"from": "minimum"} if run.method.from_minimum and run.settings.mine.attribution == "own" else {}
+    return {**before, "settings": run.settings.mine.model_dump(mode="json"), **lowest}
 
 
 def _work(run: Run, folder: Path) -> MineRecord:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tagseg.errors import brief
-from tagseg.pipeline.premise import check_premise
+from tagseg.pipeline.premise import check_premise, starts_elsewhere
 from tagseg.pipeline.records import PremiseRecord
 from tagseg.pipeline.run import Run, Stage
 
 
 def _inputs(run: Run) -> dict[str, Any]:
-    return {**run.keys("mine"), "files": run.facts.stamps_digest(run.data.train)}
+    looks = {"maps": "those it starts from"} if starts_elsewhere(run.method) else {}
+    return {**run.keys("mine"), "files": run.facts.stamps_digest(run.data.train), **looks}
 
 
 def _work(run: Run, folder: Path) -> PremiseRecord:
