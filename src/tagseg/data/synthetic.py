@@ -8,8 +8,8 @@ share a photograph. Masks are exact.
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,4 +188,6 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 if __name__ == "__main__":  # python -m tagseg.data.synthetic FOLDER: the set of the benchmarks, 500 and 100 photographs
-    make_synthetic(Path(sys.argv[1]), train=500, val=100)
+    parser = argparse.ArgumentParser(description="Draws 500 training and 100 evaluation photographs with masks.")
+    parser.add_argument("folder", type=Path)
+    make_synthetic(parser.parse_args().folder, train=500, val=100)
