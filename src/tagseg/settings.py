@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
@@ -25,17 +25,17 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-_LATER = {"early_stride", "statistics"}
+    later: ClassVar[frozenset[str]] = frozenset()
+    """The settings of a class that came when there were runs already (see `as_ever`)."""
 
 
 def as_ever(settings: Settings) -> set[str]:
-    """Returns the names of settings that came when there were runs already, and say what these did.
+    """Returns the names of settings that came when there were runs already (`later`), and say what these did.
 
     What a run depends on leaves them out, so that nothing of an older run is made again.
     """
-    fields = type(settings).model_fields
-    return {name for name in _LATER & fields.keys() if getattr(settings, name) == fields[name].default}
+    kind = type(settings)
+    return {name for name in kind.later if getattr(settings, name) == kind.model_fields[name].default}
 
 
 class TrainSettings(Settings):

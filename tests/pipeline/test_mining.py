@@ -11,6 +11,7 @@ from tagseg.attribution import LayerCAM
 from tagseg.data.map_store import StoredMaps
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.errors import BadInput
+from tagseg.explaining.explainer import OwnMaps
 from tagseg.grid import PIXELS, Grid
 from tagseg.methods.cam import CAM, CAMSettings
 from tagseg.methods.tag_classifier import TagClassifier
@@ -19,6 +20,7 @@ from tagseg.pipeline.mining import Miner, mine, through_windows, to_class_maps
 from tagseg.pipeline.networks import check_networks
 from tagseg.pipeline.settings import MineSettings, resolve
 from tests.conftest import TINY, names
+from tests.methods.any_method import built
 
 
 @pytest.fixture
@@ -174,3 +176,12 @@ def test_every_method_has_layers_to_ask():
         settings = {**TINY, "backbone": backbone, "mine.attribution": "layercam", "train.side": 64}
         settings |= {"segment.backbone": "test_resnet", "segment.weights": "random", "segment.start": "weights"}
         check_networks(resolve(method, settings), names(3))
+
+
+def test_what_is_explained_begins_where_what_is_mined_does():
+    network = built("mctformer-v1", names(3))
+    images, classes = torch.randn(2, 3, 64, 64), torch.tensor([[0, 2], [1, 0]])
+    (maps,) = OwnMaps(TagClassifier(network.eval())).layer_maps(images, classes)
+    assert maps.shape[:2] == (2, 2)
+    assert (maps.amin(dim=(2, 3)) == 0).all()
+    assert maps.max() > 0

@@ -4,6 +4,7 @@ import pytest
 
 from tagseg.errors import BadInput
 from tagseg.pipeline.settings import parse_assignments, recipe_names, resolve, saliency_settings
+from tagseg.settings import as_ever
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -77,3 +78,13 @@ def test_saliency_goes_where_the_method_uses_it(recipe: str, setting: str | None
     found = saliency_settings(recipe, "auto")
     assert found == {"data.saliency": "auto", **({setting: True} if setting else {})}
     assert resolve(recipe, found).data.saliency == "auto"
+
+
+def test_settings_that_came_later_make_nothing_of_an_older_run_again():
+    """Where they say what it did; L2G had its `statistics` from the beginning."""
+    assert as_ever(resolve("cam").train) == {"early_stride"}
+    assert as_ever(resolve("cam", {"train.early_stride": 8}).train) == set()
+    assert as_ever(resolve("sipe").train) == {"early_stride"}
+    assert as_ever(resolve("toco").train) == {"statistics"}
+    assert as_ever(resolve("l2g").train) == set()
+    assert as_ever(resolve("cam").segment) == {"early_stride"}

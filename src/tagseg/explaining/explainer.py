@@ -130,6 +130,9 @@ class OwnMaps:
     def layer_maps(self, images: torch.Tensor, classes: torch.Tensor) -> list[torch.Tensor]:
         """Returns the class maps in a list of one: `[(B, K, h, w)]`, signed, unnormalised."""
         maps = self.model.class_maps(images).float()
+        if (self.model.where or self.model.method).from_minimum:
+            maps = maps.relu()
+            maps = maps - maps.amin(dim=(2, 3), keepdim=True)
         return [torch.stack([m[c] for m, c in zip(maps, classes, strict=True)])]
 
 

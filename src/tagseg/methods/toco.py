@@ -11,7 +11,8 @@ Where the published code errs, this does not, unless `compat="official"`:
   photograph's box nor the map of regions with them.
 - It applies that box, in pixels, to labels of the patch grid, so that a third of the views teach no patch contrast.
 - Its class token contrast has one term too many, of a similarity of 1.
-- It normalises photographs by ImageNet's statistics whatever the weights expect; here by those of the weights, always.
+- It normalises photographs by ImageNet's statistics whatever the weights expect; here by those of the weights, unless
+  `statistics="imagenet"`.
 
 What the code computes more than once is computed once: the training image is its own first global view, and its own
 class map at the first scale; the teacher shares the encoder.

@@ -9,9 +9,7 @@ learnt. Before that, in the warm-up, what a mask doubts is not pasted; the publi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -80,8 +78,6 @@ class CoTraining(lightning.LightningModule):
             losses.append(shared_mean(entropy * weights, inside))
         self.terms = {"first network": losses[0].detach(), "second network": losses[1].detach()}
         return losses[0] + losses[1]
-
-    terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # the parts of the last step's loss
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of both networks, whose heads learn faster, with poly decay."""

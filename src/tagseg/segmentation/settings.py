@@ -55,6 +55,8 @@ class BecoSettings(Settings):
 class SegmentSettings(Settings):
     """Settings of the segmentation network and its training; the recipes hold the published ones."""
 
+    later = frozenset({"early_stride"})
+
     # "masks": trained on the pseudo-masks; "method": the method's own, where it learns to segment while it learns from
     # tags (ToCo and its heirs), and what follows does not matter; "auto": the method's own if it has one
     source: Literal["auto", "masks", "method"] = "auto"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -48,8 +47,6 @@ class SegmentationTraining(lightning.LightningModule):
         loss = torch.stack(losses).sum()
         self.log("loss", loss)
         return loss
-
-    terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # the parts of the last step's loss
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser of the backbone and of the head, with poly decay."""

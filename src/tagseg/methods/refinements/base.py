@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import cv2
@@ -52,8 +51,6 @@ class AffinityNetwork(lightning.LightningModule):
         super().__init__()
         self.settings, self.steps = settings, steps
         self.backbone = Backbone(backbone, weights, settings.output_stride)
-
-    terms: Mapping[str, torch.Tensor] = MappingProxyType({})  # the parts of the last step's loss
 
     def told(self, loss: torch.Tensor, **terms: torch.Tensor) -> torch.Tensor:
         """Returns the loss, and keeps its parts, before they are weighed, for the log."""

@@ -12,6 +12,8 @@ from tagseg.settings import Count, EarlyStride, Norms, OutputStride, Pooling, Sc
 class ClassifierSettings(TrainSettings):
     """Settings that CAM and its heirs share, for a few hundred to a few thousand photographs."""
 
+    later = frozenset({"early_stride"})
+
     epochs: Count = 10
     batch_size: Count = 16
     side: SidePixels = 257  # of the square training window, pixels

@@ -33,7 +33,7 @@ class LocalSettings(TrainSettings):
     pixel_correlation: bool = False  # PCM; the code has it, the paper's text does not
     compat: Literal["paper", "official"] = "paper"
     output_stride: OutputStride = "auto"
-    # what colours are normalised by: what the backbone was pretrained with, or COCO's own (published code on COCO)
+    # what colours are normalised by: those of the backbone's training, ImageNet's, or COCO's (published code on COCO)
     statistics: Statistics = "backbone"
     norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"

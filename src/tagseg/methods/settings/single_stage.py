@@ -15,6 +15,8 @@ class SingleStageSettings(TrainSettings):
     The schedule is for a few hundred to a few thousand photographs.
     """
 
+    later = frozenset({"statistics"})
+
     epochs: Count = 20
     batch_size: Count = 4
     side: SidePixels = 224
