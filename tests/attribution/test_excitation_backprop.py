@@ -117,3 +117,29 @@ def test_any_convolutional_network_passes_a_winner_on(name: str):
 def test_a_transformer_is_refused():
     with pytest.raises(BadInput, match="needs a convolutional network"):
         ContrastiveExcitation(timm.create_model("test_vit")).layer_maps(torch.randn(1, 3, 160, 160))
+
+
+class TwoHeads(nn.Module):
+    """A classifier that has a second head, which says nothing of its scores."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+        self.first, self.second = first, second
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.features(images)
+        scores = self.first(features).mean(dim=(2, 3))
+        self.second(features)
+        return scores
+
+
+def test_a_head_that_is_not_asked_changes_nothing():
+    first, second = nn.Conv2d(4, 3, 1), nn.Conv2d(4, 5, 1)
+    network, images = TwoHeads(first, second), torch.rand(2, 3, 8, 8)
+    alone = ContrastiveExcitation(
+        nn.Sequential(network.features, first, nn.AdaptiveAvgPool2d(1), nn.Flatten()), ["0.1"]
+    )
+    both = ContrastiveExcitation(network, ["features.1"]).layer_maps(images, [0, 2])[0]
+    torch.testing.assert_close(both, alone.layer_maps(images, [0, 2])[0])
+    assert both.any()

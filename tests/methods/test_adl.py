@@ -25,6 +25,18 @@ def test_features_change_only_while_it_learns():
     assert torch.equal(network.eval().class_maps(images), plain.class_maps(images))
 
 
+def test_where_features_change():
+    """At the ends of the last stages, or where its layers are named; a pooling is no stage."""
+    assert built("adl", names(3)).places == ("layer2", "layer3", "layer4")
+    vgg = ADL("vgg11", "random", names(3), ADL.Settings(output_stride=16, stages=2), 10)
+    assert vgg.places == ("features.14", "features.19")
+    network = built("adl", names(3), layers=("layer3.0", "layer4"), drop_rate=1.0)
+    assert network.places == ("layer3.0", "layer4")
+    assert torch.equal(network.class_maps(torch.randn(1, 3, 65, 65)).isfinite().all(), torch.tensor(True))
+    with pytest.raises(BadInput, match=r"has no layer 'layer3\.x'; did you mean 'layer3"):
+        built("adl", names(3), layers=("layer3.x",))
+
+
 def test_networks_without_stages_are_refused():
     with pytest.raises(BadInput, match="ADL changes 3 stages of a convolutional network"):
         ADL("test_vit", "random", names(3), ADL.Settings(output_stride=None), 10)

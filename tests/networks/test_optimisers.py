@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser
+from tagseg.networks.optimisers import poly_optimiser, poly_step_optimiser, step_optimiser
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
@@ -45,3 +45,14 @@ def test_four_rates_and_a_slow_start():
     assert [g["initial_lr"] for g in groups] == pytest.approx([0.1, 0.2, 1, 2])
     rate = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
     assert [rate(t) for t in (0, 1, 2, 10)] == pytest.approx([0.01, 0.01 * 0.9**0.9, 0.8**0.9, 0])
+
+
+def test_the_rate_may_fall_several_times():
+    backbone, head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+    made = step_optimiser(
+        backbone, head, learning_rate=0.1, weight_decay=0.5, steps=10, drops=(0.3, 0.8), head_factor=5
+    )  # fmt: skip
+    groups = made["optimizer"].param_groups
+    assert [g["initial_lr"] for g in groups] == pytest.approx([0.1, 0.2, 0.5, 1])
+    rate = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [rate(t) for t in (0, 2, 3, 7, 8)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import tagseg
-from tagseg.attribution import LayerCAM
+from tagseg.attribution import ContrastiveExcitation, LayerCAM
 from tagseg.data.map_store import StoredMaps
 from tagseg.data.reading import FileFacts, inspect_files, read_dataset
 from tagseg.errors import BadInput
@@ -148,9 +148,21 @@ def test_maps_of_an_attribution(method: CAM):
         resolve("cam", {"mine.attribution": "layercam", "mine.window": 97})
 
 
-def test_layercam_teaches_a_network(tiny_set: Path, tmp_path: Path):
+def test_maps_of_contrastive_excitation(method: CAM):
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    how = MineSettings(side=65, scales=(1.0,), flip=False, attribution="cmwp", layers="last")
+    (maps,), found = AttributionMiner(method, how)([photo], [(1, 4)])
+    right = ContrastiveExcitation(TagClassifier(method), "last")(Miner(method, how).pixels([photo], (49, 65)), [1, 4])
+    np.testing.assert_allclose(maps[[1, 4]], F.interpolate(right, size=(13, 17), mode="area")[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, Miner(method, how)([photo])[1], atol=0.02)
+    with pytest.raises(BadInput, match="convolutional network"):
+        check_networks(resolve("cam", {**TINY, "backbone": "test_vit", "mine.attribution": "cmwp"}), names(3))
+
+
+@pytest.mark.parametrize("attribution", ["layercam", "cmwp"])
+def test_an_attribution_teaches_a_network(attribution: str, tiny_set: Path, tmp_path: Path):
     """Tables 3.11 and 3.12 of the thesis."""
-    settings = {**TINY, "mine.attribution": "layercam", "mine.flip": False}
+    settings = {**TINY, "mine.attribution": attribution, "mine.flip": False}
     result = tagseg.fit(tiny_set, tmp_path / "run", recipe="cam", settings=settings, quiet=True)
     assert result.metrics.val is not None
     assert result.metrics.val.class_maps is not None

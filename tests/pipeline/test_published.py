@@ -19,7 +19,7 @@ from tagseg.data.readers.voc import VOC_CLASSES
 from tagseg.data.reading import read_dataset
 from tagseg.files import write_json
 from tagseg.pipeline.networks import check_networks
-from tagseg.pipeline.published import names, published
+from tagseg.pipeline.published import NOTHING, UNREAD, names, published
 from tagseg.pipeline.settings import parse_yaml, recipe_names, resolve
 from tagseg.pipeline.training import Sharing
 from tagseg.run_lengths import encode_runs
@@ -41,13 +41,13 @@ def test_what_differs_from_the_publication_says_why(recipe: str):
         if same(line.ours, line.paper) and same(line.ours, line.code):
             assert not line.why, line  # nothing differs
         elif not same(line.ours, line.shown):  # the same in other words
-            known = [value for value in (line.paper, line.code) if value != "-"]
+            known = [value for value in (line.paper, line.code) if value not in (NOTHING, UNREAD)]
             assert line.why or all(same(line.ours, value) for value in known), line
         if line.shown is not None:
             assert same(line.ours, line.shown), line
 
 
-@pytest.mark.parametrize("recipe", PUBLISHED)
+@pytest.mark.parametrize("recipe", [*PUBLISHED, "cub/adl", "ilsvrc/spg"])
 def test_every_setting_of_a_recipe_has_a_line(recipe: str):
     """`steps` are those of its epochs."""
     given = parse_yaml((RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8"))
@@ -178,11 +178,13 @@ def test_its_networks_exist(recipe: str):
     check_networks(resolve(recipe, changes), ["cat", "dog"])
 
 
-@pytest.mark.parametrize("recipe", ["cub/cam", "ilsvrc/cam"])
+@pytest.mark.parametrize("recipe", ["cub/cam", "ilsvrc/cam", "cub/adl", "ilsvrc/spg"])
 def test_a_classifier_that_boxes_are_read_from(recipe: str, tiny_set: Path, tmp_path: Path):
     torch.manual_seed(0)
     check_networks(resolve(recipe, {"weights": "random", "segment.weights": "random"}), ["cat", "dog"])
     small = {key: value for key, value in SMALL.items() if key.split(".")[0] in ("weights", "train")}
     settings = {**small, "backbone": "test_resnet"}
+    if recipe == "cub/adl":
+        settings["train.layers"] = ["layer3.0", "layer4.0"]  # of the one block that a stage of the small network has
     found = tagseg.fit(tiny_set, tmp_path / "run", recipe=recipe, settings=settings, until="train", quiet=True)
     assert (found.folder / "train" / "classifier.safetensors").is_file()

@@ -36,6 +36,9 @@ def test_a_recipe_from_a_file(tmp_path: Path):
         ("cam", {"train.epoch": 3}, "no setting 'train.epoch'; did you mean 'epochs'"),
         ("cam", {"segmnet.epochs": 3}, "no setting 'segmnet'; did you mean 'segment'"),
         ("cam", {"train.epochs": "many"}, "'train.epochs' cannot be 'many'"),
+        ("mini/cam", {"train.optimiser": "sgd-steps"}, "falls where train.drops says"),
+        ("cam", {"train.drops": [0.5]}, "others have train.hold"),
+        ("recam", {"train.optimiser": "sgd-steps"}, "'train.optimiser' cannot be 'sgd-steps'"),
         ("cam", {"method": "camm"}, "method 'camm' does not exist; did you mean 'cam'"),
         ("cam", {"seed": 1, "seed.part": 1}, "'seed' is a single value"),
         ("cam", {"mine.scales": []}, "'mine.scales' cannot be"),
@@ -82,9 +85,10 @@ def test_saliency_goes_where_the_method_uses_it(recipe: str, setting: str | None
 
 def test_settings_that_came_later_make_nothing_of_an_older_run_again():
     """Where they say what it did; L2G had its `statistics` from the beginning."""
-    assert as_ever(resolve("cam").train) == {"early_stride"}
-    assert as_ever(resolve("cam", {"train.early_stride": 8}).train) == set()
-    assert as_ever(resolve("sipe").train) == {"early_stride"}
+    assert as_ever(resolve("cam").train) == {"drops", "early_stride"}
+    assert as_ever(resolve("cam", {"train.early_stride": 8}).train) == {"drops"}
+    assert as_ever(resolve("sipe").train) == {"drops", "early_stride"}
+    assert as_ever(resolve("spg").train) == {"convolutions", "drops", "early_stride", "loss"}
     assert as_ever(resolve("toco").train) == {"statistics"}
     assert as_ever(resolve("l2g").train) == set()
     assert as_ever(resolve("cam").segment) == {"early_stride"}

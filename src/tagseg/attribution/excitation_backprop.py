@@ -67,6 +67,7 @@ class ContrastiveExcitation(Fused):
         super().__init__(scaling, gamma)
         self.model, self.wanted, self.score, self.contrastive = unwrap(model), layers, score, contrastive
         self._layers: list[Layer] | None = None
+        self._last = 0
 
     @property
     def layers(self) -> list[Layer]:
@@ -79,27 +80,31 @@ class ContrastiveExcitation(Fused):
         Raises:
             BadInput: the network is a transformer, or has no linear layer.
         """
+        return self.with_scores(images, classes)[1]
+
+    def with_scores(self, images: torch.Tensor, classes: Any = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Returns the scores `(B, C)` of the images, and the maps of every layer as `layer_maps` does."""
         caller = Caller(self.model, self.score)
         images = prepare(self.model, images)
         with undisturbed(self.model):
             if self._layers is None:
                 self._layers = find_layers(self.model, self.wanted, images, caller)
-            with torch.no_grad(), Excitation() as counted:
-                chosen = check_classes(classes, caller.scores(caller(images), len(images)))
-            if counted.attends or not counted.calls:
-                raise BadInput("excitation backpropagation needs a convolutional network; use layercam for this one.")
+                self._last = last_layer(caller, images)
+            with torch.no_grad():
+                scores = caller.scores(caller(images), len(images))
+                chosen = check_classes(classes, scores)
             found = [torch.zeros(0)] * len(self._layers)
-            for together in self._passes(caller, images, counted.calls):
+            for together in self._passes(caller, images):
                 layers = [self._layers[number] for number in together]
-                maps = self._winners(caller, images, chosen, layers, counted.calls, 1.0)
+                maps = self._winners(caller, images, chosen, layers, 1.0)
                 if self.contrastive:
-                    against = self._winners(caller, images, chosen, layers, counted.calls, -1.0)
+                    against = self._winners(caller, images, chosen, layers, -1.0)
                     maps = [a - b for a, b in zip(maps, against, strict=True)]
                 for number, of_layer in zip(together, maps, strict=True):
                     found[number] = of_layer.relu()
-        return found
+        return scores, found
 
-    def _passes(self, caller: Caller, images: torch.Tensor, last: int) -> list[list[int]]:
+    def _passes(self, caller: Caller, images: torch.Tensor) -> list[list[int]]:
         """Which layers go together in a pass: all, but a convolution goes alone.
 
         A normalisation behind it is taken as part of it, but not where its own output is looked at.
@@ -114,7 +119,7 @@ class ContrastiveExcitation(Fused):
                 alone.add(number)
             return output
 
-        with torch.no_grad(), Excitation(last), hooked(self._layers, look):
+        with torch.no_grad(), Excitation(self._last), hooked(self._layers, look):
             caller(images[:1])
         others = [number for number in range(len(self._layers)) if number not in alone]
         return [*([others] if others else []), *([number] for number in sorted(alone))]
@@ -125,7 +130,6 @@ class ContrastiveExcitation(Fused):
         images: torch.Tensor,
         chosen: torch.Tensor,
         layers: list[Layer],
-        last: int,
         sign: float,
     ) -> list[torch.Tensor]:
         """Where the winners pass that the classes send down: `(B, K, h, w)` of every layer.
@@ -140,7 +144,7 @@ class ContrastiveExcitation(Fused):
             return kept[number]
 
         size = (images.shape[2], images.shape[3])
-        with torch.enable_grad(), Excitation(last, sign), hooked(layers, keep):
+        with torch.enable_grad(), Excitation(self._last, sign), hooked(layers, keep):
             scores = caller.scores(caller(images.clone().requires_grad_()), len(images))
         picked = scores.gather(1, chosen)
         maps: list[list[torch.Tensor]] = [[] for _ in layers]
@@ -157,23 +161,41 @@ class ContrastiveExcitation(Fused):
         return [torch.stack(of_layer, dim=1) for of_layer in maps]
 
 
+def last_layer(caller: Caller, images: torch.Tensor) -> int:
+    """Returns which call of a linear layer, from 1, is the last on the way to the scores.
+
+    A network may call others after it, as a second head whose scores are not asked for.
+
+    Raises:
+        BadInput: the network is a transformer, or has no linear layer.
+    """
+    with torch.enable_grad(), Excitation() as counted:
+        scores = caller.scores(caller(images.clone().requires_grad_()), len(images))
+    if counted.attends or not counted.outputs:
+        raise BadInput("excitation backpropagation needs a convolutional network; use layercam for this one.")
+    gradients = torch.autograd.grad(scores.sum(), counted.outputs, allow_unused=True)
+    return max((number for number, found in enumerate(gradients, 1) if found is not None), default=len(gradients))
+
+
 class Excitation(TorchFunctionMode):
     """A context in which gradient times activation is the probability that a winner passes.
 
     Values of the network stay as they are, but for those of its last linear layer, which are their excitatory part.
 
     Args:
-        last: the number of the call of that layer, from 1; None: there is none, calls are only counted.
+        last: the number of the call of that layer, from 1; None: there is none, outputs are only kept.
         sign: of its weights.
 
     Attributes:
         calls: how many linear layers were called.
+        outputs: what they gave, if there is no last one.
         attends: whether something attended, as in a transformer.
     """
 
     def __init__(self, last: int | None = None, sign: float = 1.0) -> None:
         super().__init__()
         self.last, self.sign, self.calls, self.attends = last, sign, 0, False
+        self.outputs: list[torch.Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -193,6 +215,7 @@ class Excitation(TorchFunctionMode):
             self.calls += 1
             if self.last is not None:
                 return self._linear(func, result, args, named)
+            self.outputs.append(result)
         elif self.last is not None and func in _NORMS:
             return _normed(result, args, named)
         elif each:

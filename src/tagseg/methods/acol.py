@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from tagseg.masks.rescaling import foreground, normalised
 from tagseg.methods.cam import CAM
@@ -82,9 +81,5 @@ class ACoL(CAM):
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the sum of both classifiers' classification losses."""
-        inside = self.inside(batch)
-        losses = [
-            F.multilabel_soft_margin_loss(self.tag_logits(maps, inside), batch["tags"])
-            for maps in self.branches(batch["image"], batch["tags"])
-        ]
+        losses = [self.tag_loss(maps, batch) for maps in self.branches(batch["image"], batch["tags"])]
         return self.told(losses[0] + losses[1], first=losses[0], second=losses[1])

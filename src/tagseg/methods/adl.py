@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tagseg.errors import BadInput
+from tagseg.errors import BadInput, nearest
 from tagseg.methods.cam import CAM
 from tagseg.methods.settings.adl import ADLSettings
 from tagseg.networks.ranks import step_generator
@@ -24,7 +24,7 @@ class ADL(CAM):
     """CAM whose last stages hide or stress what is strongest, while it learns; its arguments are those of `CAM`.
 
     Raises:
-        BadInput: the network has no stages, or too few.
+        BadInput: the network has no stages, too few, or no layer of such a name.
     """
 
     Settings = ADLSettings
@@ -32,21 +32,32 @@ class ADL(CAM):
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: ADLSettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
-        stages = [info["module"] for info in self.backbone.network.feature_info]
-        if not self.backbone.local or len(stages) < settings.stages:
+        self.places = settings.layers or self._ends(settings.stages, backbone)
+        known = dict(self.backbone.network.named_modules())
+        for number, name in enumerate(self.places):
+            if name not in known:
+                hint = nearest(name, list(known)) or "."
+                raise BadInput(f"train.layers: '{backbone}' has no layer '{name}'{hint}")
+            known[name].register_forward_hook(partial(self._change, number))
+
+    def _ends(self, count: int, backbone: str) -> tuple[str, ...]:
+        """The ends of the last stages; a pooling at the end is none (VGG)."""
+        network = self.backbone.network
+        ends = [info["module"] for info in network.feature_info]
+        ends = [end for end in ends if not isinstance(network.get_submodule(end), nn.MaxPool2d | nn.Identity)]
+        if not self.backbone.local or len(ends) < count:
             raise BadInput(
-                f"ADL changes {settings.stages} stages of a convolutional network, and '{backbone}' has none or too "
-                "few; choose another backbone, or a smaller train.stages."
+                f"ADL changes {count} stages of a convolutional network, and '{backbone}' has none or too few; "
+                "choose another backbone, or a smaller train.stages."
             )
-        for number, name in enumerate(stages[-settings.stages :]):
-            self.backbone.network.get_submodule(name).register_forward_hook(partial(self._change, number))
+        return tuple(ends[-count:])
 
     def _change(self, number: int, _: nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:
         """Changes what a stage gives while the classifier learns."""
         if not self.training or not torch.is_grad_enabled():
             return features
         # of the seed and the step, so that all processes, and a run that goes on, draw the same
-        draw = float(torch.rand((), generator=step_generator(self.settings.stages * self.global_step + number)))
+        draw = float(torch.rand((), generator=step_generator(len(self.places) * self.global_step + number)))
         return features * attention_map(features, draw < self.settings.drop_rate, self.settings.drop_threshold)
 
 

@@ -24,7 +24,7 @@ from tagseg.data.views import ViewSpec
 from tagseg.grid import PIXELS
 from tagseg.networks.averaging import MovingAverage
 from tagseg.networks.backbone import Backbone
-from tagseg.networks.optimisers import poly_optimiser
+from tagseg.networks.optimisers import poly_optimiser, step_optimiser
 from tagseg.networks.pooling import inside_cells, pooled
 from tagseg.segmentation.encoder import Encoder, LiveFeatures
 from tagseg.segmentation.settings import HeadName
@@ -234,11 +234,21 @@ class Method(lightning.LightningModule):
         return self.steps
 
     def configure_optimizers(self) -> Any:
-        """Returns the optimiser and its schedule as Lightning takes them: by default AdamW or SGD with poly decay."""
-        s = self.settings
+        """Returns the optimiser and its schedule as Lightning takes them: by default the one that the settings name."""
+        s, head = self.settings, nn.ModuleList(self.heads())
+        if s.optimiser == "sgd-steps":
+            return step_optimiser(
+                self.backbone,
+                head,
+                learning_rate=s.learning_rate,
+                weight_decay=s.weight_decay,
+                steps=self.schedule_steps,
+                drops=s.drops,
+                head_factor=s.head_factor,
+            )
         return poly_optimiser(
             self.backbone,
-            nn.ModuleList(self.heads()),
+            head,
             kind=s.optimiser,
             learning_rate=s.learning_rate,
             head_factor=s.head_factor,

@@ -58,9 +58,13 @@ class CAM(Method):
         return pooled(class_maps, self.settings.pooling, inside)
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        """Returns the multi-label soft margin of the pooled maps, or the cross-entropy of the tags' softmax."""
-        logits, tags = self.tag_logits(self.class_maps(batch["image"]), self.inside(batch)).float(), batch["tags"]
+        """Returns the loss of the tags."""
+        return self.told(self.tag_loss(self.class_maps(batch["image"]), batch))
+
+    def tag_loss(self, class_maps: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the multi-label soft margin of pooled maps `(B, C, h, w)`, or the cross-entropy of their softmax."""
+        logits, tags = self.tag_logits(class_maps, self.inside(batch)).float(), batch["tags"]
         if self.exclusive:
             # several tags share what is to be said alike; of a photograph without any nothing is learnt
-            return self.told(F.cross_entropy(logits, tags / tags.sum(dim=1, keepdim=True).clamp(min=1)))
-        return self.told(F.multilabel_soft_margin_loss(logits, tags))
+            return F.cross_entropy(logits, tags / tags.sum(dim=1, keepdim=True).clamp(min=1))
+        return F.multilabel_soft_margin_loss(logits, tags)

@@ -208,7 +208,7 @@ class LocalNetwork(Method):
             return poly_optimiser(backbone, head, kind="adamw", head_factor=s.head_factor, more=more, **every)
         backbones, heads = nn.ModuleList([b for b, _, _ in networks]), nn.ModuleList([h for _, h, _ in networks])
         if s.optimiser == "sgd-steps":
-            return step_optimiser(backbones, heads, drop=s.drop_at, **every)
+            return step_optimiser(backbones, heads, drops=(s.drop_at,), **every)
         return poly_step_optimiser(backbones, heads, slow=s.slow_steps, **every)
 
 

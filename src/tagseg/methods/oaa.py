@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
 
@@ -39,7 +38,6 @@ from tagseg.methods.settings.oaa import (
 )
 from tagseg.networks.backbone import Backbone
 from tagseg.networks.heads import class_branch
-from tagseg.networks.optimisers import step_optimiser
 
 
 class AttentionNetwork(Method):
@@ -87,16 +85,6 @@ class AttentionNetwork(Method):
         cells = self.backbone.grid.cells(spec.side, spec.side)
         how = self.shown()
         return AccumulatedViews(samples, self.num_classes, self.backbone, spec, self.accumulated, cells=cells, **how)
-
-    def configure_optimizers(self) -> Any:
-        """Returns AdamW or SGD with poly decay, or the published SGD by steps."""
-        s = self.settings
-        if s.optimiser != "sgd-steps":
-            return super().configure_optimizers()
-        head = nn.ModuleList(self.heads())
-        return step_optimiser(
-            self.backbone, head, learning_rate=s.learning_rate, weight_decay=s.weight_decay, steps=self.steps
-        )
 
 
 class IntegralAttention(AttentionNetwork):

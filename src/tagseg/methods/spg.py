@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tagseg.labels import IGNORE
 from tagseg.methods.cam import CAM
 from tagseg.methods.settings.spg import SPGSettings
+from tagseg.networks.heads import WIDTH, extra_convolutions
 from tagseg.networks.ranks import shared_mean
 
 FEWEST = 30  # pixels of an image that are object at least (published code)
@@ -33,20 +34,33 @@ class SPG(CAM):
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: SPGSettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
-        width = settings.width
+        width, channels = settings.width, self.backbone.channels
+        if settings.convolutions:
+            self.convolutions = extra_convolutions(channels, settings.convolutions)
+            channels = WIDTH
+            self.classifier = nn.Conv2d(channels, self.num_classes, kernel_size=1, bias=False)
+            nn.init.normal_(self.classifier.weight, std=0.01)
         self.entries = nn.ModuleList(
             nn.Sequential(nn.Conv2d(w, width, 3, padding=1), nn.ReLU(inplace=True))
             for w in self.backbone.inner_widths()
         )
         self.shared = guidance_branch(width, width)
-        self.last = guidance_branch(self.backbone.channels, width)
+        self.last = guidance_branch(channels, width)
+
+    def class_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns class activation maps. `(B, 3, H, W) -> (B, C, h, w)`, signed."""
+        return self.classifier(self._deepened(self.backbone(images)))
+
+    def _deepened(self, features: torch.Tensor) -> torch.Tensor:
+        return self.convolutions(features) if self.settings.convolutions else features
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss, and the losses of the deeper, the shallower and the last branch."""
         s, tags, images = self.settings, batch["tags"], batch["image"]
         features, stages = self.backbone.with_stages(images)
+        features = self._deepened(features)
         maps = self.classifier(features).float()
-        classification = F.multilabel_soft_margin_loss(self.tag_logits(maps, self.inside(batch)), tags)
+        classification = self.tag_loss(maps, batch)
 
         def grown(scores: torch.Tensor) -> torch.Tensor:
             return self.backbone.grid.resize(scores.float(), images.shape[-2:])

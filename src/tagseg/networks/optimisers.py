@@ -146,14 +146,25 @@ def cosine_optimiser(
 
 
 def step_optimiser(
-    backbone: nn.Module, head: nn.Module, *, learning_rate: float, weight_decay: float, steps: int, drop: float = 2 / 3
+    backbone: nn.Module,
+    head: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    steps: int,
+    drops: Sequence[float] = (2 / 3,),
+    head_factor: float = 10.0,
 ) -> dict[str, Any]:
     """Returns the Caffe recipe, as Lightning takes it.
 
-    It is Nesterov SGD whose rate falls to a tenth once, after the share `drop` of all steps. Rates are 1, 2, 10 and 20
-    times the base for weights and biases of the backbone and of the head.
+    It is Nesterov SGD whose rate falls to a tenth after each of the shares `drops` of all steps. The head learns
+    `head_factor` times faster, and norms and biases of either twice as fast.
     """
-    return _four_rates(backbone, head, learning_rate, weight_decay, lambda step: 1.0 if step < drop * steps else 0.1)
+
+    def rate(step: int) -> float:
+        return 0.1 ** sum(step >= drop * steps for drop in drops)
+
+    return _four_rates(backbone, head, learning_rate, weight_decay, rate, head_factor)
 
 
 def poly_step_optimiser(
@@ -179,10 +190,15 @@ def poly_step_optimiser(
 
 
 def _four_rates(
-    backbone: nn.Module, head: nn.Module, learning_rate: float, weight_decay: float, rate: Callable[[int], float]
+    backbone: nn.Module,
+    head: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    rate: Callable[[int], float],
+    head_factor: float = 10.0,
 ) -> dict[str, Any]:
     groups = []
-    for module, factor in ((backbone, 1.0), (head, 10.0)):
+    for module, factor in ((backbone, 1.0), (head, head_factor)):
         weights, others = _weights_and_others(module)
         for times, members in ((factor, weights), (2 * factor, others)):
             if members:

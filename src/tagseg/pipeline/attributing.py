@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from tagseg.attribution.excitation_backprop import ContrastiveExcitation
 from tagseg.attribution.formulas import FORMULAS
 from tagseg.attribution.fusion import fuse
 from tagseg.attribution.gradient import GradientMaps
@@ -36,8 +37,13 @@ class AttributionMiner(Miner):
     def __init__(self, method: Method, settings: MineSettings) -> None:
         super().__init__(method, settings)
         layers = settings.layers if isinstance(settings.layers, str) else list(settings.layers)
-        name = settings.attribution
-        self.attribution = GradientMaps(TagClassifier(self.method), layers, {name: FORMULAS[name]})
+        classifier, name = TagClassifier(self.method), settings.attribution
+        self.classifier = classifier
+        self.layer_maps: ContrastiveExcitation | GradientMaps
+        if name == "cmwp":
+            self.layer_maps = ContrastiveExcitation(classifier, layers)
+        else:
+            self.layer_maps = GradientMaps(classifier, layers, {name: FORMULAS[name]})
 
     @property
     def grid(self) -> Grid:
@@ -70,9 +76,10 @@ class AttributionMiner(Miner):
             pixels = self.pixels(photos, size)
             for flipped in (False, True)[: 1 + self.settings.flip]:
                 seen = pixels.flip(-1) if flipped else pixels
-                scores, maps = self.attribution.with_scores(seen, classes)
+                scores, maps = self.layer_maps.with_scores(seen, classes)
                 logits.append(scores.float())
-                fused = fuse(maps[self.settings.attribution], size, scaling=self.settings.scaling)
+                layers = maps[self.settings.attribution] if isinstance(maps, dict) else maps
+                fused = fuse(layers, size, scaling=self.settings.scaling)
                 fused = F.interpolate(fused.flip(-1) if flipped else fused, size=cells, mode="area").cpu()
                 total += fused
         count = len(self.method.classes)
@@ -90,7 +97,7 @@ class AttributionMiner(Miner):
         """The classes that the classifier finds in each photograph, over all sizes and flips, beside those that are
         known."""
         logits = [
-            self.attribution.model(pixels.flip(-1) if flipped else pixels).float()
+            self.classifier(pixels.flip(-1) if flipped else pixels).float()
             for pixels in (self.pixels(photos, size) for size in sizes)
             for flipped in (False, True)[: 1 + self.settings.flip]
         ]

@@ -9,8 +9,9 @@ from typing import Any
 
 from tagseg.pipeline.settings import FitSettings, parse_yaml, resolve
 
-PHOTOGRAPHS = {"voc": 10_582, "coco": 82_783}  # for training: VOC 2012 with SBD, COCO 2014
-NOTHING = "-"
+# for training: VOC 2012 with SBD, COCO 2014, CUB-200-2011, ILSVRC 2012
+PHOTOGRAPHS = {"voc": 10_582, "coco": 82_783, "cub": 5_994, "ilsvrc": 1_281_167}
+NOTHING, UNREAD = "-", "?"
 PARTS = "parts/"  # blocks of lines that several recipes share
 
 
@@ -19,7 +20,7 @@ class Line:
     """A hyper-parameter of a recipe.
 
     setting: its dotted key; or a name, where it is none of ours.
-    paper, code: what is published; "-" where nothing is said.
+    paper, code: what is published; "-" where nothing is said, "?" where it was not at hand.
     ours: the recipe's value.
     shown: how that is written in the words of the publication, if it is the same but for words.
     why: why ours is not that of the paper and of the code.

@@ -67,7 +67,7 @@ class MineSettings(Settings):
     # whose maps: the network's "own", or those of an attribution to layers of the network as a classifier of tags,
     # which are fused (LayerCAM, section III-C)
     attribution: Literal[
-        "own", "gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad", "xgradcam", "hirescam"
+        "own", "gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad", "xgradcam", "hirescam", "cmwp"
     ] = "own"
     layers: str | tuple[str, ...] = "stages"  # of an attribution: "stages", "last", or names
     scaling: Literal["tanh", "none", "sqrt", "tan"] = "tanh"  # of the maps of shallow layers before they are fused

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeInt
 
-from tagseg.methods.settings.cam import PooledSettings
+from tagseg.methods.settings.cam import CAMSettings
 from tagseg.settings import Count
 
 
-class ACoLSettings(PooledSettings):
+class ACoLSettings(CAMSettings):
     """Settings of ACoL: those of CAM, and erasing as published."""
+
+    later = CAMSettings.later | {"loss"}
 
     batch_size: Count = 8
     convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier

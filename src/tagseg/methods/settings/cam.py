@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationInfo, field_validator
 
-from tagseg.settings import Count, EarlyStride, Norms, OutputStride, Pooling, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import (
+    Count,
+    EarlyStride,
+    Norms,
+    OutputStride,
+    Pooling,
+    ScaleRange,
+    Share,
+    SidePixels,
+    TrainSettings,
+)
 
 
 class ClassifierSettings(TrainSettings):
     """Settings that CAM and its heirs share, for a few hundred to a few thousand photographs."""
 
-    later = frozenset({"early_stride"})
+    later = frozenset({"early_stride", "drops"})
 
     epochs: Count = 10
     batch_size: Count = 16
@@ -24,11 +34,14 @@ class ClassifierSettings(TrainSettings):
     # offsets learn, of "frozen" nothing
     norms: Norms = "batch"
     early_stride: EarlyStride = 4  # up to the end of the first stage with this stride pretrained layers stay; 0: none
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    # "adamw" and "sgd" fall by poly decay; "sgd-steps", Caffe's, is Nesterov SGD whose biases learn twice as fast
+    optimiser: Literal["adamw", "sgd", "sgd-steps"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01
     hold: float = Field(default=0.0, ge=0, lt=1)  # share of the steps at the full rate, before it falls (poly)
+    # shares of the steps after each of which the rate of "sgd-steps" falls to a tenth
+    drops: tuple[Share, ...] = (2 / 3,)
 
     @field_validator("colour_jitter")
     @classmethod
@@ -36,6 +49,16 @@ class ClassifierSettings(TrainSettings):
         if jitter and given.data.get("frozen"):
             raise ValueError("features of photographs as they are were computed once (train.frozen)")
         return jitter
+
+    @field_validator("hold", "drops")
+    @classmethod
+    def _schedules_do_not_mix(cls, value: Any, given: ValidationInfo) -> Any:
+        by_steps = given.data.get("optimiser") == "sgd-steps"
+        if given.field_name == "hold" and by_steps and value:
+            raise ValueError("the rate of train.optimiser=sgd-steps falls where train.drops says")
+        if given.field_name == "drops" and not by_steps and value != cls.model_fields["drops"].default:
+            raise ValueError("only the rate of train.optimiser=sgd-steps falls like that; others have train.hold")
+        return value
 
 
 class PooledSettings(ClassifierSettings):

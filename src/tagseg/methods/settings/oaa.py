@@ -20,7 +20,6 @@ class NetworkSettings(ClassifierSettings):
     side: SidePixels = 321
     scales: ScaleRange = (1.0, 1.0)
     convolutions: NonNegativeInt = 0  # extra ones, 3x3 and 512 wide, before the class convolution
-    optimiser: Literal["adamw", "sgd", "sgd-steps"] = "adamw"  # type: ignore[assignment]
 
 
 class IntegralSettings(NetworkSettings):

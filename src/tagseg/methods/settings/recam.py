@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tagseg.methods.settings.cam import PooledSettings
@@ -13,6 +15,7 @@ class ReCAMSettings(PooledSettings):
     The schedule suits a few hundred to a few thousand photographs; `voc/recam` holds the published one.
     """
 
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     hold: float = Field(default=0.67, ge=0, lt=1)  # share of the steps at the full rate; not with a second rate
     warmup: float = Field(default=0.5, ge=0, lt=1)  # share of the epochs in which only the tags are learnt, as by CAM
     softmax_weight: NonNegativeFloat = 1.0  # lambda, of the softmax cross-entropy

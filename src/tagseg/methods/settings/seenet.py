@@ -9,7 +9,10 @@ from tagseg.settings import Count
 
 
 class SeeNetSettings(PooledSettings):
-    """Settings of SeeNet: those of CAM, and the two thresholds of its masks as published."""
+    """Settings of SeeNet: those of CAM, and the two thresholds of its masks.
+
+    The published network, which only tests, has 0.8 and 0, with which no sign is ever turned.
+    """
 
     batch_size: Count = 8
     convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from tagseg.methods.settings.cam import PooledSettings
+from tagseg.methods.settings.cam import CAMSettings
 from tagseg.settings import Count
 
 
-class SPGSettings(PooledSettings):
+class SPGSettings(CAMSettings):
     """Settings of SPG: those of CAM, and thresholds as published."""
 
+    later = CAMSettings.later | {"convolutions", "loss"}
+
+    convolutions: NonNegativeInt = 0  # extra ones, 3x3 and 512 wide, before the class convolution
     width: Count = 512  # channels of the branches
     guidance_weight: NonNegativeFloat = 1.0  # of the three losses beside that of the tags
     # of what teaches each branch, scores above which a pixel is an object, and below which it is background
