@@ -19,8 +19,9 @@ def strongest(maps: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def test_the_background_is_turned_and_holds_no_class(monkeypatch: pytest.MonkeyPatch):
-    network: Any = built("seenet", names(3))
+@pytest.mark.parametrize(("background", "below"), [("halfway", 0.375), ("low", 0.05)])
+def test_the_background_is_turned_and_holds_no_class(background: str, below: float, monkeypatch: pytest.MonkeyPatch):
+    network: Any = built("seenet", names(3), background=background)
     features = torch.randn(2, network.backbone.channels, 4, 5)
     found = torch.tensor([0.9, 0.7, 0.3, 0.05, 0.01]).expand(2, 1, 4, 5)
     signs = torch.tensor([0.0, 0.0, 1.0, 1.0, -1.0])
@@ -35,7 +36,7 @@ def test_the_background_is_turned_and_holds_no_class(monkeypatch: pytest.MonkeyP
         map_ = strongest(first, tags)
         zones = 1.0 * (map_ < 0.7) - 2.0 * (map_ < 0.05)  # 0, 1, -1
         second = network.classifier[1](seen.relu() * zones[:, None])
-        third = network.classifier[1](seen.relu() * (strongest(second, tags) < 0.375)[:, None])
+        third = network.classifier[1](seen.relu() * (strongest(second, tags) < below)[:, None])
         targets = ((first, tags), (second, tags), (third, torch.zeros_like(tags)))
         right = sum(F.multilabel_soft_margin_loss(maps.mean(dim=(2, 3)), target) for maps, target in targets)
     torch.testing.assert_close(loss, torch.as_tensor(right), rtol=1e-4, atol=1e-5)

@@ -32,6 +32,8 @@ from tests.methods.any_method import built
         (CAM, {"saturated": 0.997}, ["100 % of the affinities"]),
         (CAM, {"disagreement": 1.47}, ["1.47 times"]),
         (CAM, {"disagreement": 0.58}, []),
+        (CAM, {"unlearnt": 88.0}, ["88 % of the objects lie where it teaches"]),
+        (CAM, {"unlearnt": 12.0}, []),
         (OAA, {}, []),
     ],
 )
@@ -57,6 +59,15 @@ def test_terms_are_kept(tiny_set: Path, tmp_path: Path):
     run = tagseg.fit(tiny_set, tmp_path / "run", recipe="oaa", settings=TINY, until="premise", quiet=True).folder
     assert read_premise(run).trusted is not None
     assert read_premise(run).recall is not None  # of the network's own maps, though the run's are cumulative
+
+
+def test_what_is_unlearnt_is_told(tiny_set: Path, tmp_path: Path):
+    """SeeNet's second classifier is to find nothing where its own map is low, and nearly all of an object may lie."""
+    settings = {**TINY, "train.background": "halfway", "train.low": 0.999, "train.high": 0.999}
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe="seenet", settings=settings, until="premise", quiet=True)
+    found = read_premise(run.folder)
+    assert 50 < found.unlearnt <= 100
+    assert any("of the objects lie where seenet teaches that no class is" in sentence for sentence in found.sentences)
 
 
 def test_what_cannot_be_checked_fails_nothing(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -127,6 +127,15 @@ class Method(lightning.LightningModule):
         """
         return logits.softmax(dim=-1) if self.exclusive else logits.sigmoid()
 
+    def background(self, images: torch.Tensor, tags: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002
+        """Returns where the method teaches a network that no class is, `(B, 1, h, w)` bool; None if it does not.
+
+        Args:
+            images: `(B, 3, H, W)`.
+            tags: `(B, C)` multi-hot.
+        """
+        return None
+
     def starting_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the class maps that the method starts from and makes others of, and tag logits: by default its own.
 

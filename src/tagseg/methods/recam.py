@@ -3,7 +3,9 @@
 A classifier of tags asks of every class whether it is there, so that places which several classes share are bright in
 the maps of all of them. So after some epochs a second classifier learns to tell the tags of a photograph apart: it sees
 the features that the map of one class lets through, and names that class, by a softmax over all classes. Class maps are
-then those of the product of both classifiers' weights.
+then those of the product of both classifiers' weights. Where both are negative the published product is positive, so
+that what speaks against a class twice speaks for it. Of ImageNet's features that learn nothing half of all products are
+such, and maps of positive weights alone are much the better ones (docs/experiments/comparison.md).
 
 Its code's tag scores are means over whole windows, padding included; here over the photograph.
 """
@@ -40,8 +42,9 @@ class ReCAM(CAM):
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the maps of the first classifier, and those of the product of both: `(B, 2 C, h, w)` signed."""
-        weights = torch.cat([self.classifier.weight, self.classifier.weight * self.softmax_classifier.weight])
-        return F.conv2d(self.backbone(images), weights)
+        first, second = self.classifier.weight, self.softmax_classifier.weight
+        both = first * second if self.settings.products == "signed" else first.relu() * second.relu()
+        return F.conv2d(self.backbone(images), torch.cat([first, both]))
 
     def maps_and_logits(self, score_maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the class maps of both classifiers `(B, C, h, w)`, signed, and the first one's logits `(B, C)`."""

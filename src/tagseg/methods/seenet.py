@@ -12,6 +12,10 @@ The authors have published their network, but no training; its layer that turns 
 divided by their maximum without subtracting their minimum first, which is 0 wherever a map is not positive everywhere.
 Its layer stops gradients where features were erased in the first channel of the first image of a batch only, by a slip;
 here nothing is learnt through what was erased. What equals a threshold is erased here, and kept there.
+
+The background in which no class is to be found is what lies below halfway between both thresholds, as published. Where
+maps are narrow that is most of every object, and the second classifier unlearns it (docs/experiments/comparison.md); so
+the setting that comes with `--method seenet` takes what is surely background, as for the signs.
 """
 
 from __future__ import annotations
@@ -41,13 +45,21 @@ class SeeNet(ACoL):
         zones = torch.where(found >= s.high, 0.0, torch.where(found < s.low, -1.0, 1.0))
         return features.relu() * zones.to(features.dtype)
 
+    def background(self, images: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+        """Returns where the second classifier is to find no class: where its own map is low. `(B, 1, h, w)` bool."""
+        return self._background(self.branches(images, tags)[1], tags)
+
+    def _background(self, second: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+        s = self.settings
+        return foreground(second, tags) < (s.low if s.background == "low" else (s.high + s.low) / 2)
+
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification losses of both classifiers, and what the second one finds in the background."""
-        s, tags, inside = self.settings, batch["tags"], self.inside(batch)
+        tags, inside = batch["tags"], self.inside(batch)
         features = self.backbone(batch["image"])
         first, second = self.both(features, tags)
-        background = foreground(second, tags) < (s.high + s.low) / 2
-        third = self.classifier[1](features.relu() * background.to(features.dtype)).float()
+        background = self._background(second, tags).to(features.dtype)
+        third = self.classifier[1](features.relu() * background).float()
         losses = {
             "first": F.multilabel_soft_margin_loss(self.tag_logits(first, inside), tags),
             "second": F.multilabel_soft_margin_loss(self.tag_logits(second, inside), tags),

@@ -23,6 +23,7 @@ from tagseg.errors import BadInput
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.tags import mean_average_precision
 from tagseg.files import read_json
+from tagseg.labels import IGNORE
 from tagseg.masks.rescaling import over_maximum
 from tagseg.methods.base import Method
 from tagseg.methods.saved import load_saved
@@ -35,7 +36,7 @@ RECALL, NOISE = (
     45.0,
     45.0,
 )  # percent: small maps have less of the one; with more of the other, little is won (docs/experiments/oaa.md)
-TAGS, RATE, TRUSTED, SATURATED = 80.0, 0.4, 0.5, 0.9
+TAGS, RATE, TRUSTED, SATURATED, UNLEARNT = 80.0, 0.4, 0.5, 0.9, 50.0
 
 
 def check_premise(run: Run) -> PremiseRecord:
@@ -113,6 +114,11 @@ def sentences(name: str, found: PremiseRecord, method: type[Method]) -> list[str
             "times what it was after the warm-up): this run has run away, and its maps are worse than those of the "
             "warm-up. Take another seed, or let a moving average make the labels (train.teacher_decay=0.99)."
         )
+    if found.unlearnt is not None and found.unlearnt > UNLEARNT:
+        said.append(
+            f"{found.unlearnt:.0f} % of the objects lie where {name} teaches that no class is, and are unlearnt; let "
+            "it take less for background (train.background=low)."
+        )
     return said
 
 
@@ -148,7 +154,7 @@ def _start(run: Run) -> dict[str, Any]:
         return {}
     samples: list[Sample] = at_even_steps(tagged, LOOKED_AT)
     coverage, side = Coverage(len(run.data.classes)), run.settings.mine.side
-    scores, tags, areas = [], [], []
+    scores, tags, areas, unlearnt = [], [], [], []
     for sample in samples:
         photo = read_image(sample.image)
         height, width = photo.shape[:2]
@@ -163,7 +169,14 @@ def _start(run: Run) -> dict[str, Any]:
         if sample.mask is not None:
             truth = read_mask(sample.mask)
             coverage.add(method.backbone.grid.resize(maps, truth.shape)[0].cpu().numpy(), sample.tags, truth)
-    return _numbers(run, coverage, np.array(scores), np.array(tags), areas)
+            background = method.background(pixels, torch.from_numpy(tags[-1])[None].to(pixels))
+            if background is not None:
+                empty = method.backbone.grid.resize(background.float(), truth.shape)[0, 0].cpu().numpy() >= 0.5
+                objects = (truth > 0) & (truth != IGNORE)
+                unlearnt.append((int((empty & objects).sum()), int(objects.sum())))
+    lost, of = np.sum(unlearnt, axis=0) if unlearnt else (0, 0)
+    numbers = _numbers(run, coverage, np.array(scores), np.array(tags), areas)
+    return numbers | ({"unlearnt": round(100 * float(lost / of), 2)} if of else {})
 
 
 def _area(maps: np.ndarray) -> float:

@@ -87,6 +87,8 @@ class PremiseRecord(Record):
     saturated: the share of the affinities that learn nothing any more, in the last epoch (AFA).
     disagreement: the loss between the maps and the labels that are made of them in the last epoch, as a multiple of
         that in the first epoch after the warm-up (KTSE); above 1 they run away from each other.
+    unlearnt: how much of the objects lies where the method teaches a network that no class is, percent (SeeNet); it
+        needs masks.
     sentences: what is not as the method needs it, and how to mend it.
     """
 
@@ -98,6 +100,7 @@ class PremiseRecord(Record):
     trusted: float | None = None
     saturated: float | None = None
     disagreement: float | None = None
+    unlearnt: float | None = None
     sentences: list[str]
 
 

@@ -22,6 +22,9 @@ class ReCAMSettings(PooledSettings):
     # where the rate begins once more after the warm-up; None: it goes on falling
     second_learning_rate: PositiveFloat | None = None
     softmax_factor: PositiveFloat = 10.0  # with a second rate: how much faster the softmax classifier learns
+    # of which weights of both classifiers the products make the maps: "positive" ones, or "signed" ones, as published,
+    # where two that speak against a class speak for it
+    products: Literal["positive", "signed"] = "positive"
 
     @property
     def warmup_epochs(self) -> int:

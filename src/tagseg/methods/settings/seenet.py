@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeInt
 
 from tagseg.methods.settings.cam import PooledSettings
@@ -18,6 +20,8 @@ class SeeNetSettings(PooledSettings):
     convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier
     high: float = Field(default=0.7, ge=0, le=1)  # from this value of the first classifier's map on it is erased
     low: float = Field(default=0.05, ge=0, le=1)  # below it lies background, of which the sign is turned
+    # where the second classifier is to find no class: below "low" of its own map, or "halfway" to `high`, as published
+    background: Literal["low", "halfway"] = "low"
 
 
 METHODS = {"seenet": SeeNetSettings}
