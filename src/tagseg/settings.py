@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
@@ -26,8 +27,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    later: ClassVar[frozenset[str]] = frozenset()
-    """The settings of a class that came when there were runs already (see `as_ever`)."""
+    later: ClassVar[Mapping[str, Any]] = {}
+    """The settings of a class that came when there were runs already, with what those runs did (see `as_ever`)."""
 
 
 def as_ever(settings: Settings) -> set[str]:
@@ -35,8 +36,7 @@ def as_ever(settings: Settings) -> set[str]:
 
     What a run depends on leaves them out, so that nothing of an older run is made again.
     """
-    kind = type(settings)
-    return {name for name in kind.later if getattr(settings, name) == kind.model_fields[name].default}
+    return {name for name, was in type(settings).later.items() if getattr(settings, name) == was}
 
 
 class TrainSettings(Settings):
@@ -81,6 +81,15 @@ def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
 
 
 ScaleRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+
+
+def parse_saved(kind: type[Settings], values: dict[str, Any], where: str) -> Any:
+    """Builds settings of what an earlier version may have written: what it did not know is as it was then.
+
+    Raises:
+        BadInput: as `parse`.
+    """
+    return parse(kind, {**kind.later, **values}, where)
 
 
 def parse(kind: type[Settings], values: dict[str, Any], where: str, prefix: str = "") -> Any:

@@ -41,10 +41,10 @@ def test_class_maps():
     network.classifier.weight.data, network.softmax_classifier.weight.data = r["weight"], r["softmax_weight"]
     maps, logits = network.maps_and_logits(network.score_maps(r["features"]))
     assert_close(maps.detach().numpy(), r["maps"].numpy())
+    assert_close(logits.detach().numpy(), F.conv2d(r["features"], r["weight"]).mean(dim=(2, 3)).numpy())
     network = built("recam", names(6))  # what speaks against a class twice does not speak for it
     network.backbone.hold()
     network.backbone.channels = 10
     network.classifier.weight.data, network.softmax_classifier.weight.data = r["weight"], r["softmax_weight"]
     positive = F.conv2d(r["features"], r["weight"].clamp(min=0) * r["softmax_weight"].clamp(min=0))
     assert_close(network.class_maps(r["features"]).detach().numpy(), positive.numpy())
-    assert_close(logits.detach().numpy(), F.conv2d(r["features"], r["weight"]).mean(dim=(2, 3)).numpy())

@@ -155,6 +155,10 @@ def test_maps_of_contrastive_excitation(method: CAM):
     right = ContrastiveExcitation(TagClassifier(method), "last")(Miner(method, how).pixels([photo], (49, 65)), [1, 4])
     np.testing.assert_allclose(maps[[1, 4]], F.interpolate(right, size=(13, 17), mode="area")[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(found, Miner(method, how)([photo])[1], atol=0.02)
+    for one in ("acol", "seenet", "seam", "sipe", "recam", "spg", "ktse"):  # each with more than one head or branch
+        check_networks(resolve(one, {**TINY, "mine.attribution": "cmwp", "mine.layers": "last"}), names(3))
+    with pytest.raises(BadInput, match="no plain sums of evidence"):
+        check_networks(resolve("l2g", {**TINY, "mine.attribution": "cmwp", "train.view_side": 49}), names(3))
     with pytest.raises(BadInput, match="convolutional network"):
         check_networks(resolve("cam", {**TINY, "backbone": "test_vit", "mine.attribution": "cmwp"}), names(3))
 

@@ -63,7 +63,7 @@ def test_terms_are_kept(tiny_set: Path, tmp_path: Path):
 
 def test_what_is_unlearnt_is_told(tiny_set: Path, tmp_path: Path):
     """SeeNet's second classifier is to find nothing where its own map is low, and nearly all of an object may lie."""
-    settings = {**TINY, "train.background": "halfway", "train.low": 0.999, "train.high": 0.999}
+    settings = {**TINY, "train.background": "halfway", "train.low": 0.0, "train.high": 1.0}
     run = tagseg.fit(tiny_set, tmp_path / "run", recipe="seenet", settings=settings, until="premise", quiet=True)
     found = read_premise(run.folder)
     assert 50 < found.unlearnt <= 100

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from tagseg.errors import BadInput
+from tagseg.methods.table import method_settings
 from tagseg.pipeline.settings import parse_assignments, recipe_names, resolve, saliency_settings
-from tagseg.settings import as_ever
+from tagseg.settings import as_ever, parse_saved
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -36,9 +37,9 @@ def test_a_recipe_from_a_file(tmp_path: Path):
         ("cam", {"train.epoch": 3}, "no setting 'train.epoch'; did you mean 'epochs'"),
         ("cam", {"segmnet.epochs": 3}, "no setting 'segmnet'; did you mean 'segment'"),
         ("cam", {"train.epochs": "many"}, "'train.epochs' cannot be 'many'"),
-        ("mini/cam", {"train.optimiser": "sgd-steps"}, "falls where train.drops says"),
+        ("mini/cam", {"train.optimiser": "sgd-steps"}, "falls where train.drops says; set train.hold to 0"),
         ("cam", {"train.drops": [0.5]}, "others have train.hold"),
-        ("recam", {"train.optimiser": "sgd-steps"}, "'train.optimiser' cannot be 'sgd-steps'"),
+        ("recam", {"train.optimiser": "sgd-steps", "train.second_learning_rate": 1e-5}, "and begins once"),
         ("cam", {"method": "camm"}, "method 'camm' does not exist; did you mean 'cam'"),
         ("cam", {"seed": 1, "seed.part": 1}, "'seed' is a single value"),
         ("cam", {"mine.scales": []}, "'mine.scales' cannot be"),
@@ -91,4 +92,17 @@ def test_settings_that_came_later_make_nothing_of_an_older_run_again():
     assert as_ever(resolve("spg").train) == {"convolutions", "drops", "early_stride", "loss"}
     assert as_ever(resolve("toco").train) == {"statistics"}
     assert as_ever(resolve("l2g").train) == set()
+    assert "products" not in as_ever(resolve("recam").train)  # older runs had signed ones
+    assert "products" in as_ever(resolve("voc/recam").train)
     assert as_ever(resolve("cam").segment) == {"early_stride"}
+
+
+def test_what_an_older_run_says_is_read_as_it_was():
+    kind = method_settings("recam")
+    told = kind().model_dump(mode="json")
+    assert parse_saved(kind, told, "classifier.json").products == "positive"
+    del told["products"], told["drops"]
+    assert parse_saved(kind, told, "classifier.json").products == "signed"
+    old = method_settings("seenet")().model_dump(mode="json")
+    del old["background"]
+    assert parse_saved(method_settings("seenet"), old, "classifier.json").background == "halfway"

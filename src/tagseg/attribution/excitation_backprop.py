@@ -171,10 +171,14 @@ def last_layer(caller: Caller, images: torch.Tensor) -> int:
     """
     with torch.enable_grad(), Excitation() as counted:
         scores = caller.scores(caller(images.clone().requires_grad_()), len(images))
-    if counted.attends or not counted.outputs:
+    # what is called aside learns nothing of the scores, or is cut off them
+    calls = {number: output for number, output in enumerate(counted.outputs, 1) if output.requires_grad}
+    if counted.attends or not calls:
         raise BadInput("excitation backpropagation needs a convolutional network; use layercam for this one.")
-    gradients = torch.autograd.grad(scores.sum(), counted.outputs, allow_unused=True)
-    return max((number for number, found in enumerate(gradients, 1) if found is not None), default=len(gradients))
+    weights = torch.linspace(1, 2, scores.numel(), device=scores.device, dtype=scores.dtype).reshape(scores.shape)
+    gradients = torch.autograd.grad((scores * weights).sum(), list(calls.values()), allow_unused=True)
+    asked = [n for n, found in zip(calls, gradients, strict=True) if found is not None and bool(found.any())]
+    return max(asked, default=max(calls))
 
 
 class Excitation(TorchFunctionMode):

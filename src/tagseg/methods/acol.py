@@ -49,7 +49,8 @@ class ACoL(CAM):
         maps = self.classifier[0](features).float()
         if tags is None:
             logits = maps.mean(dim=(2, 3))
-            tags = ((logits > 0) | (logits == logits.amax(dim=1, keepdim=True))).float()
+            likeliest = logits == logits.amax(dim=1, keepdim=True)
+            tags = (likeliest if self.exclusive else likeliest | (logits > 0)).float()
         return maps, self.classifier[1](self.left(features, foreground(maps, tags))).float()
 
     def left(self, features: torch.Tensor, found: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """ADL: Choe and Shim, "Attention-based Dropout Layer for Weakly Supervised Object Localization", CVPR 2019.
 
-CAM, but while it learns the features of the last stages are multiplied with a map that is made of themselves, their
-mean over channels: either it hides the strongest places, so that the classifier has to look elsewhere, or it stresses
-them. Which one is drawn for every step and stage. Afterwards the network is as it was.
+CAM, but while it learns the features of the last stages, or of chosen layers, are multiplied with a map that is made of
+themselves, their mean over channels: either it hides the strongest places, so that the classifier has to look
+elsewhere, or it stresses them. Which one is drawn for every step and layer. Afterwards the network is as it was.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from tagseg.networks.ranks import step_generator
 
 
 class ADL(CAM):
-    """CAM whose last stages hide or stress what is strongest, while it learns; its arguments are those of `CAM`.
+    """CAM whose last stages or chosen layers hide or stress what is strongest, while it learns.
+
+    Its arguments are those of `CAM`.
 
     Raises:
-        BadInput: the network has no stages, too few, or no layer of such a name.
+        BadInput: the network is no convolutional one, has too few stages, or no layer of such a name.
     """
 
     Settings = ADLSettings
@@ -32,25 +34,56 @@ class ADL(CAM):
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: ADLSettings, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
+        if not self.backbone.local:
+            raise BadInput(f"ADL changes layers of a convolutional network, and '{backbone}' is none; choose another.")
         self.places = settings.layers or self._ends(settings.stages, backbone)
-        known = dict(self.backbone.network.named_modules())
-        for number, name in enumerate(self.places):
-            if name not in known:
-                hint = nearest(name, list(known)) or "."
-                raise BadInput(f"train.layers: '{backbone}' has no layer '{name}'{hint}")
-            known[name].register_forward_hook(partial(self._change, number))
+        modules = self._found(self.places, backbone)
+        if settings.layers:
+            self._check(modules, backbone)
+        for number, module in enumerate(modules):
+            module.register_forward_hook(partial(self._change, number))
 
     def _ends(self, count: int, backbone: str) -> tuple[str, ...]:
-        """The ends of the last stages; a pooling at the end is none (VGG)."""
-        network = self.backbone.network
-        ends = [info["module"] for info in network.feature_info]
-        ends = [end for end in ends if not isinstance(network.get_submodule(end), nn.MaxPool2d | nn.Identity)]
-        if not self.backbone.local or len(ends) < count:
+        """The names of the ends of the last stages. An end that only pools, as VGG's last one, is left out."""
+        modules = dict(self.backbone.network.named_modules())
+        ends = [info["module"] for info in self.backbone.network.feature_info]
+        ends = [end for end in ends if not isinstance(modules.get(end), nn.MaxPool2d | nn.Identity | None)]
+        if len(ends) < count:
             raise BadInput(
-                f"ADL changes {count} stages of a convolutional network, and '{backbone}' has none or too few; "
-                "choose another backbone, or a smaller train.stages."
+                f"ADL changes {count} stages of a convolutional network, and '{backbone}' has none or too few; choose "
+                "another backbone, or a smaller train.stages."
             )
         return tuple(ends[-count:])
+
+    def _found(self, names: tuple[str, ...], backbone: str) -> list[nn.Module]:
+        known = dict(self.backbone.network.named_modules())
+        known.pop("")
+        for name in names:
+            if name not in known:
+                near = nearest(name, list(known)) or f"; it has {', '.join(list(known)[-3:])}, and others."
+                raise BadInput(f"train.layers: '{backbone}' has no layer '{name}'{near}")
+        if len(set(names)) < len(names):
+            raise BadInput(f"train.layers: {', '.join(names)} names a layer twice; once is enough.")
+        return [known[name] for name in names]
+
+    @torch.no_grad()
+    def _check(self, modules: list[nn.Module], backbone: str) -> None:
+        """Refuses layers that the features do not pass, or that give no grid."""
+        grids: set[nn.Module] = set()
+
+        def look(module: nn.Module, _: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+                grids.add(module)
+
+        hooks = [module.register_forward_hook(look) for module in modules]
+        training, side = self.backbone.training, max(self.backbone.grid.fit(64, 64))
+        self.backbone.eval()(next(self.backbone.parameters()).new_zeros(1, 3, side, side))
+        self.backbone.train(training)
+        for hook in hooks:
+            hook.remove()
+        for name, module in zip(self.places, modules, strict=True):
+            if module not in grids:
+                raise BadInput(f"train.layers: '{name}' of '{backbone}' gives no features of places; choose others.")
 
     def _change(self, number: int, _: nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:
         """Changes what a stage gives while the classifier learns."""

@@ -130,6 +130,8 @@ class Method(lightning.LightningModule):
     def background(self, images: torch.Tensor, tags: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002
         """Returns where the method teaches a network that no class is, `(B, 1, h, w)` bool; None if it does not.
 
+        The premise check asks methods that build on other maps than they give (`starting_maps`).
+
         Args:
             images: `(B, 3, H, W)`.
             tags: `(B, C)` multi-hot.
@@ -251,8 +253,8 @@ class Method(lightning.LightningModule):
                 head,
                 learning_rate=s.learning_rate,
                 weight_decay=s.weight_decay,
-                steps=self.schedule_steps,
-                drops=s.drops,
+                steps=self.steps,
+                drops=(2 / 3,) if s.drops is None else s.drops,
                 head_factor=s.head_factor,
             )
         return poly_optimiser(

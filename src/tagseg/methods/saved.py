@@ -18,7 +18,7 @@ from tagseg.files import RUN_MARKER, file_digest, read_json, write_aside, write_
 from tagseg.methods.base import Method
 from tagseg.methods.table import load_method, method_digest, method_file, method_names
 from tagseg.networks.weights import take_over
-from tagseg.settings import parse
+from tagseg.settings import parse_saved
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "classifier.json", "classifier.safetensors"
@@ -115,7 +115,7 @@ def load_saved(folder: Path) -> Method:
         kind = kind.successor
     if kind is None:
         raise BadInput(f"{path}: the method '{described.method}' has no second network; train again.")
-    settings = parse(kind.Settings, described.settings, str(path))
+    settings = parse_saved(kind.Settings, described.settings, str(path))
     try:
         network = kind(described.backbone, "random", described.classes, settings, 1)
         network.load_state_dict(load_file(folder / WEIGHTS))

@@ -15,6 +15,7 @@ from tagseg.attribution.fusion import fuse
 from tagseg.attribution.gradient import GradientMaps
 from tagseg.data.dataset import Sample
 from tagseg.data.reading import FileFacts
+from tagseg.errors import BadInput
 from tagseg.grid import PIXELS, Grid
 from tagseg.methods.base import Method
 from tagseg.methods.tag_classifier import TagClassifier
@@ -116,12 +117,18 @@ def check_attribution(method: Method, settings: MineSettings) -> None:
     """Tries an attribution on one small picture, so that what cannot work is said before anything is trained.
 
     Raises:
-        BadInput: there are no such layers, or the network's tags have no gradients.
+        BadInput: there are no such layers, or the network's tags have no gradients, or the attribution finds nothing.
     """
     side = max(method.backbone.grid.fit(64, 64))
     small = settings.model_copy(update={"side": side, "scales": (1.0,), "flip": False})
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    AttributionMiner(method, small)([picture], [(0,)])
+    maps, _ = AttributionMiner(method, small)([picture], [tuple(range(len(method.classes)))])
+    if settings.attribution == "cmwp" and not maps[0].any():
+        # what is sent down is shared out by positive evidence, which a score that is no sum of it does not have
+        raise BadInput(
+            "mine.attribution=cmwp finds nothing in this network, whose scores are no plain sums of evidence; take "
+            "layercam."
+        )
 
 
 def mine_part(

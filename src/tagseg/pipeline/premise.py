@@ -117,7 +117,7 @@ def sentences(name: str, found: PremiseRecord, method: type[Method]) -> list[str
     if found.unlearnt is not None and found.unlearnt > UNLEARNT:
         said.append(
             f"{found.unlearnt:.0f} % of the objects lie where {name} teaches that no class is, and are unlearnt; let "
-            "it take less for background (train.background=low)."
+            "it take less for background (train.background=low, or a smaller train.low)."
         )
     return said
 

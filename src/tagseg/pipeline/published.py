@@ -89,7 +89,7 @@ def _value(settings: FitSettings, recipe: str, name: str) -> Any:
 
 
 def _word(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 @lru_cache

@@ -109,7 +109,7 @@ def _class_in(annotation: Any) -> type[BaseModel] | None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
-        return f"[{', '.join(f'{v:.4g}' if isinstance(v, float) and v != round(v, 4) else str(v) for v in value)}]"
+        return f"[{', '.join(map(str, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

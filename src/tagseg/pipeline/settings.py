@@ -65,7 +65,7 @@ class MineSettings(Settings):
     fusion: Literal["grid", "photograph"] = "grid"
     rectify: bool = False  # every scale's maps before they are averaged, as PSA, IRN and KTSE do; else only the mean
     # whose maps: the network's "own", or those of an attribution to layers of the network as a classifier of tags,
-    # which are fused (LayerCAM, section III-C)
+    # which are fused (LayerCAM, section III-C); cmwp is for convolutional networks, and best with layers "last"
     attribution: Literal[
         "own", "gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad", "xgradcam", "hirescam", "cmwp"
     ] = "own"
@@ -258,6 +258,11 @@ def resolve(
         train = {**train, "maps": "texts"}
     values["train"] = parse(kind, train, where, "train.")
     settings: FitSettings = parse(FitSettings, values, where)
+    if train.get("optimiser") == "sgd-steps" and train.get("hold"):
+        raise BadInput(
+            f"{where}: setting 'train.hold' cannot be {train['hold']}: the rate of train.optimiser=sgd-steps falls "
+            "where train.drops says; set train.hold to 0."
+        )
     if uses_texts(settings) and settings.data.texts is None:
         raise BadInput("train.maps=texts: there are no texts; give their file, --set data.texts=FILE.")
     return settings

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -55,7 +56,7 @@ class BecoSettings(Settings):
 class SegmentSettings(Settings):
     """Settings of the segmentation network and its training; the recipes hold the published ones."""
 
-    later = frozenset({"early_stride"})
+    later: ClassVar[Mapping[str, Any]] = {"early_stride": 4}
 
     # "masks": trained on the pseudo-masks; "method": the method's own, where it learns to segment while it learns from
     # tags (ToCo and its heirs), and what follows does not matter; "auto": the method's own if it has one

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from pydantic import Field, NonNegativeInt
 
 from tagseg.methods.settings.cam import CAMSettings
@@ -11,7 +14,7 @@ from tagseg.settings import Count
 class ACoLSettings(CAMSettings):
     """Settings of ACoL: those of CAM, and erasing as published."""
 
-    later = CAMSettings.later | {"loss"}
+    later: ClassVar[Mapping[str, Any]] = {**CAMSettings.later, **{"loss": "tags"}}
 
     batch_size: Count = 8
     convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationInfo, field_validator
 
@@ -22,7 +23,7 @@ from tagseg.settings import (
 class ClassifierSettings(TrainSettings):
     """Settings that CAM and its heirs share, for a few hundred to a few thousand photographs."""
 
-    later = frozenset({"early_stride", "drops"})
+    later: ClassVar[Mapping[str, Any]] = {"early_stride": 4, "drops": None}
 
     epochs: Count = 10
     batch_size: Count = 16
@@ -34,14 +35,15 @@ class ClassifierSettings(TrainSettings):
     # offsets learn, of "frozen" nothing
     norms: Norms = "batch"
     early_stride: EarlyStride = 4  # up to the end of the first stage with this stride pretrained layers stay; 0: none
-    # "adamw" and "sgd" fall by poly decay; "sgd-steps", Caffe's, is Nesterov SGD whose biases learn twice as fast
+    # "adamw" and "sgd" fall by poly decay; "sgd-steps", Caffe's, is Nesterov SGD by steps, whose norms and biases learn
+    # twice as fast
     optimiser: Literal["adamw", "sgd", "sgd-steps"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01
     hold: float = Field(default=0.0, ge=0, lt=1)  # share of the steps at the full rate, before it falls (poly)
-    # shares of the steps after each of which the rate of "sgd-steps" falls to a tenth
-    drops: tuple[Share, ...] = (2 / 3,)
+    # shares of the steps after each of which the rate of "sgd-steps" falls to a tenth; null: after two thirds
+    drops: tuple[Share, ...] | None = None
 
     @field_validator("colour_jitter")
     @classmethod
@@ -50,15 +52,12 @@ class ClassifierSettings(TrainSettings):
             raise ValueError("features of photographs as they are were computed once (train.frozen)")
         return jitter
 
-    @field_validator("hold", "drops")
+    @field_validator("drops")
     @classmethod
-    def _schedules_do_not_mix(cls, value: Any, given: ValidationInfo) -> Any:
-        by_steps = given.data.get("optimiser") == "sgd-steps"
-        if given.field_name == "hold" and by_steps and value:
-            raise ValueError("the rate of train.optimiser=sgd-steps falls where train.drops says")
-        if given.field_name == "drops" and not by_steps and value != cls.model_fields["drops"].default:
+    def _falls_by_steps(cls, drops: Any, given: ValidationInfo) -> Any:
+        if drops is not None and given.data.get("optimiser") != "sgd-steps":
             raise ValueError("only the rate of train.optimiser=sgd-steps falls like that; others have train.hold")
-        return value
+        return drops
 
 
 class PooledSettings(ClassifierSettings):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationInfo, field_validator
 
 from tagseg.methods.settings.cam import PooledSettings
 
@@ -15,7 +16,8 @@ class ReCAMSettings(PooledSettings):
     The schedule suits a few hundred to a few thousand photographs; `voc/recam` holds the published one.
     """
 
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    later: ClassVar[Mapping[str, Any]] = {**PooledSettings.later, "products": "signed"}
+
     hold: float = Field(default=0.67, ge=0, lt=1)  # share of the steps at the full rate; not with a second rate
     warmup: float = Field(default=0.5, ge=0, lt=1)  # share of the epochs in which only the tags are learnt, as by CAM
     softmax_weight: NonNegativeFloat = 1.0  # lambda, of the softmax cross-entropy
@@ -25,6 +27,13 @@ class ReCAMSettings(PooledSettings):
     # of which weights of both classifiers the products make the maps: "positive" ones, or "signed" ones, as published,
     # where two that speak against a class speak for it
     products: Literal["positive", "signed"] = "positive"
+
+    @field_validator("second_learning_rate")
+    @classmethod
+    def _begins_once_more(cls, rate: float | None, given: ValidationInfo) -> float | None:
+        if rate is not None and given.data.get("optimiser") == "sgd-steps":
+            raise ValueError("the rate of train.optimiser=sgd-steps falls where train.drops says, and begins once")
+        return rate
 
     @property
     def warmup_epochs(self) -> int:

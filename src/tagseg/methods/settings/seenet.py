@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
@@ -15,6 +16,8 @@ class SeeNetSettings(PooledSettings):
 
     The published network, which only tests, has 0.8 and 0, with which no sign is ever turned.
     """
+
+    later: ClassVar[Mapping[str, Any]] = {**PooledSettings.later, "background": "halfway"}
 
     batch_size: Count = 8
     convolutions: NonNegativeInt = 2  # extra ones, 3x3 and 512 wide, before the class convolution of either classifier

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -15,7 +16,7 @@ class SingleStageSettings(TrainSettings):
     The schedule is for a few hundred to a few thousand photographs.
     """
 
-    later = frozenset({"statistics"})
+    later: ClassVar[Mapping[str, Any]] = {"statistics": "backbone"}
 
     epochs: Count = 20
     batch_size: Count = 4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 
@@ -15,6 +16,8 @@ class SIPESettings(PooledSettings):
 
     The schedule suits a few hundred to a few thousand photographs; `voc/sipe` holds the published one.
     """
+
+    later: ClassVar[Mapping[str, Any]] = {**PooledSettings.later, "early_stride": 8}
 
     early_stride: EarlyStride = 8
     consistency_weight: NonNegativeFloat = 1.0  # of the general-specific consistency

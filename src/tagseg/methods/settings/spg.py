@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from tagseg.methods.settings.cam import CAMSettings
@@ -11,7 +14,7 @@ from tagseg.settings import Count
 class SPGSettings(CAMSettings):
     """Settings of SPG: those of CAM, and thresholds as published."""
 
-    later = CAMSettings.later | {"convolutions", "loss"}
+    later: ClassVar[Mapping[str, Any]] = {**CAMSettings.later, **{"convolutions": 0, "loss": "tags"}}
 
     convolutions: NonNegativeInt = 0  # extra ones, 3x3 and 512 wide, before the class convolution
     width: Count = 512  # channels of the branches
