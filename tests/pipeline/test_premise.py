@@ -5,17 +5,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import tagseg
+from tagseg.data.dataset import read_mask
+from tagseg.data.map_store import MapStore
+from tagseg.data.reading import read_dataset
+from tagseg.evaluation.coverage import Coverage
 from tagseg.files import read_json
 from tagseg.methods.cam import CAM
 from tagseg.methods.l2g import L2G, L2GSettings
 from tagseg.methods.oaa import OAA
 from tagseg.methods.saved import load_saved
 from tagseg.methods.table import method_names
-from tagseg.pipeline import premise
+from tagseg.pipeline import premise, starting
 from tagseg.pipeline.premise import read_premise, sentences, starts_elsewhere
 from tagseg.pipeline.records import PremiseRecord
+from tagseg.pipeline.starting import KeepStart, looked_at
 from tests.conftest import TINY, names
 from tests.methods.any_method import built
 
@@ -34,6 +40,7 @@ from tests.methods.any_method import built
         (CAM, {"disagreement": 0.58}, []),
         (CAM, {"unlearnt": 88.0}, ["88 % of the objects lie where it teaches"]),
         (CAM, {"unlearnt": 12.0}, []),
+        (L2G, {"tags_map": 95.0, "maps_tags_map": 44.0}, ["The network of the class maps finds only 44 %"]),
         (OAA, {}, []),
     ],
 )
@@ -59,6 +66,37 @@ def test_terms_are_kept(tiny_set: Path, tmp_path: Path):
     run = tagseg.fit(tiny_set, tmp_path / "run", recipe="oaa", settings=TINY, until="premise", quiet=True).folder
     assert read_premise(run).trusted is not None
     assert read_premise(run).recall is not None  # of the network's own maps, though the run's are cumulative
+
+
+def test_what_a_warm_up_led_to_is_kept(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """KTSE starts from the classifier that it was when its warm-up was over; looking at it changes nothing."""
+    settings = {**TINY, "train.warmup": 0.5}
+    told = tagseg.fit(tiny_set, tmp_path / "told", recipe="ktse", settings=settings, until="premise", quiet=True).folder
+    found, start = read_premise(told), MapStore(told / "train" / "start")
+    data = read_dataset(tiny_set)
+    assert set(start) == {sample.name for sample in looked_at(data.train)}
+    coverage = Coverage(len(data.classes))
+    for sample in looked_at(data.train):
+        truth = read_mask(sample.mask)
+        coverage.add(start.read(sample.name).at(truth.shape), sample.tags, truth)
+    assert found.recall == coverage.table(data.classes).recall
+    assert found.maps_tags_map is not None
+    monkeypatch.setattr(KeepStart, "on_train_epoch_start", lambda *_: None)
+    quiet = tagseg.fit(
+        tiny_set, tmp_path / "quiet", recipe="ktse", settings=settings, until="premise", quiet=True
+    ).folder
+    weights = [load_file(run / "train" / "classifier.safetensors") for run in (told, quiet)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert read_premise(quiet).recall is None  # as of an older run, which kept nothing
+
+
+def test_a_start_that_cannot_be_kept_fails_nothing(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(starting, "look", broken)
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe="aeft", settings=TINY, until="premise", quiet=True).folder
+    assert read_premise(run).recall is None
 
 
 def test_what_is_unlearnt_is_told(tiny_set: Path, tmp_path: Path):

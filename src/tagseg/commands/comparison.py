@@ -121,6 +121,7 @@ class Comparison:
             "machine",
         ]
         heads += ["prior", "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement", "unlearnt"]
+        heads += ["maps_tags_map"]
         for chain in self.chains:
             heads += [f"{chain}:miou", f"{chain}:oracle", f"{chain}:score", *(f"{chain}:{n}" for n in names)]
         writer = csv.writer(text, lineterminator="\n")
@@ -130,7 +131,17 @@ class Comparison:
             settings = " ".join(f"{key}={value}" for key, value in run.settings.items() if not key.endswith("weights"))
             line: list[object] = [self.data, self.photographs, self.measured, run.row, run.recipe, settings, run.seed]
             line += [self.budget, run.updates, round(run.seconds, 1), run.machine, run.prior]
-            line += [p.recall, p.noise, p.tags_map, p.rate, p.trusted, p.saturated, p.disagreement, p.unlearnt]
+            line += [
+                p.recall,
+                p.noise,
+                p.tags_map,
+                p.rate,
+                p.trusted,
+                p.saturated,
+                p.disagreement,
+                p.unlearnt,
+                p.maps_tags_map,
+            ]
             for chain in self.chains:
                 found = run.numbers[chain]
                 line += [found.miou, found.oracle, found.background, *(found.classes.get(n) for n in names)]

@@ -29,6 +29,8 @@ class AEFT(PyramidClassifier):
 
     Settings = AEFTSettings
     whole_batches = True
+    enlarges = True
+    begins_after_warmup = True
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """Returns the classification loss, and after the warm-up the attract and the repulse loss."""

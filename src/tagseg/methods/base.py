@@ -82,6 +82,9 @@ class Method(lightning.LightningModule):
     enlarges: ClassVar[bool] = False
     """Whether it makes class maps larger, and so wants maps that are too small (see `tagseg.pipeline.premise`)."""
 
+    begins_after_warmup: ClassVar[bool] = False
+    """Whether it is a plain classifier until its warm-up is over, so that it starts from what it is then."""
+
     accumulated: Accumulator | None = None  # the cumulative maps, which training sets where there are some
     decoder: nn.Module
     decoder_name: HeadName

@@ -71,6 +71,7 @@ class KTSE(PyramidClassifier):
     features_as = "cam"
     others = 1
     enlarges = True
+    begins_after_warmup = True
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)

@@ -15,23 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from tagseg.data.dataset import Sample, at_even_steps, multi_hot, read_mask
-from tagseg.data.images import read_image
-from tagseg.data.loading import normalise
-from tagseg.data.views import resize, whole
+from tagseg.data.dataset import Sample, multi_hot, read_mask
+from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.errors import BadInput
 from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.tags import mean_average_precision
 from tagseg.files import read_json
 from tagseg.labels import IGNORE
-from tagseg.masks.rescaling import over_maximum
 from tagseg.methods.base import Method
 from tagseg.methods.saved import load_saved
-from tagseg.networks.precision import default_device, inference_autocast
+from tagseg.networks.precision import default_device
 from tagseg.pipeline.records import EpochRecord, PremiseRecord
 from tagseg.pipeline.run import Run
+from tagseg.pipeline.starting import FOLDER, look, looked_at
 
-LOOKED_AT = 100  # photographs of which the maps that a method starts from are made anew
 RECALL, NOISE = (
     45.0,
     45.0,
@@ -42,7 +39,7 @@ TAGS, RATE, TRUSTED, SATURATED, UNLEARNT = 80.0, 0.4, 0.5, 0.9, 50.0
 def check_premise(run: Run) -> PremiseRecord:
     """Returns what the run's method builds on, and a sentence for everything that is not as it should be."""
     epochs: list[EpochRecord] = run.finished["train"].record.epochs
-    found = _start(run) if starts_elsewhere(run.method) else _mined(run)
+    found = {**_start(run), "maps_tags_map": _maps_tags(run)} if starts_elsewhere(run.method) else _mined(run)
     rates = [e.rate for e in epochs[run.settings.train.warmup_epochs :] if e.rate is not None]
     terms = (epochs[-1].terms or {}) if epochs else {}
     record = PremiseRecord(
@@ -58,7 +55,7 @@ def check_premise(run: Run) -> PremiseRecord:
 
 def starts_elsewhere(method: type[Method]) -> bool:
     """Returns whether a method builds on class maps that are not those which it gives in the end."""
-    return method.enlarges or method.starting_maps is not Method.starting_maps
+    return method.enlarges or method.begins_after_warmup or method.starting_maps is not Method.starting_maps
 
 
 def read_premise(run: Path) -> PremiseRecord:
@@ -83,6 +80,11 @@ def sentences(name: str, found: PremiseRecord, method: type[Method]) -> list[str
         said.append(
             f"The network finds only {found.tags_map:.0f} % (mean average precision) of the tags of its own training "
             "photographs: it cannot show where what it does not see is; train for more epochs."
+        )
+    if found.maps_tags_map is not None and found.maps_tags_map < TAGS:
+        said.append(
+            f"The network of the class maps finds only {found.maps_tags_map:.0f} % (mean average precision) of the "
+            "tags of its own training photographs: it cannot show where what it does not see is; train for more epochs."
         )
     if method.enlarges and found.recall is not None and found.noise is not None:
         enough, clean = found.recall < RECALL, found.noise <= NOISE
@@ -144,39 +146,45 @@ def _mined(run: Run) -> dict[str, Any]:
     return _numbers(run, coverage, np.array(scores), np.array(tags), areas)
 
 
-@torch.inference_mode()
 def _start(run: Run) -> dict[str, Any]:
     """By the maps that the method starts from, of photographs at even steps."""
-    method, device = load_saved(run.path / "train").eval(), default_device()
-    method.to(device, memory_format=torch.channels_last)
-    tagged = [s for s in run.data.train if s.tags]
-    if not tagged:
-        return {}
-    samples: list[Sample] = at_even_steps(tagged, LOOKED_AT)
-    coverage, side = Coverage(len(run.data.classes)), run.settings.mine.side
+    seen, coverage = _seen(run), Coverage(len(run.data.classes))
     scores, tags, areas, unlearnt = [], [], [], []
-    for sample in samples:
-        photo = read_image(sample.image)
-        height, width = photo.shape[:2]
-        size = method.backbone.grid.fit(*(n * side / max(height, width) for n in (height, width)))
-        pixels = normalise(resize(whole(photo), size).image, method.backbone)[None].to(device)
-        with inference_autocast(device):
-            maps, logits = method.starting_maps(pixels)
-        maps = over_maximum(maps[:, list(sample.tags)].float().relu())
-        scores.append(method.probabilities(logits[0].float()).cpu().numpy())
+    for sample, start, background in seen:
+        scores.append(start.tag_probabilities)
         tags.append(multi_hot(sample.tags, len(run.data.classes)))
-        areas.append(_area(maps[0].cpu().numpy()))
-        if sample.mask is not None:
-            truth = read_mask(sample.mask)
-            coverage.add(method.backbone.grid.resize(maps, truth.shape)[0].cpu().numpy(), sample.tags, truth)
-            background = method.background(pixels, torch.from_numpy(tags[-1])[None].to(pixels))
-            if background is not None:
-                empty = method.backbone.grid.resize(background.float(), truth.shape)[0, 0].cpu().numpy() >= 0.5
-                objects = (truth > 0) & (truth != IGNORE)
-                unlearnt.append((int((empty & objects).sum()), int(objects.sum())))
+        areas.append(_area(start.maps))
+        if sample.mask is None:
+            continue
+        truth = read_mask(sample.mask)
+        coverage.add(start.at(truth.shape), sample.tags, truth)
+        if background is not None:
+            empty = start.grid.resize(background[None], truth.shape)[0] >= 0.5
+            objects = (truth > 0) & (truth != IGNORE)
+            unlearnt.append((int((empty & objects).sum()), int(objects.sum())))
     lost, of = np.sum(unlearnt, axis=0) if unlearnt else (0, 0)
     numbers = _numbers(run, coverage, np.array(scores), np.array(tags), areas)
     return numbers | ({"unlearnt": round(100 * float(lost / of), 2)} if of else {})
+
+
+def _seen(run: Run) -> list[tuple[Sample, StoredMaps, np.ndarray | None]]:
+    """What the method starts from: as it was kept at the end of the warm-up, or as the trained network has it."""
+    samples = looked_at(run.data.train)
+    if run.method.begins_after_warmup:
+        start = MapStore(run.path / "train" / FOLDER)  # empty where there was no warm-up, and in older runs
+        return [(sample, start.read(sample.name), None) for sample in samples if sample.name in start]
+    method = load_saved(run.path / "train").eval()
+    method.to(default_device(), memory_format=torch.channels_last)
+    return [(sample, *look(method, sample, run.settings.mine.side)) for sample in samples]
+
+
+def _maps_tags(run: Run) -> float | None:
+    """The tags that the network of the class maps finds, where it was asked."""
+    store, train = run.class_maps(), run.data.train
+    scores = np.array([store.read(sample.name).tag_probabilities for sample in train])
+    tags = np.array([multi_hot(sample.tags, len(run.data.classes)) for sample in train])
+    known = len(scores) > 0 and bool(np.isfinite(scores).all()) and bool(tags.any())
+    return round(100 * mean_average_precision(scores, tags), 2) if known else None
 
 
 def _area(maps: np.ndarray) -> float:

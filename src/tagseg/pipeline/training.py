@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -102,7 +102,13 @@ class Place:
 
 
 def train(
-    module: lightning.LightningModule, views: Dataset[Any], schedule: Schedule, place: Place, *, rests: bool = False
+    module: lightning.LightningModule,
+    views: Dataset[Any],
+    schedule: Schedule,
+    place: Place,
+    *,
+    rests: bool = False,
+    watching: Sequence[Callback] = (),
 ) -> list[EpochRecord]:
     """Trains `module` on `views`, from the last finished epoch in the place's folder if there is one.
 
@@ -110,7 +116,7 @@ def train(
     begins, so the weights do not depend on whether and where the process was killed. Several processes share every
     batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding and for what a
     network draws inside (dropout); where they cannot share it evenly, some have one more photograph. With `rests` some
-    parameters may learn nothing in some steps.
+    parameters may learn nothing in some steps. `watching` is told of the training, and changes nothing in it.
 
     Returns:
         a record of every epoch.
@@ -133,7 +139,7 @@ def train(
     if checkpoint.exists() and not _is_whole(checkpoint):
         place.reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
         checkpoint.unlink(missing_ok=True)
-    arguments = (module, views, schedule, place, processes, parts, rests)
+    arguments = (module, views, schedule, place, processes, parts, rests, tuple(watching))
     others = team() if processes > 1 else None
     epochs = _train(*arguments) if others is None else others.do(_train, arguments, processes, place.folder)
     if processes > 1:  # the log was kept by another process
@@ -149,6 +155,7 @@ def _train(
     processes: int,
     parts: int,
     rests: bool,
+    watching: tuple[Callback, ...],
 ) -> EpochLog:
     """What one process does, or all those do that somebody else has started; without those it starts them itself."""
     _quieten()
@@ -181,6 +188,7 @@ def _train(
             epochs,
             Weights(loaders),
             StepLog(folder, log.every, steps),
+            *watching,
             ModelCheckpoint(
                 dirpath=folder,
                 filename=Path(CHECKPOINT).stem,

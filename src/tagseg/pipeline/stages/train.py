@@ -14,6 +14,8 @@ from tagseg.methods.table import method_digest
 from tagseg.networks.weights import earlier_run, weights_digest
 from tagseg.pipeline.records import TrainingRecord
 from tagseg.pipeline.run import ACCUMULATED, Run, Stage
+from tagseg.pipeline.starting import FOLDER as START
+from tagseg.pipeline.starting import KeepStart
 from tagseg.pipeline.training import Schedule, train
 from tagseg.settings import as_ever
 
@@ -60,7 +62,9 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         views = network.feature_views(samples, s.seed, FeatureStore(run.path / "frozen"))
     else:
         views = network.training_views(samples, s.seed)
-    epochs = train(network, views, schedule, run.place(folder, "train"), rests=network.rests)
+    begins = network.begins_after_warmup
+    watching = [KeepStart(folder / START, samples, s.mine.side)] if begins else []
+    epochs = train(network, views, schedule, run.place(folder, "train"), rests=network.rests, watching=watching)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
         network.accumulated.close()
