@@ -80,8 +80,9 @@ def section(path: Path, runs: Rows) -> list[str]:
         "|" + "---|" * (1 + len(chains) + len(NUMBERS)),
     ]
     groups = {row: [r for r in runs if r["row"] == row] for row in dict.fromkeys(r["row"] for r in runs)}
+    seeds = len({r["seed"] for r in runs})
     for row, members in groups.items():
-        cells = [spread([r[f"{chain}:miou"] for r in members]) for chain in chains]
+        cells = [spread([r[f"{chain}:miou"] for r in members], seeds) for chain in chains]
         cells += [mean([r[key] for r in members], 0 if key in ("updates", "seconds") else 1) for key in NUMBERS]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     last = chains[-1]
@@ -105,9 +106,11 @@ def mean(values: list[str], digits: int = 1) -> str:
     return f"{np.mean(known):.{digits}f}" if known else "-"
 
 
-def spread(values: list[str]) -> str:
+def spread(values: list[str], seeds: int) -> str:
+    """Returns mean and spread, with how many seeds they are of where others have more."""
     known = [float(v) for v in values if v]
-    return f"{np.mean(known):.1f} ± {np.std(known, ddof=1):.1f}" if len(known) > 1 else mean(values)
+    of = f" ({len(known)} of {seeds} seeds)" if 0 < len(known) < seeds else ""
+    return f"{np.mean(known):.1f} ± {np.std(known, ddof=1):.1f}{of}" if len(known) > 1 else mean(values) + of
 
 
 def main() -> None:

@@ -25,7 +25,10 @@ def test_the_background_is_turned_and_holds_no_class(background: str, below: flo
     features = torch.randn(2, network.backbone.channels, 4, 5)
     found = torch.tensor([0.9, 0.7, 0.3, 0.05, 0.01]).expand(2, 1, 4, 5)
     signs = torch.tensor([0.0, 0.0, 1.0, 1.0, -1.0])
-    torch.testing.assert_close(network.left(features, found), features.relu() * signs)
+    torch.testing.assert_close(network.train().left(features, found), features.relu() * signs)
+    unturned = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0])  # once it has learnt
+    torch.testing.assert_close(network.eval().left(features, found), features.relu() * unturned)
+    network.train()
     images, tags = torch.randn(2, 3, 49, 49), torch.tensor([[1.0, 0, 1], [0, 0, 0]])
     batch = {"image": images, "tags": tags, "inside": torch.tensor([[0, 49, 0, 49]] * 2)}
     monkeypatch.setattr(type(network), "log", lambda *_, **__: None)

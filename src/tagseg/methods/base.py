@@ -79,6 +79,8 @@ class Method(lightning.LightningModule):
     from_minimum: ClassVar[bool] = False
     """Whether the lowest value of its maps says nothing, so that it is subtracted when all views are fused, as its
     published code does."""
+    maps_version: ClassVar[int] = 1
+    """A number that grows when its maps of the same weights become others, so that they are mined again."""
     enlarges: ClassVar[bool] = False
     """Whether it makes class maps larger, and so wants maps that are too small (see `tagseg.pipeline.premise`)."""
 

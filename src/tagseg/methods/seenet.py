@@ -13,6 +13,9 @@ divided by their maximum without subtracting their minimum first, which is 0 whe
 Its layer stops gradients where features were erased in the first channel of the first image of a batch only, by a slip;
 here nothing is learnt through what was erased. What equals a threshold is erased here, and kept there.
 
+Signs are turned in training alone: the published network's file, with which it is tested, turns none, and erases above
+0.8. To turn them in tests too costs 3 to 5 points (docs/experiments/comparison.md).
+
 The background in which no class is to be found is what lies below halfway between both thresholds, as published. Where
 maps are narrow that is most of every object, and the second classifier unlearns it (docs/experiments/comparison.md); so
 the setting that comes with `--method seenet` takes what is surely background, as for the signs.
@@ -27,27 +30,40 @@ from tagseg.masks.rescaling import foreground
 from tagseg.methods.acol import ACoL
 from tagseg.methods.settings.seenet import SeeNetSettings
 
+HIGH_IN_TESTS = 0.8  # of the first classifier's map, from which on it is erased once the network has learnt
+
 
 class SeeNet(ACoL):
     """Two classifiers, the second of which sees what is left, and is kept from the background; its arguments are those
     of `CAM`."""
 
     Settings: type[SeeNetSettings] = SeeNetSettings
+    maps_version = 2  # signs were turned once
 
     def left(self, features: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        """Returns rectified features, 0 where the first classifier's map is high and negative where it is low.
+        """Returns rectified features, 0 where the first classifier's map is high; in training negative where it is low.
+
+        In tests no sign is turned, and what is above 0.8 is erased, as in the published network's file.
 
         Args:
             features: `(B, D, h, w)`.
             found: `(B, 1, h, w)` in [0, 1].
         """
+        return self._turned(features, found) if self.training else features.relu() * (found < HIGH_IN_TESTS)
+
+    def _turned(self, features: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         s = self.settings
         zones = torch.where(found >= s.high, 0.0, torch.where(found < s.low, -1.0, 1.0))
         return features.relu() * zones.to(features.dtype)
 
     def background(self, images: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-        """Returns where the second classifier is to find no class: where its own map is low. `(B, 1, h, w)` bool."""
-        return self._background(self.branches(images, tags)[1], tags)
+        """Returns where the second classifier is to find no class in training: where its own map is low.
+
+        `(B, 1, h, w)` bool.
+        """
+        features = self.backbone(images)
+        first = self.classifier[0](features).float()
+        return self._background(self.classifier[1](self._turned(features, foreground(first, tags))).float(), tags)
 
     def _background(self, second: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
         s = self.settings

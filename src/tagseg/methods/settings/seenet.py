@@ -14,7 +14,7 @@ from tagseg.settings import Count
 class SeeNetSettings(PooledSettings):
     """Settings of SeeNet: those of CAM, and the two thresholds of its masks.
 
-    The published network, which only tests, has 0.8 and 0, with which no sign is ever turned.
+    They are of the training. The published network, which only tests, has 0.8 and 0, with which no sign is turned.
     """
 
     later: ClassVar[Mapping[str, Any]] = {**PooledSettings.later, "background": "halfway"}

@@ -23,7 +23,8 @@ def _inputs(run: Run) -> dict[str, Any]:
     if _keeps_cumulative(run):
         return before
     lowest = {"from": "minimum"} if run.method.from_minimum and run.settings.mine.attribution == "own" else {}
-    return {**before, "settings": run.settings.mine.model_dump(mode="json"), **lowest}
+    version = {"maps": run.method.maps_version} if run.method.maps_version > 1 else {}
+    return {**before, "settings": run.settings.mine.model_dump(mode="json"), **lowest, **version}
 
 
 def _work(run: Run, folder: Path) -> MineRecord:
