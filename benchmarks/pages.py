@@ -3,7 +3,8 @@
     python benchmarks/pages.py            # writes the pages
     python benchmarks/pages.py --check    # says which of them are not what the files say
 
-A page has the rows that a paper compares (`results/published.csv`). Of every file with one of these rows beside plain
+A page has the rows that a paper compares (`results/published.csv`), with every class where published logs have them
+(`results/published_classes.csv`). Of every file with one of these rows beside plain
 CAM it has a section.
 """
 
@@ -30,11 +31,15 @@ def pages() -> dict[str, str]:
     published: dict[str, Rows] = {}
     for line in read(RESULTS / "published.csv"):
         published.setdefault(line["page"], []).append(line)
-    measured = {path: read(path) for path in sorted(RESULTS.glob("*.csv")) if path.stem != "published"}
-    return {name: page(name, rows, measured) for name, rows in published.items()}
+    measured = {path: read(path) for path in sorted(RESULTS.glob("*.csv")) if not path.stem.startswith("published")}
+    classes = read(RESULTS / "published_classes.csv")
+    return {
+        name: page(name, rows, [line for line in classes if line["page"] == name], measured)
+        for name, rows in published.items()
+    }
 
 
-def page(name: str, published: Rows, measured: dict[Path, Rows]) -> str:
+def page(name: str, published: Rows, classes: Rows, measured: dict[Path, Rows]) -> str:
     title = {
         "ss-epa": "ToCo and SS-EPA",
         "mctformer": "MCTformer",
@@ -49,6 +54,12 @@ def page(name: str, published: Rows, measured: dict[Path, Rows]) -> str:
     for row in published:
         cells = [row[key] or "-" for key in ("recall", "noise", "maps", "network")]
         lines.append(f"| {row['row']} | {' | '.join(cells)} | {row['source']} |")
+    if classes:
+        names = [key for key in classes[0] if key not in ("page", "row", "what", "source")]
+        sources = "; ".join(dict.fromkeys(row["source"] for row in classes))
+        lines += ["", f"IoU of every class on VOC's val set, from the published log ({sources}):", ""]
+        lines += [f"| | {' | '.join(['mIoU', *names[1:]])} |", "|" + "---|" * (1 + len(names))]
+        lines += [f"| {r['row']}, {r['what']} | {' | '.join(r[n] for n in names)} |" for r in classes]
     rows = [row["row"] for row in published]
     found = 0
     for path, runs in measured.items():
