@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from tagseg.errors import BadInput, nearest
 
 Count = Annotated[int, Field(ge=1, le=100_000)]  # of epochs, photographs, channels; more is a slip of the finger
-Share = Annotated[float, Field(gt=0, le=1)]  # of steps
+StepShare = Annotated[float, Field(gt=0, le=1)]  # of all steps
 SidePixels = Annotated[int, Field(ge=16, le=16384)]
 OutputStride = int | Literal["auto"] | None  # pixels a cell; "auto": 16 where a network can have it; None: its own
 Pooling = Literal["mean", "top", "lse"]  # of class maps to tag scores (see `tagseg.networks.pooling`)

@@ -203,7 +203,7 @@ _WORDS = {
     "bool": "true, false",
     "None": "null",
     "tuple[PositiveFloat, ...]": "numbers above 0",
-    "tuple[Share, ...]": "shares above 0, up to 1",
+    "tuple[StepShare, ...]": "shares above 0, up to 1",
     "tuple[str, ...]": "names",
 }
 

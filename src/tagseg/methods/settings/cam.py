@@ -14,8 +14,8 @@ from tagseg.settings import (
     OutputStride,
     Pooling,
     ScaleRange,
-    Share,
     SidePixels,
+    StepShare,
     TrainSettings,
 )
 
@@ -43,7 +43,7 @@ class ClassifierSettings(TrainSettings):
     weight_decay: NonNegativeFloat = 0.01
     hold: float = Field(default=0.0, ge=0, lt=1)  # share of the steps at the full rate, before it falls (poly)
     # shares of the steps after each of which the rate of "sgd-steps" falls to a tenth; null: after two thirds
-    drops: tuple[Share, ...] | None = None
+    drops: tuple[StepShare, ...] | None = None
 
     @field_validator("colour_jitter")
     @classmethod
