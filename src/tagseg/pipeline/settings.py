@@ -65,7 +65,7 @@ class MineSettings(Settings):
     fusion: Literal["grid", "photograph"] = "grid"
     rectify: bool = False  # every scale's maps before they are averaged, as PSA, IRN and KTSE do; else only the mean
     # whose maps: the network's "own", or those of an attribution to layers of the network as a classifier of tags,
-    # which are fused (LayerCAM, section III-C); cmwp is for convolutional networks, and best with layers "last"
+    # which are fused (LayerCAM, section III-C); cmwp is for convolutional networks
     attribution: Literal[
         "own", "gradcam", "gradcam++", "layercam", "layercam-normal", "normgrad", "xgradcam", "hirescam", "cmwp"
     ] = "own"
