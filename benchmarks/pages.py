@@ -118,7 +118,7 @@ def mean(values: list[str], digits: int = 1) -> str:
 
 
 def spread(values: list[str], seeds: int) -> str:
-    """Returns mean and spread, with how many seeds they are of where others have more."""
+    """Returns mean and spread; and the number of seeds, where other rows have more."""
     known = [float(v) for v in values if v]
     of = f" ({len(known)} of {seeds} seeds)" if 0 < len(known) < seeds else ""
     return f"{np.mean(known):.1f} ± {np.std(known, ddof=1):.1f}{of}" if len(known) > 1 else mean(values) + of

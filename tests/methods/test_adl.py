@@ -46,6 +46,7 @@ def test_where_features_change():
         ("test_resnet", ("xyzzy",), "it has .*, and others"),
         ("test_resnet", ("",), "has no layer ''"),
         ("test_resnet", ("fc",), "'fc' of 'test_resnet' gives no features of places"),
+        ("test_convnext", ("stages.1.blocks.0.mlp.fc1",), "gives no features of places"),  # its channels are last
         ("test_resnet", ("layer3", "layer3"), "names a layer twice"),
         ("test_vit", ("blocks.0",), "'test_vit' is none"),
     ],

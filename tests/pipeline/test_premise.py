@@ -1,5 +1,6 @@
 """Whether what a method builds on is there."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_what_a_warm_up_led_to_is_kept(tiny_set: Path, tmp_path: Path, monkeypat
     """KTSE starts from the classifier that it was when its warm-up was over; looking at it changes nothing."""
     settings = {**TINY, "train.warmup": 0.5}
     told = tagseg.fit(tiny_set, tmp_path / "told", recipe="ktse", settings=settings, until="premise", quiet=True).folder
-    found, start = read_premise(told), MapStore(told / "train" / "start")
+    found, start = read_premise(told), MapStore(told / "start")
     data = read_dataset(tiny_set)
     assert set(start) == {sample.name for sample in looked_at(data.train)}
     coverage = Coverage(len(data.classes))
@@ -80,7 +81,6 @@ def test_what_a_warm_up_led_to_is_kept(tiny_set: Path, tmp_path: Path, monkeypat
         truth = read_mask(sample.mask)
         coverage.add(start.read(sample.name).at(truth.shape), sample.tags, truth)
     assert found.recall == coverage.table(data.classes).recall
-    assert found.maps_tags_map is not None
     monkeypatch.setattr(KeepStart, "on_train_epoch_start", lambda *_: None)
     quiet = tagseg.fit(
         tiny_set, tmp_path / "quiet", recipe="ktse", settings=settings, until="premise", quiet=True
@@ -90,17 +90,39 @@ def test_what_a_warm_up_led_to_is_kept(tiny_set: Path, tmp_path: Path, monkeypat
     assert read_premise(quiet).recall is None  # as of an older run, which kept nothing
 
 
-def test_a_start_that_cannot_be_kept_fails_nothing(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_start_that_cannot_be_kept_fails_nothing(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     def broken(*_: Any) -> None:
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(starting, "look", broken)
-    run = tagseg.fit(tiny_set, tmp_path / "run", recipe="aeft", settings=TINY, until="premise", quiet=True).folder
+    with caplog.at_level("WARNING", logger="tagseg"):
+        run = tagseg.fit(tiny_set, tmp_path / "run", recipe="aeft", settings=TINY, until="premise", quiet=True).folder
+    assert "could not be kept (out of luck)" in caplog.text
     assert read_premise(run).recall is None
+    assert read_premise(run).sentences[-1].startswith("What the method starts from was not kept")
+
+
+def test_what_was_kept_is_no_part_of_the_training(tiny_set: Path, tmp_path: Path):
+    """A run without it trains nothing again, and one that was trained until its end by its warm-up needs none."""
+    settings = {**TINY, "train.frozen": True, "train.erasing": "none", "train.alignment": "none"}
+    run = tmp_path / "run"
+    tagseg.fit(tiny_set, run, recipe="ktse", settings=settings, until="premise", quiet=True)
+    assert read_premise(run).recall is not None
+    before = (run / "train" / "classifier.safetensors").stat().st_mtime_ns
+    shutil.rmtree(run / "start")
+    shutil.rmtree(run / "premise")
+    tagseg.fit(tiny_set, run, recipe="ktse", settings=settings, until="premise", quiet=True)
+    assert (run / "train" / "classifier.safetensors").stat().st_mtime_ns == before
+    assert read_premise(run).recall is None
+    warm = {**settings, "train.warmup": 1.0}
+    whole = tagseg.fit(tiny_set, tmp_path / "warm", recipe="ktse", settings=warm, until="premise", quiet=True).folder
+    assert read_premise(whole).recall is not None
 
 
 def test_what_is_unlearnt_is_told(tiny_set: Path, tmp_path: Path):
-    """SeeNet's second classifier is to find nothing where its own map is low, and nearly all of an object may lie."""
+    """SeeNet learns that no class is where its second map is low, and nearly all of an object may lie there."""
     settings = {**TINY, "train.background": "halfway", "train.low": 0.0, "train.high": 1.0}
     run = tagseg.fit(tiny_set, tmp_path / "run", recipe="seenet", settings=settings, until="premise", quiet=True)
     found = read_premise(run.folder)

@@ -68,21 +68,23 @@ class ADL(CAM):
 
     @torch.no_grad()
     def _check(self, modules: list[nn.Module], backbone: str) -> None:
-        """Refuses layers that the features do not pass, or that give no grid."""
-        grids: set[nn.Module] = set()
+        """Refuses layers that the features do not pass, or whose rows and columns are not the last two axes."""
+        shapes: dict[nn.Module, list[tuple[int, ...]]] = {module: [] for module in modules}
 
         def look(module: nn.Module, _: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
-                grids.add(module)
+            shapes[module].append(tuple(output.shape) if isinstance(output, torch.Tensor) else ())
 
         hooks = [module.register_forward_hook(look) for module in modules]
-        training, side = self.backbone.training, max(self.backbone.grid.fit(64, 64))
-        self.backbone.eval()(next(self.backbone.parameters()).new_zeros(1, 3, side, side))
+        training = self.backbone.training
+        for size in ((64, 64), (64, 128)):
+            pixels = next(self.backbone.parameters()).new_zeros(1, 3, *self.backbone.grid.fit(*size))
+            self.backbone.eval()(pixels)
         self.backbone.train(training)
         for hook in hooks:
             hook.remove()
         for name, module in zip(self.places, modules, strict=True):
-            if module not in grids:
+            first, *others = shapes[module] or [()]
+            if len(first) != 4 or [shape[:3] for shape in others] != [first[:3]] or others[0][3] <= first[3]:
                 raise BadInput(f"train.layers: '{name}' of '{backbone}' gives no features of places; choose others.")
 
     def _change(self, number: int, _: nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:

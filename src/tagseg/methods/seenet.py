@@ -13,8 +13,8 @@ divided by their maximum without subtracting their minimum first, which is 0 whe
 Its layer stops gradients where features were erased in the first channel of the first image of a batch only, by a slip;
 here nothing is learnt through what was erased. What equals a threshold is erased here, and kept there.
 
-Signs are turned in training alone: the published network's file, with which it is tested, turns none, and erases above
-0.8. To turn them in tests too costs 3 to 5 points (docs/experiments/comparison.md).
+Signs are turned in training alone: the published network's file, with which it is tested, turns none, and erases from
+0.8 on. To turn them in tests too costs 3 to 5 points (docs/experiments/comparison.md).
 
 The background in which no class is to be found is what lies below halfway between both thresholds, as published. Where
 maps are narrow that is most of every object, and the second classifier unlearns it (docs/experiments/comparison.md); so
@@ -43,7 +43,7 @@ class SeeNet(ACoL):
     def left(self, features: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         """Returns rectified features, 0 where the first classifier's map is high; in training negative where it is low.
 
-        In tests no sign is turned, and what is above 0.8 is erased, as in the published network's file.
+        In tests no sign is turned, and what is 0.8 and more is erased, as in the published network's file.
 
         Args:
             features: `(B, D, h, w)`.

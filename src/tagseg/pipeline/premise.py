@@ -39,7 +39,7 @@ TAGS, RATE, TRUSTED, SATURATED, UNLEARNT = 80.0, 0.4, 0.5, 0.9, 50.0
 def check_premise(run: Run) -> PremiseRecord:
     """Returns what the run's method builds on, and a sentence for everything that is not as it should be."""
     epochs: list[EpochRecord] = run.finished["train"].record.epochs
-    found = {**_start(run), "maps_tags_map": _maps_tags(run)} if starts_elsewhere(run.method) else _mined(run)
+    found = _start(run) if starts_elsewhere(run.method) else _mined(run)
     rates = [e.rate for e in epochs[run.settings.train.warmup_epochs :] if e.rate is not None]
     terms = (epochs[-1].terms or {}) if epochs else {}
     record = PremiseRecord(
@@ -50,7 +50,13 @@ def check_premise(run: Run) -> PremiseRecord:
         disagreement=_disagreement(epochs),
         sentences=[],
     )
-    return record.model_copy(update={"sentences": sentences(run.settings.method, record, run.method)})
+    said = sentences(run.settings.method, record, run.method)
+    if run.method.begins_after_warmup and record.covered is None:
+        said.append(
+            "What the method starts from was not kept, for there was no warm-up, or an earlier version of tagseg "
+            "trained it."
+        )
+    return record.model_copy(update={"sentences": said})
 
 
 def starts_elsewhere(method: type[Method]) -> bool:
@@ -164,14 +170,19 @@ def _start(run: Run) -> dict[str, Any]:
             unlearnt.append((int((empty & objects).sum()), int(objects.sum())))
     lost, of = np.sum(unlearnt, axis=0) if unlearnt else (0, 0)
     numbers = _numbers(run, coverage, np.array(scores), np.array(tags), areas)
-    return numbers | ({"unlearnt": round(100 * float(lost / of), 2)} if of else {})
+    if of:
+        numbers["unlearnt"] = round(100 * float(lost / of), 2)
+    later = _maps_tags(run)
+    if later is not None and numbers["tags_map"] is not None and later < numbers["tags_map"] - 1:
+        numbers["maps_tags_map"] = later
+    return numbers
 
 
 def _seen(run: Run) -> list[tuple[Sample, StoredMaps, np.ndarray | None]]:
     """What the method starts from: as it was kept at the end of the warm-up, or as the trained network has it."""
-    samples = looked_at(run.data.train)
-    if run.method.begins_after_warmup:
-        start = MapStore(run.path / "train" / FOLDER)  # empty where there was no warm-up, and in older runs
+    samples, train = looked_at(run.data.train), run.settings.train
+    if run.method.begins_after_warmup and train.warmup_epochs < train.epochs:
+        start = MapStore(run.path / FOLDER)  # empty where there was no warm-up, and in older runs
         return [(sample, start.read(sample.name), None) for sample in samples if sample.name in start]
     method = load_saved(run.path / "train").eval()
     method.to(default_device(), memory_format=torch.channels_last)

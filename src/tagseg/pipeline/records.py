@@ -82,7 +82,7 @@ class PremiseRecord(Record):
     recall, noise: of the maps that the method starts from, cut at half their maximum, percent; they need masks.
     covered: how much of a tagged photograph its strongest map covers, cut at half, percent.
     tags_map: the mean average precision of the tags that the network finds in its training photographs, percent.
-    maps_tags_map: the same of the network that gives the class maps, where that is another one, or a later one.
+    maps_tags_map: the same of the network that gives the class maps, where that one knows fewer of them.
     rate: the mean learning rate after the warm-up, as a share of its start.
     trusted: the share of the tags that the classifier finds itself in the last epoch (OAA).
     saturated: the share of the affinities that learn nothing any more, in the last epoch (AFA).

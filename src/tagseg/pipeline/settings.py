@@ -258,11 +258,12 @@ def resolve(
         train = {**train, "maps": "texts"}
     values["train"] = parse(kind, train, where, "train.")
     settings: FitSettings = parse(FitSettings, values, where)
-    if train.get("optimiser") == "sgd-steps" and train.get("hold"):
-        raise BadInput(
-            f"{where}: setting 'train.hold' cannot be {train['hold']}: the rate of train.optimiser=sgd-steps falls "
-            "where train.drops says; set train.hold to 0."
-        )
+    for part, given in (("train", train), ("train.integral", train.get("integral") or {})):
+        if given.get("optimiser") == "sgd-steps" and given.get("hold") and "drops" in kind.model_fields:
+            raise BadInput(
+                f"{where}: setting '{part}.hold' cannot be {given['hold']}: the rate of {part}.optimiser=sgd-steps "
+                f"falls where {part}.drops says; set {part}.hold to 0."
+            )
     if uses_texts(settings) and settings.data.texts is None:
         raise BadInput("train.maps=texts: there are no texts; give their file, --set data.texts=FILE.")
     return settings

@@ -1,8 +1,9 @@
-"""The class maps that a method starts from, before that sets in which makes it more than a classifier."""
+"""The class maps that a method starts from, before it becomes more than a classifier."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,8 +60,10 @@ def look(method: Method, sample: Sample, side: int) -> tuple[StoredMaps, np.ndar
 class KeepStart(Callback):
     """Keeps the class maps of a method at the end of its warm-up, for the premise check; see `MapStore`.
 
+    A training that begins anew takes away what another one left. One that goes on after its warm-up changes nothing.
+
     Args:
-        folder: of the maps.
+        folder: of the maps; no stage's own, so that nothing is trained again for them.
         samples: photographs of the training.
         side: their long side, pixels.
     """
@@ -71,13 +74,17 @@ class KeepStart(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Looks, if the warm-up is just over. What cannot be looked at fails no training."""
         assert isinstance(module, Method)
-        over = 0 < module.settings.warmup_epochs == trainer.current_epoch
-        if not over or not trainer.is_global_zero or self.folder.is_dir():
+        if not trainer.is_global_zero:
+            return
+        if trainer.current_epoch == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if not 0 < module.settings.warmup_epochs == trainer.current_epoch:
             return
         modes = {part: part.training for part in module.modules()}
         try:
             module.eval()
             found = {sample.name: look(module, sample, self.side)[0] for sample in self.samples}
+            shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             MapStore(self.folder).write(found)
         except Exception as error:

@@ -185,10 +185,10 @@ def _train(
         # whatever cluster this runs in, the processes are those of the team, or those that are started here
         plugins=[WholeCheckpoints(), LightningEnvironment() if others is None else Joined(others, processes)],
         callbacks=[
+            *watching,  # before epochs are timed and seeded
             epochs,
             Weights(loaders),
             StepLog(folder, log.every, steps),
-            *watching,
             ModelCheckpoint(
                 dirpath=folder,
                 filename=Path(CHECKPOINT).stem,

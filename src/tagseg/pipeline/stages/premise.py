@@ -13,6 +13,8 @@ from tagseg.pipeline.run import Run, Stage
 
 def _inputs(run: Run) -> dict[str, Any]:
     looks = {"maps": "those it starts from"} if starts_elsewhere(run.method) else {}
+    if run.method.begins_after_warmup:
+        looks = {"maps": "those that the warm-up led to"}
     return {**run.keys("mine"), "files": run.facts.stamps_digest(run.data.train), **looks}
 
 

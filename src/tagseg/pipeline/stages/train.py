@@ -63,7 +63,7 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
     else:
         views = network.training_views(samples, s.seed)
     begins = network.begins_after_warmup
-    watching = [KeepStart(folder / START, samples, s.mine.side)] if begins else []
+    watching = [KeepStart(run.path / START, samples, s.mine.side)] if begins else []
     epochs = train(network, views, schedule, run.place(folder, "train"), rests=network.rests, watching=watching)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
