@@ -4,8 +4,8 @@ A classifier of tags asks of every class whether it is there, so that places whi
 the maps of all of them. So after some epochs a second classifier learns to tell the tags of a photograph apart: it sees
 the features that the map of one class lets through, and names that class, by a softmax over all classes. Class maps are
 then those of the product of both classifiers' weights. Where both are negative the published product is positive, so
-that what speaks against a class twice speaks for it. Of ImageNet's features that learn nothing half of all products are
-such, and maps of positive weights alone are much the better ones (docs/experiments/comparison.md).
+that what speaks against a class twice speaks for it. On features that learn nothing maps of positive weights alone are
+much the better ones (docs/experiments/comparison.md).
 
 Its code's tag scores are means over whole windows, padding included; here over the photograph.
 """

@@ -14,7 +14,7 @@ Its layer stops gradients where features were erased in the first channel of the
 here nothing is learnt through what was erased. What equals a threshold is erased here, and kept there.
 
 Signs are turned in training alone: the published network's file, with which it is tested, turns none, and erases from
-0.8 on. To turn them in tests too costs 3 to 5 points (docs/experiments/comparison.md).
+0.8 on. To turn them in tests too cost 3 points on voc_mini (docs/experiments/comparison.md).
 
 The background in which no class is to be found is what lies below halfway between both thresholds, as published. Where
 maps are narrow that is most of every object, and the second classifier unlearns it (docs/experiments/comparison.md); so
