@@ -19,7 +19,10 @@ from tagseg.report.comparison import Page, PageRow, write_page
 from tagseg.report.pictures import overlay_mask
 from tagseg.report.sheets import contact_sheet, write_picture
 
-PREMISE = ("recall", "noise", "tags_map")
+# what `compare.csv` has of a premise; columns that came later stand last
+PREMISE = (
+    "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement", "unlearnt", "maps_tags_map",
+)  # fmt: skip
 Gallery = Callable[[], tuple[list[str], list[tuple[Sample, list[np.ndarray]]]]]
 
 
@@ -120,28 +123,16 @@ class Comparison:
             "seconds",
             "machine",
         ]
-        heads += ["prior", "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement", "unlearnt"]
-        heads += ["maps_tags_map"]
+        heads += ["prior", *PREMISE]
         for chain in self.chains:
             heads += [f"{chain}:miou", f"{chain}:oracle", f"{chain}:score", *(f"{chain}:{n}" for n in names)]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(heads)
         for run in self.runs:
-            p = run.premise
             settings = " ".join(f"{key}={value}" for key, value in run.settings.items() if not key.endswith("weights"))
             line: list[object] = [self.data, self.photographs, self.measured, run.row, run.recipe, settings, run.seed]
             line += [self.budget, run.updates, round(run.seconds, 1), run.machine, run.prior]
-            line += [
-                p.recall,
-                p.noise,
-                p.tags_map,
-                p.rate,
-                p.trusted,
-                p.saturated,
-                p.disagreement,
-                p.unlearnt,
-                p.maps_tags_map,
-            ]
+            line += [getattr(run.premise, name) for name in PREMISE]
             for chain in self.chains:
                 found = run.numbers[chain]
                 line += [found.miou, found.oracle, found.background, *(found.classes.get(n) for n in names)]

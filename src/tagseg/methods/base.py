@@ -251,24 +251,8 @@ class Method(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the optimiser and its schedule as Lightning takes them: by default the one that the settings name."""
-        s, head = self.settings, nn.ModuleList(self.heads())
+        s, parts = self.settings, (self.backbone, nn.ModuleList(self.heads()))
+        rates = {name: getattr(s, name) for name in ("learning_rate", "head_factor", "weight_decay")}
         if s.optimiser == "sgd-steps":
-            return step_optimiser(
-                self.backbone,
-                head,
-                learning_rate=s.learning_rate,
-                weight_decay=s.weight_decay,
-                steps=self.steps,
-                drops=(2 / 3,) if s.drops is None else s.drops,
-                head_factor=s.head_factor,
-            )
-        return poly_optimiser(
-            self.backbone,
-            head,
-            kind=s.optimiser,
-            learning_rate=s.learning_rate,
-            head_factor=s.head_factor,
-            weight_decay=s.weight_decay,
-            steps=self.schedule_steps,
-            hold=s.hold,
-        )
+            return step_optimiser(*parts, **rates, steps=self.steps, drops=(2 / 3,) if s.drops is None else s.drops)
+        return poly_optimiser(*parts, **rates, kind=s.optimiser, steps=self.schedule_steps, hold=s.hold)

@@ -194,6 +194,11 @@ def _maps_tags(run: Run) -> float | None:
     store, train = run.class_maps(), run.data.train
     scores = np.array([store.read(sample.name).tag_probabilities for sample in train])
     tags = np.array([multi_hot(sample.tags, len(run.data.classes)) for sample in train])
+    return _tags_map(scores, tags)
+
+
+def _tags_map(scores: np.ndarray, tags: np.ndarray) -> float | None:
+    """The mean average precision of tags in percent; None where a score or every tag is missing."""
     known = len(scores) > 0 and bool(np.isfinite(scores).all()) and bool(tags.any())
     return round(100 * mean_average_precision(scores, tags), 2) if known else None
 
@@ -205,10 +210,9 @@ def _area(maps: np.ndarray) -> float:
 
 def _numbers(run: Run, coverage: Coverage, scores: np.ndarray, tags: np.ndarray, areas: list[float]) -> dict[str, Any]:
     table = coverage.table(run.data.classes)
-    known = len(scores) > 0 and bool(np.isfinite(scores).all()) and bool(tags.any())
     return {
         "recall": table.recall,
         "noise": table.noise,
         "covered": round(100 * float(np.mean(areas)), 2) if areas else None,
-        "tags_map": round(100 * mean_average_precision(scores, tags), 2) if known else None,
+        "tags_map": _tags_map(scores, tags),
     }
