@@ -9,6 +9,7 @@ import numpy as np
 from tagseg.commands.measured import machine_in_words as machine  # noqa: F401, for all benchmarks
 from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.map_store import MapStore, StoredMaps
+from tagseg.labels import IGNORE
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:
@@ -40,3 +41,11 @@ def mean_spread_each(values: Sequence[float]) -> tuple[str, str, str]:
     """Mean, standard deviation over seeds (nan for one), and the values, each with one decimal."""
     spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
     return f"{np.mean(values):.1f}", f"{spread:.1f}", ", ".join(f"{v:.1f}" for v in values)
+
+
+def drawn_truth(sample: Sample) -> np.ndarray:
+    """The true mask of a photograph as a picture: background black, objects white, what does not count grey."""
+    assert sample.mask is not None
+    mask = read_mask(sample.mask)
+    grey = np.where(mask == IGNORE, 128, np.where(mask > 0, 255, 0))
+    return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, maps_and_truth, mean_spread_each, seeds_parser
+from common import drawn_truth, machine, maps_and_truth, mean_spread_each, seeds_parser
 
 import tagseg
 from tagseg.cores import cpu_count
-from tagseg.data.dataset import Dataset, Sample, multi_hot, read_mask
+from tagseg.data.dataset import Dataset, Sample, multi_hot
 from tagseg.data.images import read_image
 from tagseg.data.loading import TrainingLoader
 from tagseg.data.map_store import MapStore
@@ -34,7 +34,7 @@ from tagseg.networks.precision import default_device, inference_autocast
 from tagseg.pipeline.masking import choose_background
 from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.settings import FitSettings, MaskSettings, MineSettings, known_settings, parse_assignments, resolve
-from tagseg.report.pictures import colour_mask, overlay_map
+from tagseg.report.pictures import overlay_map
 from tagseg.report.sheets import contact_sheet, write_picture
 
 Rows = dict[str, tuple[str, dict[str, Any]]]
@@ -192,8 +192,7 @@ class EqualTime:
         pictures: list[list[np.ndarray | None]] = []
         drawn = [self.drawn(row, self.run_of(row, a.seeds[0]), shown) for row in a.rows]
         for number, sample in enumerate(shown):
-            assert sample.mask is not None
-            truth = colour_mask(read_mask(sample.mask), np.array([[0] * 3, *[[255] * 3] * 254, [128] * 3]))
+            truth = drawn_truth(sample)
             for line, cells in enumerate(zip(*(of_row[number] for of_row in drawn), strict=True)):
                 names.append(data.classes[sample.tags[0]] if line == 0 else "")
                 pictures.append([read_image(sample.image), *cells, truth] if line == 0 else [None, *cells, None])

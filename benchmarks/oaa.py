@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, maps_and_truth, mean_spread_each, seeds_parser
+from common import drawn_truth, machine, maps_and_truth, mean_spread_each, seeds_parser
 
 import tagseg
 from tagseg.data.accumulator import Accumulator
-from tagseg.data.dataset import Dataset, read_mask, read_saliency
+from tagseg.data.dataset import Dataset, read_saliency
 from tagseg.data.images import read_image
 from tagseg.data.map_store import MapStore
 from tagseg.data.reading import FileFacts, read_dataset
@@ -42,7 +42,7 @@ from tagseg.pipeline.measure import measure_rounds
 from tagseg.pipeline.mining import Miner, mine
 from tagseg.pipeline.settings import MaskSettings, MineSettings, parse_assignments
 from tagseg.report.curves import line_figure
-from tagseg.report.pictures import colour_mask, overlay_map
+from tagseg.report.pictures import overlay_map
 from tagseg.report.sheets import contact_sheet, rendered, write_picture
 
 SHARED = ("epochs", "learning_rate", "side", "scales", "batch_size", "output_stride", "head_factor")
@@ -158,8 +158,7 @@ def growth(runs: dict[str, Path], data: Dataset, names: list[str], path: Path) -
             for number in rounds:
                 maps = accumulated.grid.resize(accumulated.maps(index, number)[:1], photo.shape[:2])
                 row.append(overlay_map(photo, maps[0]))
-        assert sample.mask is not None
-        rows.append([*row, colour_mask(read_mask(sample.mask), np.array([[0] * 3, *[[255] * 3] * 254, [128] * 3]))])
+        rows.append([*row, drawn_truth(sample)])
     columns = ["photograph", *(f"{name}, {r}" for name in found for r in rounds), "truth"]
     write_picture(path, contact_sheet([data.classes[s.tags[0]] for _, s in shown], columns, rows))
 
