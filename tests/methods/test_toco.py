@@ -1,5 +1,6 @@
 """ToCo, SS-EPA and AFA."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.afa import AFA, affinity_loss, near_pairs, transition_matrix
 from tagseg.methods.auxiliary_stage import affinity_labels, cells_inside, labels_of, patch_contrast_loss
 from tagseg.methods.single_stage import balanced_cross_entropy
-from tagseg.methods.ss_epa import SSEPA, BlockWeights, affinity_share_loss
+from tagseg.methods.ss_epa import SSEPA, BlockWeights, affinity_content_loss, affinity_share_loss
 from tagseg.methods.toco import ToCo, box_masks, class_contrast_loss, cut_crops, draw_crops, regions
+from tagseg.networks.vit import Attention
 from tests.conftest import TINY, names
 
 SMALL: dict[str, Any] = {**TINY, "backbone": "test_vit", "train.side": 64, "train.crop_share": 0.5}
@@ -327,7 +329,7 @@ def test_haaf_begins_as_the_plain_mean_and_learns():
     assert all(p.grad is None for p in literal.fusion.parameters())
 
 
-@pytest.mark.parametrize("signal", ["affinity", "tags"])
+@pytest.mark.parametrize("signal", ["content", "affinity", "tags"])
 def test_the_fusion_teaches_nothing_but_itself(signal: str):
     network = built(SSEPA, fusion_signal=signal)
     tokens = network.tokens(torch.randn(2, 3, 64, 64))
@@ -416,3 +418,28 @@ def test_the_share_of_attention_by_hand():
     torch.testing.assert_close(shuffled.spread(maps).mean((2, 3)), attention.spread(maps).mean((2, 3)))
     assert (affinity_share_loss(shuffled, labels, None) - affinity_share_loss(attention, labels, None)).abs() > 1e-5
     assert affinity_share_loss(attention, torch.full_like(labels, 255), None).item() == 0
+
+
+def test_what_patches_owe_to_their_place_does_not_count():
+    """In one block patches attend to themselves alone, in the other mostly to patches of their own label."""
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    labels[:, 1:3, 1:4] = 3
+    of_label = torch.stack([labels.flatten() == 0, labels.flatten() == 3], dim=1).float()[None, None]
+    itself = 20 * torch.eye(16)[None, None]
+    attention = Attention([itself, 2 * of_label], [itself, of_label], 0, (4, 4))
+
+    def wanted(loss: Callable[..., torch.Tensor]) -> list[bool]:
+        weights = torch.ones(1, 2, requires_grad=True)
+        loss(attention, labels, weights).backward()
+        return (weights.grad[0] < 0).tolist()
+
+    assert wanted(affinity_share_loss) == [True, False]
+    assert wanted(affinity_content_loss) == [False, True]
+    alone = Attention([itself], [itself], 0, (4, 4))
+    assert affinity_share_loss(alone, labels, None).item() == pytest.approx(0, abs=1e-6)
+    assert affinity_content_loss(alone, labels, None).item() == pytest.approx(0, abs=1e-6)
+    laid = [labels.roll(shift, (1, 2)) for shift in ((2, 0), (0, 2), (2, 2))]
+    expected = affinity_share_loss(attention, labels, None)
+    expected = expected - sum(affinity_share_loss(attention, each, None) for each in laid) / 3
+    torch.testing.assert_close(affinity_content_loss(attention, labels, None), expected)
+    assert affinity_content_loss(attention, torch.full_like(labels, 255), None).item() == 0

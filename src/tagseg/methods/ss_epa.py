@@ -10,9 +10,12 @@ the products of queries and keys before the softmax; rows, which lack what goes 
 to 1; and maps are rectified before they are spread.
 
 The network learns from where attention goes: a patch that the maps of the auxiliary classifier label for sure is to
-attend to patches of the same label (`affinity_share_loss`). To classify the spread and pooled maps, which is the other
-reading (`fusion_signal="tags"`), says nothing of that: their mean over patches depends on how much attention every
-patch gets, and not on whose. Neither teaches the maps or the attention themselves.
+attend to patches of the same label, and more than if the labels lay elsewhere in the photograph
+(`affinity_content_loss`). Without the latter (`fusion_signal="affinity"`) the first blocks win, in which patches attend
+to themselves and their neighbours, whose label is the same and along which nothing spreads
+(docs/experiments/one-stage.md). To classify the spread and pooled maps, which is the other reading
+(`fusion_signal="tags"`), says nothing of that: their mean over patches depends on how much attention every patch gets,
+and not on whose. None of them teaches the maps or the attention themselves.
 
 Nothing of the size of the attention is ever held (see `tagseg.networks.vit.Attention.spread`).
 """
@@ -97,10 +100,10 @@ class SSEPA(ToCo):
         if s.affinity != "enhanced" or tokens.attention is None or not s.fusion_weight:
             return {}
         attention = tokens.attention.detach()
-        if s.fusion_signal == "affinity":
+        if s.fusion_signal in LOSSES:
             if labels is None:
                 return {}
-            missed = affinity_share_loss(attention, labels, self.block_weights(attention))
+            missed = LOSSES[s.fusion_signal](attention, labels, self.block_weights(attention))
             return {"fusion": s.fusion_weight * missed}
         still = tokens._replace(attention=attention)
         maps = self.refined(self.main_maps(tokens.patches.detach()).detach(), still)
@@ -136,12 +139,43 @@ def affinity_share_loss(attention: Attention, labels: torch.Tensor, weights: tor
         labels: `(B, h, w)` of the patches, 255 for unknown.
         weights: `(B, K)` of the blocks, which learn; None: all 1.
     """
-    known = labels != IGNORE
-    found = torch.unique(labels[known])
+    return _missed(attention, [labels], weights)[0]
+
+
+def affinity_content_loss(attention: Attention, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Returns `affinity_share_loss` of the labels, less its mean over the same labels laid elsewhere.
+
+    Labels are shifted by half of the grid, down, across and both, and come in again at the other end. What patches owe
+    to where they are, as that they attend to their neighbours, they owe to labels laid elsewhere too; so what is left
+    is owed to what they show.
+
+    Args:
+        attention: of all blocks.
+        labels: `(B, h, w)` of the patches, 255 for unknown.
+        weights: `(B, K)` of the blocks, which learn; None: all 1.
+
+    Returns:
+        a number in [-1, 1], the lower the better.
+    """
+    down, across = labels.shape[1] // 2, labels.shape[2] // 2
+    elsewhere = [labels.roll(shift, (1, 2)) for shift in ((down, 0), (0, across), (down, across))]
+    own, *others = _missed(attention, [labels, *elsewhere], weights)
+    return own - torch.stack(others).mean()
+
+
+def _missed(attention: Attention, layouts: Sequence[torch.Tensor], weights: torch.Tensor | None) -> list[torch.Tensor]:
+    """The losses of `affinity_share_loss` for several layouts of labels, for which maps are spread once."""
+    found = torch.unique(layouts[0][layouts[0] != IGNORE])
     if not len(found):
-        found = labels.new_zeros(1)  # what nothing has will do: processes count together
-    of_label = (labels[:, None] == found[:, None, None]).float()
-    reached = attention.spread(of_label, weights).float()
-    missed = 1 - (reached * of_label).sum(dim=1) / reached.sum(dim=1).clamp(min=1e-8)
-    halves = [known & (labels == 0), known & (labels > 0)]
-    return sum((shared_mean(missed * half, half) for half in halves), missed.new_zeros(())) / 2
+        found = layouts[0].new_zeros(1)  # what nothing has will do: processes count together
+    of_label = [(labels[:, None] == found[:, None, None]).float() for labels in layouts]
+    reached = attention.spread(torch.cat(of_label, dim=1), weights).float().split(len(found), dim=1)
+    losses = []
+    for labels, own, every in zip(layouts, of_label, reached, strict=True):
+        missed = 1 - (every * own).sum(dim=1) / every.sum(dim=1).clamp(min=1e-8)
+        halves = [labels == 0, (labels > 0) & (labels != IGNORE)]
+        losses.append(sum((shared_mean(missed * half, half) for half in halves), missed.new_zeros(())) / 2)
+    return losses
+
+
+LOSSES = {"affinity": affinity_share_loss, "content": affinity_content_loss}

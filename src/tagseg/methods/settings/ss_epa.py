@@ -15,8 +15,9 @@ class SSEPASettings(ToCoSettings):
     # what maps are spread along: nothing, the plain mean of all blocks, the weighted one, or that of the paper's letter
     affinity: Literal["none", "mean", "enhanced", "literal"] = "enhanced"
     fusion_weight: NonNegativeFloat = 1.0  # of the loss by which the weights of blocks are learnt ("enhanced")
-    # what they learn from: whether patches attend to patches of their own label, or whether the spread maps classify
-    fusion_signal: Literal["affinity", "tags"] = "affinity"
+    # what they learn from: whether patches attend to patches of their own label ("affinity"), and more than if labels
+    # lay elsewhere ("content"), or whether the spread maps classify ("tags")
+    fusion_signal: Literal["content", "affinity", "tags"] = "content"
 
 
 METHODS = {"ss-epa": SSEPASettings}
