@@ -54,9 +54,9 @@ class TrainSettings(Settings):
         del epoch
         return self.batch_size
 
-    def steps(self, photographs: int) -> int:
-        """Returns how many optimiser steps the training of so many photographs takes."""
-        return sum(-(-photographs // self.batch_size_at(epoch)) for epoch in range(self.epochs))
+    def steps(self, photographs: int, epochs: int | None = None) -> int:
+        """Returns how many optimiser steps so many epochs with so many photographs take; None: all epochs."""
+        return sum(-(-photographs // self.batch_size_at(epoch)) for epoch in range(epochs or self.epochs))
 
     @property
     def warmup_epochs(self) -> int:

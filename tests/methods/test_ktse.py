@@ -304,6 +304,11 @@ def test_thresholds_follow_the_maps():
     assert [high - low for high, low in found] == pytest.approx([0.25, 0.25])
     assert found[1][0] - found[0][0] == pytest.approx(0.225, abs=0.01)
     assert built().thresholds() == (0.3, 0.15)
+    wide = built(erase_threshold="auto", regularisation=False)
+    wide.remember(maps, torch.tensor([[1.0, 0, 0], [0, 0, 0]]), torch.ones(2, 4, 4))
+    assert wide.erased_from() == pytest.approx((1 + wide.cut()) / 2)
+    assert wide.cut() == pytest.approx(0.75, abs=0.01)
+    assert built().erased_from() == 0.6
     assert resolve("voc/ktse").train.high == 0.3
 
 

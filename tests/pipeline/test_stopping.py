@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import tagseg
 from tagseg.errors import BadInput
+from tagseg.files import read_json
 from tagseg.pipeline.training import _is_whole
 from tests.conftest import TINY
 
@@ -72,3 +74,78 @@ def test_signals_end_a_run_in_one_line(tiny_set: Path, tmp_path: Path, number: i
     assert "Traceback" not in said
     assert time.monotonic() - begun < 20  # one or two seconds on a machine of its own
     assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+STRAYING = """'''CAM that tells how far its labels have strayed from it, epoch by epoch.'''
+
+from pathlib import Path
+
+import torch
+
+from tagseg.methods.cam import CAM
+from tagseg.methods.settings.cam import CAMSettings
+
+
+class StrayingSettings(CAMSettings):
+    '''Settings of CAM.'''
+
+
+class Straying(CAM):
+    '''CAM whose labels run away from it.'''
+
+    Settings = StrayingSettings
+    must_fall = "apart"
+
+    def training_step(self, batch, number):
+        loss = super().training_step(batch, number)
+        told = {} if self.current_epoch < 2 else {"apart": (0, 0, 1.0, 0.5, 1.1, 0.1)[self.current_epoch]}
+        return self.told(loss, **told)
+
+    def on_train_epoch_end(self):
+        if self.current_epoch == 1 and self.global_rank == 0:
+            torch.save(self.state_dict(), Path(__file__).with_name("second.pt"))
+
+
+METHOD = Straying
+"""
+
+
+@pytest.fixture(scope="module")
+def straying(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("own") / "straying.py"
+    path.write_text(STRAYING)
+    return str(path)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_that_runs_away_is_ended(tiny_set: Path, tmp_path: Path, straying: str, processes: int):
+    """It goes back to the epoch before the labels set in, the second."""
+    settings = {**TINY, "train.epochs": 6, "processes": processes}
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe=straying, settings=settings, until="train", quiet=True).folder
+    epochs = read_json(run / "train" / "stage.json")["values"]["epochs"]
+    assert [epoch.get("terms", {}).get("apart") for epoch in epochs] == [None, None, 1.0, 0.5, 1.1]
+    kept = load_file(run / "train" / "classifier.safetensors")
+    second = torch.load(Path(straying).with_name("second.pt"), weights_only=True)
+    assert all(torch.equal(value, second[name]) for name, value in kept.items())
+
+
+def test_what_was_ended_stays_so(
+    tiny_set: Path, tmp_path: Path, straying: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Killed between the end of the training and that of the stage, it goes on with the same network."""
+    run, settings = tmp_path / "run", {**TINY, "train.epochs": 6}
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tagseg.pipeline.stages.train.save_classifier", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tagseg.fit(tiny_set, run, recipe=straying, settings=settings, until="train", quiet=True)
+    monkeypatch.undo()
+    tagseg.fit(tiny_set, run, recipe=straying, settings=settings, until="train")
+    assert "ended after epoch 5, for the maps agree less and less with the labels" in capsys.readouterr().out
+    other = tmp_path / "other"
+    tagseg.fit(tiny_set, other, recipe=straying, settings=settings, until="train", quiet=True)
+    one, two = (load_file(path / "train" / "classifier.safetensors") for path in (run, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [len(read_json(path / "train" / "stage.json")["values"]["epochs"]) for path in (run, other)] == [5, 5]

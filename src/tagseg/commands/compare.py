@@ -350,12 +350,13 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
             write_json(path, told)
     networks = ("train",) if chosen.train.successor is None else ("train", "integral")
     trained = [task.run / name / "stage.json" for name in networks]
+    epochs = read_json(trained[0])["values"]["epochs"] if trained[0].exists() else []
     return Measured(
         row=task.row.name,
         recipe=task.row.recipe,
         settings={key: value for key, value in task.settings.items() if key != "seed"},
         seed=chosen.seed,
-        updates=updates_of(chosen.train, len(task.data.train)),
+        updates=updates_of(chosen.train, len(task.data.train), len(epochs) or None),
         seconds=sum(float(read_json(p)["seconds"]) for p in trained if p.exists()),
         machine=told["machine"],
         prior=prior_in_words(chosen),

@@ -87,6 +87,9 @@ class Method(lightning.LightningModule):
     begins_after_warmup: ClassVar[bool] = False
     """Whether it is a plain classifier until its warm-up is over, so that it starts from what it is then."""
 
+    must_fall: str | None = None
+    """The part of the loss that tells whether training has run away, and then ends it; None where nothing can."""
+
     accumulated: Accumulator | None = None  # the cumulative maps, which training sets where there are some
     decoder: nn.Module
     decoder_name: HeadName

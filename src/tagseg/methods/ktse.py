@@ -22,7 +22,7 @@ Where paper and published code differ, the paper is followed, and the code with 
 
 The published thresholds of pseudo-labels, 0.3 and 0.15, are for maps of which that is the edge. Where maps are wider,
 half of what exceeds 0.3 is no object; with "auto" they follow the value that cuts the maps in two (Otsu's, of the
-strongest map of every cell).
+strongest map of every cell). So does the threshold above which pixels are erased, with "auto".
 
 Scores are rectified before the cross entropy in both, and the second strongest class that `inter` pushes down is sought
 among all classes: so says the code, and the paper as we know it says nothing else.
@@ -78,6 +78,11 @@ class KTSE(PyramidClassifier):
         # of the strongest map of every cell, over the last steps
         self.values: torch.Tensor
         self.register_buffer("values", torch.zeros(BINS, dtype=torch.float64))
+
+    @property
+    def must_fall(self) -> str | None:  # type: ignore[override]
+        """Returns the part of the loss between maps and pseudo-labels, which is to fall."""
+        return "regularisation" if self.settings.stop_runaway and self.settings.regularisation else None
 
     def begin_average(self) -> MovingAverage | None:
         """Returns the average of the whole network, where it is to make the pseudo-labels."""
@@ -166,12 +171,21 @@ class KTSE(PyramidClassifier):
         counts = shared_sum(torch.bincount(bins, minlength=BINS).to(self.values))
         self.values.mul_(MEMORY).add_(counts)
 
+    def cut(self) -> float:
+        """Returns the value that cuts the maps of the last steps in two."""
+        return otsu_score(self.values.cpu().numpy())
+
     def thresholds(self) -> tuple[float, float]:
         """Returns the higher and the lower one of pseudo-labels, as they are set or as the maps want them."""
         s = self.settings
-        cut = otsu_score(self.values.cpu().numpy()) if "auto" in (s.high, s.low) else 0.0
+        cut = self.cut() if "auto" in (s.high, s.low) else 0.0
         high = min(0.99, cut + ABOVE) if s.high == "auto" else s.high
         return high, max(0.01, cut - BELOW) if s.low == "auto" else s.low
+
+    def erased_from(self) -> float:
+        """Returns the value of the strongest map from which a pixel is erased."""
+        threshold = self.settings.erase_threshold
+        return (1 + self.cut()) / 2 if threshold == "auto" else threshold
 
     def labels(
         self,
@@ -221,13 +235,16 @@ class KTSE(PyramidClassifier):
     def alignment(self, batch: dict[str, torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
         """Returns L_global, L_local or both, as it is set, with the image whose strongest parts are erased."""
         s, images, tags = self.settings, batch["image"], batch["tags"]
-        keep = self.foreground(images, maps, tags) < s.erase_threshold
+        if not s.regularisation and s.erase_threshold == "auto":
+            self.remember(maps, tags, self.inside(batch))
+        threshold = self.erased_from()
+        keep = self.foreground(images, maps, tags) < threshold
         erased = self.class_maps(images * keep)
         loss = maps.new_zeros(())
         if s.alignment != "local":
             loss = loss + global_alignment(maps, erased, tags)
         if s.alignment != "global":
-            kept = foreground(maps, tags, s.compat) < s.erase_threshold
+            kept = foreground(maps, tags, s.compat) < threshold
             margin = OFFICIAL_MARGIN if s.compat == "official" else 0.0
             loss = loss + rise_loss(erased * kept, maps * kept, tags, margin)
         return loss

@@ -88,6 +88,7 @@ class PremiseRecord(Record):
     saturated: the share of the affinities that learn nothing any more, in the last epoch (AFA).
     disagreement: the loss between the maps and the labels that are made of them in the last epoch, as a multiple of
         that in the first epoch after the warm-up (KTSE); above 1 they run away from each other.
+    kept_epoch: the epoch, counted from 1, whose network was kept where the training ran away and was ended (KTSE).
     unlearnt: how much of the objects lies where the method teaches a network that no class is, percent (SeeNet); it
         needs masks.
     sentences: what is not as the method needs it, and how to mend it.
@@ -102,6 +103,7 @@ class PremiseRecord(Record):
     trusted: float | None = None
     saturated: float | None = None
     disagreement: float | None = None
+    kept_epoch: int | None = None
     unlearnt: float | None = None
     sentences: list[str]
 

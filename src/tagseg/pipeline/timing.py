@@ -15,9 +15,12 @@ from tagseg.settings import TrainSettings
 BATCHES = 5  # that a trial sees an epoch
 
 
-def updates_of(settings: TrainSettings, photographs: int) -> int:
-    """Returns how many optimiser steps the training of so many photographs takes, a second network's among them."""
-    return settings.steps(photographs) + (
+def updates_of(settings: TrainSettings, photographs: int, epochs: int | None = None) -> int:
+    """Returns how many optimiser steps the training of so many photographs takes, a second network's among them.
+
+    `epochs` is how many the first network was trained for, where that was ended early.
+    """
+    return settings.steps(photographs, epochs) + (
         0 if settings.successor is None else updates_of(settings.successor, photographs)
     )
 

@@ -35,6 +35,7 @@ from tagseg.networks.ranks import have_portion, seed_epoch
 from tagseg.pipeline.cluster import Joined, team
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run_folder import CHECKPOINT
+from tagseg.pipeline.runaway import EndRunaway
 from tagseg.pipeline.settings import LogSettings
 from tagseg.pipeline.step_log import Means, StepLog, find_logger
 from tagseg.progress import Reporter
@@ -108,6 +109,7 @@ def train(
     place: Place,
     *,
     rests: bool = False,
+    must_fall: str | None = None,
     watching: Sequence[Callback] = (),
 ) -> list[EpochRecord]:
     """Trains `module` on `views`, from the last finished epoch in the place's folder if there is one.
@@ -116,7 +118,9 @@ def train(
     begins, so the weights do not depend on whether and where the process was killed. Several processes share every
     batch (one GPU each, where there are GPUs), so that they learn what one would, but for rounding and for what a
     network draws inside (dropout); where they cannot share it evenly, some have one more photograph. With `rests` some
-    parameters may learn nothing in some steps. `watching` is told of the training, and changes nothing in it.
+    parameters may learn nothing in some steps. `must_fall` is a part of the loss; where an epoch has more of it than
+    the first one that has any, the training ends (see `EndRunaway`). `watching` is told of the training, and changes
+    nothing in it.
 
     Returns:
         a record of every epoch.
@@ -139,7 +143,7 @@ def train(
     if checkpoint.exists() and not _is_whole(checkpoint):
         place.reporter.say(f"{name}: begins anew, because its checkpoint {CHECKPOINT} is damaged")
         checkpoint.unlink(missing_ok=True)
-    arguments = (module, views, schedule, place, processes, parts, rests, tuple(watching))
+    arguments = (module, views, schedule, place, processes, parts, rests, must_fall, tuple(watching))
     others = team() if processes > 1 else None
     epochs = _train(*arguments) if others is None else others.do(_train, arguments, processes, place.folder)
     if processes > 1:  # the log was kept by another process
@@ -155,6 +159,7 @@ def _train(
     processes: int,
     parts: int,
     rests: bool,
+    must_fall: str | None,
     watching: tuple[Callback, ...],
 ) -> EpochLog:
     """What one process does, or all those do that somebody else has started; without those it starts them itself."""
@@ -189,6 +194,7 @@ def _train(
             epochs,
             Weights(loaders),
             StepLog(folder, log.every, steps),
+            *([] if must_fall is None else [EndRunaway(epochs, must_fall, name, place.reporter)]),
             ModelCheckpoint(
                 dirpath=folder,
                 filename=Path(CHECKPOINT).stem,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator
 
@@ -18,6 +19,8 @@ class KTSESettings(PyramidSettings):
     The first three are the parts of the method, for the ablation.
     """
 
+    later: ClassVar[Mapping[str, Any]] = {**PyramidSettings.later, "stop_runaway": False}
+
     # how an image meets its partner
     erasing: Literal["none", "concatenate", "cutmix"] = Field(default="concatenate", validate_default=True)
     regularisation: bool = True  # pseudo-labels of its own
@@ -31,6 +34,9 @@ class KTSESettings(PyramidSettings):
     # cuts the maps in two, for maps that are wider than the published values are for
     high: Share | Literal["auto"] = 0.3
     low: Share | Literal["auto"] = 0.15
+    # from which value of the strongest map a pixel is erased (alignment); "auto": halfway between the value that cuts
+    # the maps in two and their maximum, which is the published one where that value is 0.2
+    erase_threshold: Share | Literal["auto"] = 0.6
     # of the pixels of classes in L_ce, beside those of the background, either of which are averaged apart (0.0125
     # in the published code); None: one mean over all pixels (paper)
     class_weight: NonNegativeFloat | None = None
@@ -38,6 +44,9 @@ class KTSESettings(PyramidSettings):
     # how much stays in a step of the moving average of the network, whose maps make the pseudo-labels, without which
     # labels and maps may run away from each other; 0: its own maps do, as published
     teacher_decay: float = Field(default=0.99, ge=0, lt=1)
+    # whether a training whose maps agree less with their labels than when these set in is ended, with the network that
+    # the warm-up led to; as published it never is
+    stop_runaway: bool = True
     inter_weight: NonNegativeFloat = 0.005
     inter_threshold: float = Field(default=0.2, ge=0, le=1)  # a class map's value from which `inter` counts a pixel
 

@@ -20,7 +20,6 @@ class PyramidSettings(ClassifierSettings):
     warmup_batch_size: Count | None = None  # photographs a step during these; None: as many as later
     width: Count = 256  # channels between features and class maps
     dropout: float | None = Field(default=None, ge=0, lt=1)  # of the backbone's dropout layers; None: as they are
-    erase_threshold: float = Field(default=0.6, ge=0, le=1)  # a class map's value from which a pixel is erased
     compat: Compat = "paper"
 
     @field_validator("dropout")

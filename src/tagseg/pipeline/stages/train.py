@@ -64,7 +64,8 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         views = network.training_views(samples, s.seed)
     begins = network.begins_after_warmup
     watching = [KeepStart(run.path / START, samples, s.mine.side)] if begins else []
-    epochs = train(network, views, schedule, run.place(folder, "train"), rests=network.rests, watching=watching)
+    place, ends = run.place(folder, "train"), network.must_fall
+    epochs = train(network, views, schedule, place, rests=network.rests, must_fall=ends, watching=watching)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
         network.accumulated.close()
