@@ -36,7 +36,8 @@ def parts(erasing: str = "none", regularisation: bool = False, alignment: str = 
     return {f"train.{name}": value for name, value in chosen.items()}
 
 
-ALONE: dict[str, Any] = {"teacher_decay": 0.0}
+ENDED: dict[str, Any] = {"teacher_decay": 0.0}
+ALONE: dict[str, Any] = {**ENDED, "stop_runaway": False}  # as published, to whatever end
 WEIGHED: dict[str, Any] = {"class_weight": 0.0125, "single_tag": True, **ALONE}
 FOLLOWING: dict[str, Any] = {"high": "auto", "low": "auto"}
 ROWS: Rows = {
@@ -49,6 +50,8 @@ ROWS: Rows = {
     "SIE, same photograph": ("ktse", parts("concatenate", partner="itself")),
     "SSR, no teacher, thresholds that follow": ("ktse", parts(regularisation=True, **ALONE, **FOLLOWING)),
     "SSR, no teacher": ("ktse", parts(regularisation=True, **ALONE)),
+    "SSR, no teacher, ended": ("ktse", parts(regularisation=True, **ENDED)),
+    "KTSE, no teacher, ended": ("ktse", parts("concatenate", True, "both", **ENDED)),
     "SSR, weighed": ("ktse", parts(regularisation=True, **WEIGHED)),
     "SSR, weighed, thresholds that follow": ("ktse", parts(regularisation=True, **WEIGHED, **FOLLOWING)),
     "KTSE, no teacher": ("ktse", parts("concatenate", True, "both", **ALONE)),
@@ -60,7 +63,7 @@ ROWS: Rows = {
     "CutMix": ("ktse", parts("cutmix")),
     "CutMix, SSR": ("ktse", parts("cutmix", True)),
     "MGA": ("ktse", parts(alignment="both")),
-    "KTSE, as in the code": ("ktse", parts("concatenate", True, "both", compat="official")),
+    "KTSE, as in the code": ("ktse", parts("concatenate", True, "both", compat="official", stop_runaway=False)),
     "ACoL": ("acol", {}),
     "AEFT": ("aeft", {}),
 }

@@ -56,7 +56,8 @@ class TrainSettings(Settings):
 
     def steps(self, photographs: int, epochs: int | None = None) -> int:
         """Returns how many optimiser steps so many epochs with so many photographs take; None: all epochs."""
-        return sum(-(-photographs // self.batch_size_at(epoch)) for epoch in range(epochs or self.epochs))
+        epochs = self.epochs if epochs is None else epochs
+        return sum(-(-photographs // self.batch_size_at(epoch)) for epoch in range(epochs))
 
     @property
     def warmup_epochs(self) -> int:

@@ -22,7 +22,7 @@ from tagseg.masks.two_thresholds import refined_labels
 from tagseg.methods.afa import AFA, affinity_loss, near_pairs, transition_matrix
 from tagseg.methods.auxiliary_stage import affinity_labels, cells_inside, labels_of, patch_contrast_loss
 from tagseg.methods.single_stage import balanced_cross_entropy
-from tagseg.methods.ss_epa import SSEPA, BlockWeights, affinity_content_loss, affinity_share_loss
+from tagseg.methods.ss_epa import SSEPA, BlockWeights, affinity_content_loss, affinity_share_loss, laid_elsewhere
 from tagseg.methods.toco import ToCo, box_masks, class_contrast_loss, cut_crops, draw_crops, regions
 from tagseg.networks.vit import Attention
 from tests.conftest import TINY, names
@@ -334,7 +334,8 @@ def test_the_fusion_teaches_nothing_but_itself(signal: str):
     network = built(SSEPA, fusion_signal=signal)
     tokens = network.tokens(torch.randn(2, 3, 64, 64))
     labels = torch.randint(0, 2, (2, 4, 4))
-    network.refinement_loss(tokens, torch.eye(2, 3), labels)["fusion"].backward()
+    boxes = torch.tensor([[0, 4, 0, 4], [0, 3, 1, 4]])
+    network.refinement_loss(tokens, torch.eye(2, 3), labels, boxes)["fusion"].backward()
     learnt = [name for name, p in network.named_parameters() if p.grad is not None]
     assert learnt
     assert all(name.startswith("fusion") for name in learnt)
@@ -438,8 +439,27 @@ def test_what_patches_owe_to_their_place_does_not_count():
     alone = Attention([itself], [itself], 0, (4, 4))
     assert affinity_share_loss(alone, labels, None).item() == pytest.approx(0, abs=1e-6)
     assert affinity_content_loss(alone, labels, None).item() == pytest.approx(0, abs=1e-6)
-    laid = [labels.roll(shift, (1, 2)) for shift in ((2, 0), (0, 2), (2, 2))]
+    laid = [labels.roll((down, across), (1, 2)) for down in (1, 2) for across in (1, 2)]  # thirds of four, rounded down
     expected = affinity_share_loss(attention, labels, None)
-    expected = expected - sum(affinity_share_loss(attention, each, None) for each in laid) / 3
+    expected = expected - sum(affinity_share_loss(attention, each, None) for each in laid) / 4
     torch.testing.assert_close(affinity_content_loss(attention, labels, None), expected)
     assert affinity_content_loss(attention, torch.full_like(labels, 255), None).item() == 0
+
+
+def test_padding_is_no_place_to_lay_labels():
+    """To know padding from photograph is worth nothing; and an object over the whole width is still told apart."""
+    inside = torch.zeros(6, 6, dtype=torch.bool)
+    inside[:, :4] = True
+    labels = torch.where(inside, torch.randint(0, 3, (6, 6)), 255)[None]
+    boxes = torch.tensor([[0, 6, 0, 4]])
+    side = torch.stack([inside.flatten(), ~inside.flatten()], dim=1).float()[None, None]
+    told_apart = Attention([9 * side], [side], 0, (6, 6))
+    assert affinity_content_loss(told_apart, labels, None, boxes).item() == pytest.approx(0, abs=1e-3)
+    assert affinity_content_loss(told_apart, labels, None).abs() > 0.01
+    laid = laid_elsewhere(labels, boxes, 1, 2)
+    assert torch.equal(laid[:, :, :4], labels[:, :, :4].roll((2, 2), (1, 2)))
+    assert (laid[:, :, 4:] == 255).all()
+    band = torch.zeros(1, 6, 6, dtype=torch.long)
+    band[:, :3] = 1
+    of_band = torch.stack([band.flatten() == 0, band.flatten() == 1], dim=1).float()[None, None]
+    assert affinity_content_loss(Attention([9 * of_band], [of_band], 0, (6, 6)), band, None) < -0.1

@@ -38,7 +38,11 @@ from tests.methods.any_method import built
         (OAA, {"rate": 0.23, "trusted": 0.3}, ["0.23 of its start", "Only 30 %"]),
         (CAM, {"saturated": 0.997}, ["100 % of the affinities"]),
         (CAM, {"disagreement": 1.47}, ["1.47 times"]),
-        (CAM, {"disagreement": 1.47, "kept_epoch": 6}, ["was ended, and its maps are those of epoch 6"]),
+        (
+            CAM,
+            {"disagreement": 1.47, "kept_epoch": 6},
+            ["it was ended; its maps are those of the network after epoch 6"],
+        ),
         (CAM, {"disagreement": 0.58}, []),
         (CAM, {"unlearnt": 88.0}, ["88 % of the objects lie where it teaches"]),
         (CAM, {"unlearnt": 12.0}, []),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import tagseg
 from tagseg.errors import BadInput
 from tagseg.files import read_json
+from tagseg.pipeline.premise import read_premise
 from tagseg.pipeline.training import _is_whole
 from tests.conftest import TINY
 
@@ -119,21 +120,33 @@ def straying(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_training_that_runs_away_is_ended(tiny_set: Path, tmp_path: Path, straying: str, processes: int):
-    """It goes back to the epoch before the labels set in, the second."""
+    """It goes back to the epoch before the labels set in, the second; the report says so."""
     settings = {**TINY, "train.epochs": 6, "processes": processes}
-    run = tagseg.fit(tiny_set, tmp_path / "run", recipe=straying, settings=settings, until="train", quiet=True).folder
+    run = tagseg.fit(tiny_set, tmp_path / "run", recipe=straying, settings=settings, until="premise", quiet=True).folder
     epochs = read_json(run / "train" / "stage.json")["values"]["epochs"]
     assert [epoch.get("terms", {}).get("apart") for epoch in epochs] == [None, None, 1.0, 0.5, 1.1]
+    assert [epoch.get("kept") for epoch in epochs] == [None, True, None, None, None]
+    assert read_premise(run).kept_epoch == 2
+    assert "it was ended; its maps are those of the network after epoch 2" in read_premise(run).sentences[-1]
     kept = load_file(run / "train" / "classifier.safetensors")
     second = torch.load(Path(straying).with_name("second.pt"), weights_only=True)
     assert all(torch.equal(value, second[name]) for name, value in kept.items())
 
 
+@pytest.mark.parametrize("epochs", [6, 5])
 def test_what_was_ended_stays_so(
-    tiny_set: Path, tmp_path: Path, straying: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_set: Path,
+    tmp_path: Path,
+    straying: str,
+    epochs: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
-    """Killed between the end of the training and that of the stage, it goes on with the same network."""
-    run, settings = tmp_path / "run", {**TINY, "train.epochs": 6}
+    """Killed between the end of the training and that of the stage, it goes on with the same network.
+
+    It runs away in the fifth epoch, which may be the last one.
+    """
+    run, settings = tmp_path / "run", {**TINY, "train.epochs": epochs}
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -143,7 +156,7 @@ def test_what_was_ended_stays_so(
         tagseg.fit(tiny_set, run, recipe=straying, settings=settings, until="train", quiet=True)
     monkeypatch.undo()
     tagseg.fit(tiny_set, run, recipe=straying, settings=settings, until="train")
-    assert "ended after epoch 5, for the maps agree less and less with the labels" in capsys.readouterr().out
+    assert "ended after epoch 5, for the maps agree less with the labels" in capsys.readouterr().out
     other = tmp_path / "other"
     tagseg.fit(tiny_set, other, recipe=straying, settings=settings, until="train", quiet=True)
     one, two = (load_file(path / "train" / "classifier.safetensors") for path in (run, other))

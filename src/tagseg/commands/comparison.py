@@ -21,7 +21,8 @@ from tagseg.report.sheets import contact_sheet, write_picture
 
 # what `compare.csv` has of a premise; columns that came later stand last
 PREMISE = (
-    "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement", "unlearnt", "maps_tags_map",
+    "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement", "unlearnt",
+    "maps_tags_map", "kept_epoch",
 )  # fmt: skip
 Gallery = Callable[[], tuple[list[str], list[tuple[Sample, list[np.ndarray]]]]]
 
@@ -103,8 +104,11 @@ class Comparison:
         return "\n".join([*lines, *(["", "What the methods build on:", "", *said] if said else []), ""])
 
     def premises(self, row: str) -> list[str]:
-        """Returns what the first seed says of the row's premise."""
-        return list(self.of(row)[0].premise.sentences)
+        """Returns what the first seed says of the row's premise, and how many seeds ran away and were ended."""
+        runs = self.of(row)
+        ended = [str(run.seed) for run in runs if run.premise.kept_epoch is not None]
+        more = [f"Training ran away and was ended, and the network of the warm-up kept, of seed {', '.join(ended)}."]
+        return [*runs[0].premise.sentences, *(more if ended else [])]
 
     def csv(self) -> str:
         """Returns one line for every run, with the IoU of every class after every chain."""

@@ -87,8 +87,9 @@ class Method(lightning.LightningModule):
     begins_after_warmup: ClassVar[bool] = False
     """Whether it is a plain classifier until its warm-up is over, so that it starts from what it is then."""
 
-    must_fall: str | None = None
-    """The part of the loss that tells whether training has run away, and then ends it; None where nothing can."""
+    must_fall: ClassVar[str | None] = None
+    """The part of the loss between its maps and labels that are made of them, by whose rise a training that runs away
+    is known and ended (unless the settings have a `stop_runaway` that is false); None where there is none."""
 
     accumulated: Accumulator | None = None  # the cumulative maps, which training sets where there are some
     decoder: nn.Module

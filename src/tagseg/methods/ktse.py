@@ -72,17 +72,13 @@ class KTSE(PyramidClassifier):
     others = 1
     enlarges = True
     begins_after_warmup = True
+    must_fall = "regularisation"
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
         # of the strongest map of every cell, over the last steps
         self.values: torch.Tensor
         self.register_buffer("values", torch.zeros(BINS, dtype=torch.float64))
-
-    @property
-    def must_fall(self) -> str | None:  # type: ignore[override]
-        """Returns the part of the loss between maps and pseudo-labels, which is to fall."""
-        return "regularisation" if self.settings.stop_runaway and self.settings.regularisation else None
 
     def begin_average(self) -> MovingAverage | None:
         """Returns the average of the whole network, where it is to make the pseudo-labels."""

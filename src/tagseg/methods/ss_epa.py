@@ -12,7 +12,7 @@ to 1; and maps are rectified before they are spread.
 The network learns from where attention goes: a patch that the maps of the auxiliary classifier label for sure is to
 attend to patches of the same label, and more than if the labels lay elsewhere in the photograph
 (`affinity_content_loss`). Without the latter (`fusion_signal="affinity"`) the first blocks win, in which patches attend
-to themselves and their neighbours, whose label is the same and along which nothing spreads
+to themselves and their neighbours: these have the same label, and nothing spreads along them
 (docs/experiments/one-stage.md). To classify the spread and pooled maps, which is the other reading
 (`fusion_signal="tags"`), says nothing of that: their mean over patches depends on how much attention every patch gets,
 and not on whose. None of them teaches the maps or the attention themselves.
@@ -93,17 +93,21 @@ class SSEPA(ToCo):
         return maps if self.settings.affinity == "literal" else maps.relu()
 
     def refinement_loss(
-        self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None
+        self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None, boxes: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Returns the loss by which the weights of blocks learn, and nothing else does."""
         s = self.settings
         if s.affinity != "enhanced" or tokens.attention is None or not s.fusion_weight:
             return {}
         attention = tokens.attention.detach()
-        if s.fusion_signal in LOSSES:
+        if s.fusion_signal != "tags":
             if labels is None:
                 return {}
-            missed = LOSSES[s.fusion_signal](attention, labels, self.block_weights(attention))
+            weights = self.block_weights(attention)
+            if s.fusion_signal == "content":
+                missed = affinity_content_loss(attention, labels, weights, boxes)
+            else:
+                missed = affinity_share_loss(attention, labels, weights)
             return {"fusion": s.fusion_weight * missed}
         still = tokens._replace(attention=attention)
         maps = self.refined(self.main_maps(tokens.patches.detach()).detach(), still)
@@ -142,25 +146,39 @@ def affinity_share_loss(attention: Attention, labels: torch.Tensor, weights: tor
     return _missed(attention, [labels], weights)[0]
 
 
-def affinity_content_loss(attention: Attention, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+def affinity_content_loss(
+    attention: Attention, labels: torch.Tensor, weights: torch.Tensor | None, boxes: torch.Tensor | None = None
+) -> torch.Tensor:
     """Returns `affinity_share_loss` of the labels, less its mean over the same labels laid elsewhere.
 
-    Labels are shifted by half of the grid, down, across and both, and come in again at the other end. What patches owe
-    to where they are, as that they attend to their neighbours, they owe to labels laid elsewhere too; so what is left
-    is owed to what they show.
+    Labels are shifted within the photograph, by a third or two of its height and of its width, and come in again at its
+    other end. What patches owe to where they are, as that they attend to their neighbours, they owe to labels laid
+    elsewhere too; so what is left is owed to what they show.
 
     Args:
         attention: of all blocks.
         labels: `(B, h, w)` of the patches, 255 for unknown.
         weights: `(B, K)` of the blocks, which learn; None: all 1.
+        boxes: `(B, 4)` rows y0, y1, x0, x1 of the patches that are photograph and not padding; None: all are.
 
     Returns:
         a number in [-1, 1], the lower the better.
     """
-    down, across = labels.shape[1] // 2, labels.shape[2] // 2
-    elsewhere = [labels.roll(shift, (1, 2)) for shift in ((down, 0), (0, across), (down, across))]
+    elsewhere = [laid_elsewhere(labels, boxes, down, across) for down in (1, 2) for across in (1, 2)]
     own, *others = _missed(attention, [labels, *elsewhere], weights)
     return own - torch.stack(others).mean()
+
+
+def laid_elsewhere(labels: torch.Tensor, boxes: torch.Tensor | None, down: int, across: int) -> torch.Tensor:
+    """Returns labels `(B, h, w)` shifted within their boxes by so many thirds; what leaves one comes in again."""
+    if boxes is None:
+        height, width = labels.shape[1:]
+        return labels.roll((down * height // 3, across * width // 3), (1, 2))
+    laid = torch.full_like(labels, IGNORE)
+    for own, found, (y0, y1, x0, x1) in zip(laid, labels, boxes.tolist(), strict=True):
+        shift = (down * (y1 - y0) // 3, across * (x1 - x0) // 3)
+        own[y0:y1, x0:x1] = found[y0:y1, x0:x1].roll(shift, (0, 1))
+    return laid
 
 
 def _missed(attention: Attention, layouts: Sequence[torch.Tensor], weights: torch.Tensor | None) -> list[torch.Tensor]:
@@ -176,6 +194,3 @@ def _missed(attention: Attention, layouts: Sequence[torch.Tensor], weights: torc
         halves = [labels == 0, (labels > 0) & (labels != IGNORE)]
         losses.append(sum((shared_mean(missed * half, half) for half in halves), missed.new_zeros(())) / 2)
     return losses
-
-
-LOSSES = {"affinity": affinity_share_loss, "content": affinity_content_loss}

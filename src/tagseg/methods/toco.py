@@ -33,7 +33,7 @@ from tagseg.data.dataset import Sample
 from tagseg.errors import BadInput
 from tagseg.masks.dense_energy import dense_energy
 from tagseg.masks.two_thresholds import refined_labels
-from tagseg.methods.auxiliary_stage import AuxiliaryStage, affinity_labels, patch_contrast_loss
+from tagseg.methods.auxiliary_stage import AuxiliaryStage, affinity_labels, cells_inside, patch_contrast_loss
 from tagseg.methods.settings.toco import ToCoSettings
 from tagseg.methods.single_stage import balanced_cross_entropy, pooled_logits
 from tagseg.networks.pooling import box_masks
@@ -96,7 +96,7 @@ class ToCo(AuxiliaryStage):
         if contrasted or segmented:
             maps, early_maps = self.taught_maps(images, tokens, tags)
         labels = self.patch_labels(early_maps, tags, batch["inside"], s.high) if contrasted else None
-        terms |= self.refinement_loss(tokens, tags, labels)
+        terms |= self.refinement_loss(tokens, tags, labels, cells_inside(batch["inside"], self.backbone.stride))
         if labels is not None:
             contrast = patch_contrast_loss(tokens.patches.float(), affinity_labels(labels))
             terms["patch_contrast"] = s.patch_weight * contrast
@@ -107,13 +107,14 @@ class ToCo(AuxiliaryStage):
         return self.told(sum(terms.values(), classification.new_zeros(())), **terms)
 
     def refinement_loss(
-        self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None
+        self, tokens: Tokens, tags: torch.Tensor, labels: torch.Tensor | None, boxes: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Returns the terms that a refinement adds to the loss if it learns: none here.
 
-        `labels` are those of `patch_labels`, None before anything is contrasted.
+        `labels` are those of `patch_labels`, None before anything is contrasted; `boxes` `(B, 4)` say which patches are
+        photograph and not padding: rows y0, y1, x0, x1.
         """
-        del tokens, tags, labels
+        del tokens, tags, labels, boxes
         return {}
 
     def class_contrast(self, batch: dict[str, torch.Tensor], summary: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:

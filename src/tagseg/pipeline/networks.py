@@ -69,7 +69,8 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
             load_network(learnt)(name, stand_in(name, weights), own, 1).check_window()
     if s.train.frozen:
         features += _stored(classifier.backbone, s.train.side) * views
-    return max(8 * _megabytes(classifier), _megabytes(classifier) + 7 * segmenting), features
+    held = 8 if classifier.must_fall is None else 10  # two checkpoints: of weights, two moments, what else is kept
+    return max(held * _megabytes(classifier), _megabytes(classifier) + 7 * segmenting), features
 
 
 def check_cells(grid: Grid, side: int, steps: Iterable[object]) -> None:

@@ -27,14 +27,13 @@ from tagseg.methods.saved import load_saved
 from tagseg.networks.precision import default_device
 from tagseg.pipeline.records import EpochRecord, PremiseRecord
 from tagseg.pipeline.run import Run
-from tagseg.pipeline.runaway import disagreement, last_before
+from tagseg.pipeline.runaway import losses_of
 from tagseg.pipeline.starting import FOLDER, look, looked_at
 
 RECALL, NOISE = (
     45.0,
     45.0,
 )  # percent: small maps have less of the one; with more of the other, little is won (docs/experiments/oaa.md)
-BETWEEN_MAPS_AND_LABELS = "regularisation"  # the part of the loss that is
 TAGS, RATE, TRUSTED, SATURATED, UNLEARNT = 80.0, 0.4, 0.5, 0.9, 50.0
 
 
@@ -49,7 +48,8 @@ def check_premise(run: Run) -> PremiseRecord:
         rate=round(float(np.mean(rates)), 3) if rates else None,
         trusted=terms.get("trusted"),
         saturated=terms.get("saturated"),
-        **_agreement(run, epochs),
+        disagreement=_disagreement(epochs, run.method.must_fall),
+        kept_epoch=next((number for number, epoch in enumerate(epochs, start=1) if epoch.kept), None),
         sentences=[],
     )
     said = sentences(run.settings.method, record, run.method)
@@ -118,14 +118,16 @@ def sentences(name: str, found: PremiseRecord, method: type[Method]) -> list[str
             f"{100 * found.saturated:.0f} % of the affinities are at 0 or 1, where nothing is learnt; lower the "
             "learning rate."
         )
-    if found.disagreement is not None and found.disagreement > 1:
-        ending = "its maps are worse than those of the warm-up"
+    if found.kept_epoch is not None or (found.disagreement is not None and found.disagreement > 1):
+        ratio = found.disagreement
+        times = "" if ratio is None else f" (the loss is {ratio:.2f} times what it was then)"
+        so = "its maps are worse than those of the warm-up"
         if found.kept_epoch is not None:
-            ending = f"was ended, and its maps are those of epoch {found.kept_epoch}, before it did"
+            so = f"it was ended; its maps are those of the network after epoch {found.kept_epoch}"
         said.append(
-            f"The maps agree less and less with the labels that are made of them (the loss is {found.disagreement:.2f} "
-            f"times what it was after the warm-up): this run has run away, and {ending}. Take another seed, or let a "
-            "moving average make the labels (train.teacher_decay=0.99)."
+            f"The maps agree less with the labels that are made of them than when these set in{times}: this run has "
+            f"run away, and {so}. Take another seed, or let a slower moving average make the labels "
+            "(train.teacher_decay=0.99, or more)."
         )
     if found.unlearnt is not None and found.unlearnt > UNLEARNT:
         said.append(
@@ -135,14 +137,9 @@ def sentences(name: str, found: PremiseRecord, method: type[Method]) -> list[str
     return said
 
 
-def _agreement(run: Run, epochs: list[EpochRecord]) -> dict[str, Any]:
-    """Whether labels and maps have run away from each other, where the one is made of the other."""
-    ratio = disagreement(epochs, BETWEEN_MAPS_AND_LABELS)
-    ended = ratio is not None and ratio > 1 and getattr(run.settings.train, "stop_runaway", False)
-    return {
-        "disagreement": ratio,
-        "kept_epoch": last_before(epochs, BETWEEN_MAPS_AND_LABELS) if ended else None,
-    }
+def _disagreement(epochs: list[EpochRecord], term: str | None) -> float | None:
+    losses = [] if term is None else losses_of(epochs, term)
+    return round(losses[-1] / losses[0], 3) if len(losses) > 1 and losses[0] > 0 else None
 
 
 def _mined(run: Run) -> dict[str, Any]:

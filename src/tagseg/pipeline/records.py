@@ -42,6 +42,7 @@ class EpochRecord(Record):
     waiting: the share of them spent waiting for data.
     rate: of learning, the mean over its steps, as a share of what it is at most (0..1).
     terms: means over the steps that told them, of parts of the loss and of shares, by name.
+    kept: whether training ran away later on, and went back to the network of this epoch.
     """
 
     loss: float
@@ -49,6 +50,7 @@ class EpochRecord(Record):
     waiting: float
     rate: float | None = None
     terms: dict[str, float] | None = None
+    kept: bool | None = None
 
 
 class SaliencyRecord(Record):
@@ -88,7 +90,7 @@ class PremiseRecord(Record):
     saturated: the share of the affinities that learn nothing any more, in the last epoch (AFA).
     disagreement: the loss between the maps and the labels that are made of them in the last epoch, as a multiple of
         that in the first epoch after the warm-up (KTSE); above 1 they run away from each other.
-    kept_epoch: the epoch, counted from 1, whose network was kept where the training ran away and was ended (KTSE).
+    kept_epoch: the epoch, counted from 1, to whose network a training went back that ran away (KTSE).
     unlearnt: how much of the objects lies where the method teaches a network that no class is, percent (SeeNet); it
         needs masks.
     sentences: what is not as the method needs it, and how to mend it.

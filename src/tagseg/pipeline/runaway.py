@@ -1,12 +1,13 @@
 """Ending a training that runs away: labels are made of the maps that they teach, and the two may leave each other.
 
 What tells is the loss between them. It falls from epoch to epoch in a training that ends well; one in which it is
-higher than when it set in has maps that get worse (docs/experiments/ktse.md).
+higher than when the labels set in has maps that get worse (docs/experiments/ktse.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as lightning
@@ -14,7 +15,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from tagseg.pipeline.records import EpochRecord
-from tagseg.progress import Reporter
 
 
 class Epochs(Protocol):
@@ -23,49 +23,42 @@ class Epochs(Protocol):
     epochs: list[EpochRecord]
 
 
-def losses_of(epochs: Sequence[EpochRecord], term: str) -> dict[int, float]:
-    """Returns a term of the loss by epoch, counted from 0, of the epochs that have it."""
-    return {number: epoch.terms[term] for number, epoch in enumerate(epochs) if epoch.terms and term in epoch.terms}
+def losses_of(epochs: Sequence[EpochRecord], term: str) -> list[float]:
+    """Returns a part of the loss in every epoch that has it."""
+    return [epoch.terms[term] for epoch in epochs if epoch.terms and term in epoch.terms]
 
 
-def disagreement(epochs: Sequence[EpochRecord], term: str) -> float | None:
-    """Returns a term of the loss in the last epoch as a multiple of that in the first epoch that has it; None before
-    there are two. Above 1 the training has run away."""
-    losses = list(losses_of(epochs, term).values())
-    return round(losses[-1] / losses[0], 3) if len(losses) > 1 and losses[0] > 0 else None
-
-
-def last_before(epochs: Sequence[EpochRecord], term: str) -> int:
-    """Returns how many epochs passed before a term of the loss set in; 1 if it did in the first."""
-    return max(1, min(losses_of(epochs, term), default=len(epochs)))
+def has_run_away(epochs: Sequence[EpochRecord], term: str) -> bool:
+    """Returns whether a part of the loss is higher in the last epoch than in the first one that has it."""
+    losses = losses_of(epochs, term)
+    return len(losses) > 1 and losses[-1] > losses[0]
 
 
 class EndRunaway(Callback):
-    """Ends a training as soon as it has run away, with the weights from before the labels set in.
+    """Ends a training as soon as it has run away, and keeps the weights of the epoch before the labels set in.
 
-    Those are worth more than the ones of any later epoch, for in a run that runs away the first labels are wrong
-    already. It is asked once the epoch's record is kept, and before the checkpoint is written, in which the weights
-    lie until the training is over; so a training that is killed and goes on ends with the same ones.
+    Those are worth more than the ones of later epochs, for in a run that runs away the first labels are wrong already.
+    It is asked once the epoch's record is kept, and before the checkpoint is written, in which the weights lie
+    (`weights_to_go_back_to`). Where labels are there from the first epoch on, the weights are those of that epoch.
 
     Args:
         history: has the epochs.
         term: of the loss, which is to fall.
-        name: of the training, for people.
-        reporter: is told that the training was ended.
     """
 
-    def __init__(self, history: Epochs, term: str, name: str, reporter: Reporter) -> None:
-        self.history, self.term, self.name, self.reporter = history, term, name, reporter
+    def __init__(self, history: Epochs, term: str) -> None:
+        self.history, self.term = history, term
         self.ended = False
+        self.epoch = 0  # counted from 1, whose weights these are
         self.weights: dict[str, torch.Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the weights to go back to, and whether the training has ended, for the checkpoint."""
-        return {"ended": self.ended, "weights": self.weights}
+        return {"ended": self.ended, "epoch": self.epoch, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes both up from a checkpoint."""
-        self.ended, self.weights = state_dict["ended"], state_dict["weights"]
+        """Takes them up from a checkpoint."""
+        self.ended, self.epoch, self.weights = (state_dict[name] for name in ("ended", "epoch", "weights"))
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:  # noqa: ARG002
         """Ends at once what had ended when it was killed."""
@@ -74,20 +67,20 @@ class EndRunaway(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Keeps the weights until the labels set in, and ends the training if it has run away."""
         epochs = self.history.epochs
-        if last_before(epochs, self.term) == len(epochs):
-            self.weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-        ratio = disagreement(epochs, self.term)
-        if ratio is not None and ratio > 1:
+        if len(epochs) == 1 or not losses_of(epochs, self.term):
+            self.epoch = len(epochs)
+            self.weights = {name: value.detach().clone().cpu() for name, value in module.state_dict().items()}
+        if self.weights and has_run_away(epochs, self.term):
             self.ended = trainer.should_stop = True
 
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Goes back to the weights from before the labels, if the training has run away."""
-        if not self.ended:
-            return
-        module.load_state_dict(self.weights)
-        if trainer.is_global_zero:
-            epochs = self.history.epochs
-            self.reporter.say(
-                f"{self.name}: ended after epoch {len(epochs)}, for the maps agree less and less with the labels that "
-                f"are made of them; the network of epoch {last_before(epochs, self.term)} is kept"
-            )
+
+def weights_to_go_back_to(checkpoint: Path) -> tuple[int, dict[str, torch.Tensor]] | None:
+    """Returns the epoch, counted from 1, and the weights to which a training goes back that ran away; None if it did
+    not.
+
+    They are read from its last checkpoint, whichever process wrote that, and whether or not the training was killed
+    between then and now.
+    """
+    callbacks = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
+    state = callbacks.get(EndRunaway.__qualname__)
+    return (state["epoch"], state["weights"]) if state is not None and state["ended"] else None

@@ -80,7 +80,7 @@ class StepLog(Callback):
 
     Args:
         folder: of the stage.
-        every: steps a line; the last one has a line in any case.
+        every: steps a line; the last one of all has a line in any case.
         steps: of the whole training.
     """
 

@@ -71,7 +71,7 @@ def _trial(recipe: str, settings: dict[str, Any], chosen: FitSettings, data: Dat
     with tempfile.TemporaryDirectory() as folder:
         fit(few, Path(folder) / "run", recipe=recipe, settings=short, until="integral", skip_bad=True, quiet=True)
         epochs = _seconds(Path(folder) / "run" / "train")
-        found = {"first": epochs[1] / count, "later": epochs[2] / count}
+        found = {"first": epochs[1] / count, "later": epochs[-1] / count}
         if chosen.train.successor is not None:
             found["second network"] = _seconds(Path(folder) / "run" / "integral")[1] / count
     return found

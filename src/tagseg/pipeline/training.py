@@ -35,7 +35,7 @@ from tagseg.networks.ranks import have_portion, seed_epoch
 from tagseg.pipeline.cluster import Joined, team
 from tagseg.pipeline.records import EpochRecord
 from tagseg.pipeline.run_folder import CHECKPOINT
-from tagseg.pipeline.runaway import EndRunaway
+from tagseg.pipeline.runaway import EndRunaway, weights_to_go_back_to
 from tagseg.pipeline.settings import LogSettings
 from tagseg.pipeline.step_log import Means, StepLog, find_logger
 from tagseg.progress import Reporter
@@ -148,6 +148,15 @@ def train(
     epochs = _train(*arguments) if others is None else others.do(_train, arguments, processes, place.folder)
     if processes > 1:  # the log was kept by another process
         epochs.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][epochs.state_key])
+    before = weights_to_go_back_to(checkpoint) if must_fall is not None else None
+    if before is not None:
+        kept, weights = before
+        module.load_state_dict(weights)
+        epochs.epochs[kept - 1] = epochs.epochs[kept - 1].model_copy(update={"kept": True})
+        place.reporter.say(
+            f"{name}: ended after epoch {len(epochs.epochs)}, for the maps agree less with the labels that are made of "
+            f"them than when these set in; the network of epoch {kept} is kept"
+        )
     return epochs.epochs
 
 
@@ -194,7 +203,7 @@ def _train(
             epochs,
             Weights(loaders),
             StepLog(folder, log.every, steps),
-            *([] if must_fall is None else [EndRunaway(epochs, must_fall, name, place.reporter)]),
+            *([] if must_fall is None else [EndRunaway(epochs, must_fall)]),
             ModelCheckpoint(
                 dirpath=folder,
                 filename=Path(CHECKPOINT).stem,

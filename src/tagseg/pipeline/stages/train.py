@@ -36,6 +36,8 @@ def _inputs(run: Run) -> dict[str, Any]:
         inputs["program"] = program
     if s.data.texts is not None:
         inputs["texts"] = file_digest(Path(s.data.texts))
+    if run.method.must_fall is not None and program is not None:
+        inputs["must_fall"] = run.method.must_fall
     if s.train.frozen:
         inputs |= run.keys("frozen")
     if s.train.learns_saliency:
@@ -64,8 +66,9 @@ def _work(run: Run, folder: Path) -> TrainingRecord:
         views = network.training_views(samples, s.seed)
     begins = network.begins_after_warmup
     watching = [KeepStart(run.path / START, samples, s.mine.side)] if begins else []
-    place, ends = run.place(folder, "train"), network.must_fall
-    epochs = train(network, views, schedule, place, rests=network.rests, must_fall=ends, watching=watching)
+    place = run.place(folder, "train")
+    must_fall = network.must_fall if getattr(s.train, "stop_runaway", True) else None
+    epochs = train(network, views, schedule, place, rests=network.rests, must_fall=must_fall, watching=watching)
     save_classifier(network, folder, method=s.method, role="first")
     if network.accumulates:
         network.accumulated.close()
