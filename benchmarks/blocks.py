@@ -4,9 +4,9 @@
 
 The runs are trained transformers of `tagseg fit` or `tagseg compare` that have the method ToCo or SS-EPA. Of each, the
 class maps of the last block, at one scale, are spread along what patches attend to: along the mean of all blocks; along
-the weights that the run has learnt; along the one block that each signal of HAAF prefers when it is told the true
-labels of the patches (`affinity`: patches attend to their own label; `content`: and more than if labels lay elsewhere);
-and along every block alone.
+the weights that the run has learnt; along the mean of the three blocks that each signal of HAAF prefers when it is told
+the true labels of the patches (`affinity`: patches attend to their own label; `content`: and more than if labels lay
+elsewhere); and along every block alone.
 
 Background scores are chosen without masks. Masks choose what is called *oracle*: the block whose maps are best, and the
 set of blocks, found by adding the one that helps most until none does. What lies between the mean and that set is what
@@ -14,7 +14,7 @@ weights that are the same for every photograph can be worth.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,11 @@ def best_set(found: list[Photograph], classes: int, blocks: int) -> tuple[list[i
     return chosen, best
 
 
+def numbers(blocks: Iterable[int]) -> str:
+    """Blocks as they are counted, the first one 1."""
+    return ", ".join(str(block + 1) for block in sorted(blocks))
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,7 +135,8 @@ def main() -> None:
     shown = at_even_steps([s for s in data.train if s.tags and s.mask is not None], arguments.photographs)
     classes = len(data.classes)
     print(f"{arguments.data.name}, {len(shown)} photographs, {machine()}\n")
-    print("| | not spread | mean | learnt | by affinity | by content | best block, oracle | best set, oracle |")
+    by_signal = "three by affinity | three by content"
+    print(f"| | not spread | mean | learnt | {by_signal} | best block, oracle | best set, oracle |")
     for path in arguments.runs:
         network = load_saved(path / "train").eval()
         found = [Photograph(network, sample, arguments.side) for sample in shown]
@@ -140,9 +146,12 @@ def main() -> None:
         learnt = [photograph.weights for photograph in found]
         cells = [f"{along(found, weights, classes):.1f}" for weights in (None, np.ones(blocks))]
         cells.append("" if learnt[0] is None else f"{miou(found, learnt, classes):.1f}")
-        cells += [f"{alone[block]:.1f} ({block + 1})" for block in (*signals.argmax(axis=1), int(np.argmax(alone)))]
+        for signal in signals:
+            three = np.argsort(-signal)[:3]
+            mean = np.isin(np.arange(blocks), three).astype(float)
+            cells.append(f"{along(found, mean, classes):.1f} ({numbers(three)})")
         chosen, value = best_set(found, classes, blocks)
-        cells.append(f"{value:.1f} ({', '.join(str(block + 1) for block in sorted(chosen))})")
+        cells += [f"{max(alone):.1f} ({int(np.argmax(alone)) + 1})", f"{value:.1f} ({numbers(chosen)})"]
         print(f"| {'/'.join(path.parts[-2:])} | {' | '.join(cells)} |")
         print(f"    every block alone: {' '.join(f'{value:.1f}' for value in alone)}")
         for name, values in zip(("affinity", "content"), signals, strict=True):
