@@ -84,38 +84,42 @@ def label_of_cells(truth: np.ndarray, cells: Sequence[int]) -> np.ndarray:
     return np.where(share.max(axis=0) > 0.5, labels[share.argmax(axis=0)], IGNORE)
 
 
-def miou(found: list[Photograph], weights: Sequence[np.ndarray | None], classes: int) -> float:
-    """mIoU in percent of the maps spread along the weights of each photograph, with a score chosen without masks."""
+def miou(found: list[Photograph], weights: Sequence[np.ndarray | None], classes: int, step: int = 1) -> float:
+    """mIoU in percent of the maps spread along the weights of each photograph, with a score chosen without masks; of
+    every `step`-th pixel of every `step`-th row."""
     counts, sweep = np.zeros(256), ThresholdSweep(classes)
     for one, own in zip(found, weights, strict=True):
-        maps = one.spread(own)
+        maps, truth = one.spread(own), one.truth[::step, ::step]
         small = histogram(maps)
         counts += small / small.sum()
-        sweep.add(one.grid.resize(maps, one.truth.shape), one.tags, one.truth)
+        sweep.add(one.grid.resize(maps, truth.shape), one.tags, truth)
     return 100 * sweep.at(otsu_score(counts)).scores().miou
 
 
-def along(found: list[Photograph], weights: np.ndarray | None, classes: int) -> float:
+def along(found: list[Photograph], weights: np.ndarray | None, classes: int, step: int = 1) -> float:
     """The same with weights that all photographs share."""
-    return miou(found, [weights] * len(found), classes)
+    return miou(found, [weights] * len(found), classes, step)
 
 
-def best_set(found: list[Photograph], classes: int, blocks: int) -> tuple[list[int], float]:
-    """The blocks that masks would choose, and what their mean gives."""
+def best_set(found: list[Photograph], classes: int, blocks: int) -> list[int]:
+    """The blocks that masks would choose, by a sixteenth of the pixels."""
     chosen: list[int] = []
     best = -1.0
     while len(chosen) < blocks:
         tried = {}
         for block in set(range(blocks)) - set(chosen):
-            weights = np.zeros(blocks)
-            weights[[*chosen, block]] = 1
-            tried[block] = along(found, weights, classes)
+            tried[block] = along(found, mean_of([*chosen, block], blocks), classes, step=4)
         block = max(tried, key=lambda b: tried[b])
         if tried[block] <= best:
             break
         best = tried[block]
         chosen.append(block)
-    return chosen, best
+    return chosen
+
+
+def mean_of(chosen: Sequence[int], blocks: int) -> np.ndarray:
+    """Weights of which the mean of some blocks is made."""
+    return np.isin(np.arange(blocks), chosen).astype(float)
 
 
 def numbers(blocks: Iterable[int]) -> str:
@@ -147,11 +151,11 @@ def main() -> None:
         cells = [f"{along(found, weights, classes):.1f}" for weights in (None, np.ones(blocks))]
         cells.append("" if learnt[0] is None else f"{miou(found, learnt, classes):.1f}")
         for signal in signals:
-            three = np.argsort(-signal)[:3]
-            mean = np.isin(np.arange(blocks), three).astype(float)
-            cells.append(f"{along(found, mean, classes):.1f} ({numbers(three)})")
-        chosen, value = best_set(found, classes, blocks)
-        cells += [f"{max(alone):.1f} ({int(np.argmax(alone)) + 1})", f"{value:.1f} ({numbers(chosen)})"]
+            three = np.argsort(-signal)[:3].tolist()
+            cells.append(f"{along(found, mean_of(three, blocks), classes):.1f} ({numbers(three)})")
+        chosen = best_set(found, classes, blocks)
+        cells.append(f"{max(alone):.1f} ({int(np.argmax(alone)) + 1})")
+        cells.append(f"{along(found, mean_of(chosen, blocks), classes):.1f} ({numbers(chosen)})")
         print(f"| {'/'.join(path.parts[-2:])} | {' | '.join(cells)} |")
         print(f"    every block alone: {' '.join(f'{value:.1f}' for value in alone)}")
         for name, values in zip(("affinity", "content"), signals, strict=True):
