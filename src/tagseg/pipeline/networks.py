@@ -69,7 +69,8 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
             load_network(learnt)(name, stand_in(name, weights), own, 1).check_window()
     if s.train.frozen:
         features += _stored(classifier.backbone, s.train.side) * views
-    held = 8 if classifier.must_fall is None else 10  # two checkpoints: of weights, two moments, what else is kept
+    # two checkpoints, each of the weights, two moments, an average, and weights to go back to where there may be some
+    held = 8 if classifier.must_fall is None else 10
     return max(held * _megabytes(classifier), _megabytes(classifier) + 7 * segmenting), features
 
 
