@@ -14,7 +14,8 @@ from tagseg.grid import Grid
 from tagseg.masks.rescaling import foreground, normalised
 from tagseg.methods.acol import ACoL, ACoLSettings
 from tagseg.methods.aeft import AEFT, AEFTSettings, attract_loss, repulse_loss
-from tagseg.methods.ktse import KTSE, SIDES, KTSESettings, Side, joined, own_part, random_box, with_box
+from tagseg.methods.ktse import KTSE, KTSESettings
+from tagseg.methods.ktse_images import SIDES, Side, joined, own_part, random_box, with_box
 from tagseg.methods.ktse_losses import global_alignment, inter_loss, label_maps, official_label_loss, rise_loss
 from tagseg.methods.pyramid import schedule_end
 from tagseg.pipeline.settings import resolve
