@@ -21,17 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine
-from torch.nn import functional as F
 
 from tagseg.data.dataset import Sample, at_even_steps, read_mask
 from tagseg.data.images import read_image
-from tagseg.data.loading import normalise
 from tagseg.data.reading import read_dataset
-from tagseg.data.views import resize, whole
 from tagseg.evaluation.iou import ThresholdSweep
 from tagseg.labels import IGNORE
 from tagseg.masks.background import histogram, otsu_score
-from tagseg.masks.rescaling import over_maximum
+from tagseg.masks.rescaling import on_cells, over_maximum
+from tagseg.methods.refinements.base import network_image
 from tagseg.methods.saved import load_saved
 from tagseg.methods.ss_epa import affinity_content_loss, affinity_share_loss
 
@@ -47,12 +45,11 @@ class Photograph:
     """
 
     def __init__(self, network: Any, sample: Sample, side: int) -> None:
-        photo = read_image(sample.image)
         assert sample.mask is not None
         self.tags, self.truth, self.grid = sample.tags, read_mask(sample.mask), network.backbone.grid
-        size = self.grid.fit(*(n * side / max(photo.shape[:2]) for n in photo.shape[:2]))
-        pixels = normalise(resize(whole(photo), size).image, network.backbone)[None]
-        tokens = network.backbone.tokens(pixels, attention=True)
+        tokens = network.backbone.tokens(
+            network_image(network.backbone, read_image(sample.image), side), attention=True
+        )
         attention, self.cells = tokens.attention, tokens.patches.shape[-2:]
         plain = network.classifier(tokens.patches).float().relu()[:, list(self.tags)]
         together = torch.cat([plain, torch.ones_like(plain[:, :1])], dim=1)  # the map of ones gives the sums of rows
@@ -79,8 +76,7 @@ class Photograph:
 def label_of_cells(truth: np.ndarray, cells: Sequence[int]) -> np.ndarray:
     """The label that most of a cell has, `(h, w)`; 255 where that is none or unknown."""
     labels = np.unique(truth)
-    layers = torch.from_numpy(np.stack([truth == label for label in labels]).astype(np.float32))[None]
-    share = F.adaptive_avg_pool2d(layers, tuple(cells))[0].numpy()
+    share = on_cells(np.stack([truth == label for label in labels]), tuple(cells))
     return np.where(share.max(axis=0) > 0.5, labels[share.argmax(axis=0)], IGNORE)
 
 

@@ -7,7 +7,6 @@ higher than when the labels set in has maps that get worse (docs/experiments/kts
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as lightning
@@ -74,13 +73,13 @@ class EndRunaway(Callback):
             self.ended = trainer.should_stop = True
 
 
-def weights_to_go_back_to(checkpoint: Path) -> tuple[int, dict[str, torch.Tensor]] | None:
+def weights_to_go_back_to(callbacks: dict[str, Any]) -> tuple[int, dict[str, torch.Tensor]] | None:
     """Returns the epoch, counted from 1, and the weights to which a training goes back that ran away; None if it did
     not.
 
-    They are read from its last checkpoint, whichever process wrote that, and whether or not the training was killed
-    between then and now.
+    Args:
+        callbacks: what they left in the last checkpoint. It is the same whichever process wrote that, and whether or
+            not the training was killed between then and now.
     """
-    callbacks = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
     state = callbacks.get(EndRunaway.__qualname__)
     return (state["epoch"], state["weights"]) if state is not None and state["ended"] else None

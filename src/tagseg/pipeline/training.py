@@ -146,9 +146,10 @@ def train(
     arguments = (module, views, schedule, place, processes, parts, rests, must_fall, tuple(watching))
     others = team() if processes > 1 else None
     epochs = _train(*arguments) if others is None else others.do(_train, arguments, processes, place.folder)
+    callbacks = _left_by_callbacks(checkpoint) if processes > 1 or must_fall is not None else {}
     if processes > 1:  # the log was kept by another process
-        epochs.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"][epochs.state_key])
-    before = weights_to_go_back_to(checkpoint) if must_fall is not None else None
+        epochs.load_state_dict(callbacks[epochs.state_key])
+    before = weights_to_go_back_to(callbacks)
     if before is not None:
         kept, weights = before
         module.load_state_dict(weights)
@@ -218,6 +219,11 @@ def _train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return epochs
+
+
+def _left_by_callbacks(checkpoint: Path) -> dict[str, Any]:
+    """What the callbacks left in a checkpoint, of which nothing else is read."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
 
 
 def _is_whole(checkpoint: Path) -> bool:

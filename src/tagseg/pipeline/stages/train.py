@@ -36,8 +36,6 @@ def _inputs(run: Run) -> dict[str, Any]:
         inputs["program"] = program
     if s.data.texts is not None:
         inputs["texts"] = file_digest(Path(s.data.texts))
-    if run.method.must_fall is not None and program is not None:
-        inputs["must_fall"] = run.method.must_fall
     if s.train.frozen:
         inputs |= run.keys("frozen")
     if s.train.learns_saliency:
