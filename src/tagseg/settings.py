@@ -17,7 +17,9 @@ Pooling = Literal["mean", "top", "lse"]  # of class maps to tag scores (see `tag
 # what batch normalisations that come pretrained normalise by while they learn: "batch", the batch, as in any training;
 # "frozen", what they know, of which nothing changes, as most published codes have it
 Norms = Literal["batch", "frozen", "statistics"]
-EarlyStride = Literal[0, 2, 4, 8]
+# up to the end of the first stage with this stride pretrained layers stay as they are; 0: all learn; "all": none does,
+# and only what stands on the backbone learns, from views as ever
+EarlyStride = Literal[0, 2, 4, 8, "all"]
 Statistics = Literal["backbone", "imagenet", "coco"]
 Compat = Literal["paper", "official"]  # what is right, or what a published implementation does
 

@@ -154,6 +154,20 @@ def test_norms_that_are_frozen_stay_as_they_are(
         assert (norm.weight == norm.weight.round()).all()
 
 
+@pytest.mark.parametrize("name", ["ktse", "l2g-local", "ss-epa", "dupl"])
+def test_of_a_backbone_that_stays_whole_nothing_learns_but_what_stands_on_it(
+    name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Views are as ever, so that those learn, too, which show the network other images; of two neither moves."""
+    monkeypatch.setattr(Backbone, "keep_pretrained", Backbone.freeze)
+    samples, classes = some(tiny_set)
+    before = dict(built(name, classes, early_stride="all").state_dict())
+    after = taught(name, samples, classes, tmp_path, early_stride="all").state_dict()
+    changed = {key for key in after if not torch.equal(before[key], after[key].cpu())}
+    assert changed
+    assert not {key for key in changed if "backbone." in key}
+
+
 @each
 def test_parts_of_the_loss_are_logged_before_they_are_weighed(
     name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

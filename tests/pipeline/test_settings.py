@@ -90,8 +90,8 @@ def test_settings_that_came_later_make_nothing_of_an_older_run_again():
     assert as_ever(resolve("cam", {"train.early_stride": 8}).train) == {"drops"}
     assert as_ever(resolve("sipe").train) == {"drops", "early_stride"}
     assert as_ever(resolve("spg").train) == {"convolutions", "drops", "early_stride", "loss"}
-    assert as_ever(resolve("toco").train) == {"statistics"}
-    assert as_ever(resolve("l2g").train) == set()
+    assert as_ever(resolve("toco").train) == {"early_stride", "statistics"}
+    assert as_ever(resolve("l2g").train) == {"early_stride"}
     assert "products" not in as_ever(resolve("recam").train)  # older runs had signed ones
     assert "products" in as_ever(resolve("voc/recam").train)
     assert as_ever(resolve("cam").segment) == {"early_stride"}

@@ -117,7 +117,7 @@ class LocalNetwork(Method):
 
     def _backbone(self, name: str, weights: str) -> Backbone:
         backbone = Backbone(name, weights, self.settings.output_stride)
-        backbone.keep_pretrained(4, self.settings.norms)
+        backbone.keep_pretrained(self.settings.early_stride, self.settings.norms)
         backbone.expect(self.settings.statistics)
         return backbone
 

@@ -52,6 +52,7 @@ class SingleStage(Method):
         if hasattr(self.backbone.network, "pos_embed"):
             self.backbone.network.pos_embed.requires_grad_(False)
         self.backbone.expect(settings.statistics)
+        self.backbone.keep_pretrained(settings.early_stride, "batch")
         self.side, _ = self.backbone.grid.fit(settings.side, settings.side)
         channels = self.backbone.channels
         self.classifier = nn.Conv2d(channels, self.num_classes, kernel_size=1, bias=False)

@@ -20,7 +20,7 @@ from tagseg.networks.mix_transformer import MixTransformer
 from tagseg.networks.mxnet import read_mxnet
 from tagseg.networks.vgg import is_vgg, refit
 from tagseg.networks.weights import CLASSIFIER, earlier_run
-from tagseg.settings import Norms, OutputStride, Statistics
+from tagseg.settings import EarlyStride, Norms, OutputStride, Statistics
 
 COLOURS = {  # mean and deviation of R, G and B
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -128,18 +128,20 @@ class Backbone(nn.Module):
         """Returns the pixels from one cell of the features to the next."""
         return self.grid.stride
 
-    def freeze(self, stride: int, norms: Norms) -> None:
+    def freeze(self, stride: EarlyStride, norms: Norms) -> None:
         """Keeps the early part, and of batch normalisations what they know, as they are.
 
         Both are usual when ImageNet weights meet small batches; what is frozen costs no backward pass.
 
         Args:
             stride: the early part reaches to the end of the first stage that has this stride (2: the stem), but never
-                to the last two stages; 0: everything learns. Of ResNet-38, as published, and of mix transformers it is
-                always the first stage.
+                to the last two stages; 0: everything learns; "all": nothing does. Of ResNet-38, as published, and of
+                mix transformers it is always the first stage.
             norms: "batch": they normalise by the batch; "statistics": by what they know, and their factors and offsets
                 learn; "frozen": by what they know, and learn nothing.
         """
+        if stride == "all":
+            return self.hold()
         if stride:
             for parameter in _parameters_to_stride(self.network, stride):
                 parameter.requires_grad_(False)
@@ -149,7 +151,7 @@ class Backbone(nn.Module):
                 module.requires_grad_(False)
         self.train(self.training)  # nobody need call it again: Lightning takes modules in the mode that they are in
 
-    def keep_pretrained(self, stride: int, norms: Norms) -> None:
+    def keep_pretrained(self, stride: EarlyStride, norms: Norms) -> None:
         """Freezes what is pretrained, as the arguments of `freeze` say; random weights all learn."""
         if self.pretrained:
             self.freeze(stride, norms)

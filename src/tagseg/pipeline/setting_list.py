@@ -192,7 +192,7 @@ _WORDS = {
     "ScaleRange": "two numbers",
     "Share": "0 to 1",
     "Norms": "batch, statistics, frozen",
-    "EarlyStride": "0, 2, 4, 8",
+    "EarlyStride": "0, 2, 4, 8, all",
     "Statistics": "backbone, imagenet, coco",
     "Compat": "paper, official",
     "Pooling": "mean, top, lse",

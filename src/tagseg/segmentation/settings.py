@@ -73,7 +73,8 @@ class SegmentSettings(Settings):
     start: Literal["classifier", "weights"] = "classifier"  # backbone from the tag-trained network, or as it came
     output_stride: OutputStride = "auto"
     norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
-    early_stride: EarlyStride = 4  # up to the end of the first stage with this stride pretrained layers stay; 0: none
+    # up to the end of the first stage with this stride pretrained layers stay; 0: none; "all": the whole backbone
+    early_stride: EarlyStride = 4
     epochs: Count = 16
     batch_size: Count = 16
     side: SidePixels = 321  # of the square training window; photographs are predicted at this long side times 1.25

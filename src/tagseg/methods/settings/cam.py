@@ -34,7 +34,8 @@ class ClassifierSettings(TrainSettings):
     # what pretrained batch normalisations normalise by: the batch, or what they know; of "statistics" their factors and
     # offsets learn, of "frozen" nothing
     norms: Norms = "batch"
-    early_stride: EarlyStride = 4  # up to the end of the first stage with this stride pretrained layers stay; 0: none
+    # up to the end of the first stage with this stride pretrained layers stay; 0: none; "all": the whole backbone
+    early_stride: EarlyStride = 4
     # "adamw" and "sgd" fall by poly decay; "sgd-steps", Caffe's, is Nesterov SGD by steps, whose norms and biases learn
     # twice as fast
     optimiser: Literal["adamw", "sgd", "sgd-steps"] = "adamw"

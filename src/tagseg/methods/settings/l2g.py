@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from tagseg.settings import Count, Norms, OutputStride, ScaleRange, SidePixels, Statistics, TrainSettings
+from tagseg.settings import Count, EarlyStride, Norms, OutputStride, ScaleRange, SidePixels, Statistics, TrainSettings
 
 
 class LocalSettings(TrainSettings):
@@ -15,6 +16,8 @@ class LocalSettings(TrainSettings):
     Views, losses and thresholds are as published; the schedule suits a few hundred to a few thousand photographs.
     `voc/l2g` and `coco/l2g` hold the published one.
     """
+
+    later: ClassVar[Mapping[str, Any]] = {"early_stride": 4}
 
     epochs: Count = 10
     batch_size: Count = 4  # a global network learns slowly: it takes steps rather than photographs
@@ -35,6 +38,8 @@ class LocalSettings(TrainSettings):
     output_stride: OutputStride = "auto"
     # what colours are normalised by: those of the backbone's training, ImageNet's, or COCO's (published code on COCO)
     statistics: Statistics = "backbone"
+    # up to the end of the first stage with this stride pretrained layers stay; 0: none; "all": the whole backbone
+    early_stride: EarlyStride = 4
     norms: Norms = "batch"  # what pretrained batch normalisations normalise by: the batch, or what they know
     optimiser: Literal["adamw", "sgd-steps", "sgd-poly"] = "adamw"
     learning_rate: PositiveFloat = 1e-4

@@ -16,7 +16,7 @@ class SingleStageSettings(TrainSettings):
     The schedule is for a few hundred to a few thousand photographs.
     """
 
-    later: ClassVar[Mapping[str, Any]] = {"statistics": "backbone"}
+    later: ClassVar[Mapping[str, Any]] = {"statistics": "backbone", "early_stride": 0}
 
     epochs: Count = 20
     batch_size: Count = 4
@@ -32,6 +32,9 @@ class SingleStageSettings(TrainSettings):
     teacher_decay: float = Field(default=0.0, ge=0, lt=1)
     compat: Literal["paper", "official"] = "paper"
     statistics: Statistics = "backbone"  # the colours that photographs are normalised by: the weights', or others
+    early_stride: Literal[0, "all"] = (
+        0  # "all": the pretrained transformer stays as it is, and what stands on it learns
+    )
     learning_rate: PositiveFloat = 6e-5
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01
