@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_a_table_a_page_and_a_line_for_every_run(tiny_set: Path, tmp_path: Path)
     again = compared(tiny_set, out, updates=4, seeds=[0], refine=["none", "crf"])
     assert {p: p.stat().st_mtime_ns for p in out.rglob("train/classifier.safetensors")} == before
     assert again.runs[0].numbers["none"] == found.runs[0].numbers["none"]
+
+
+def test_seeds_that_ran_away_and_were_ended_are_named(tiny_set: Path, tmp_path: Path):
+    found = compared(tiny_set, tmp_path, rows={"plain": ROWS["plain"]}, refine=["none"], updates=4)
+    assert found.cells("plain")[found.columns().index("updates")].isdigit()
+    assert not any("ran away" in sentence for sentence in found.premises("plain"))
+    first, second = found.runs
+    premise = second.premise.model_copy(update={"kept_epoch": 1})
+    ended = second.model_copy(update={"updates": 2, "premise": premise})
+    other = replace(found, runs=(first, ended))
+    assert other.cells("plain")[found.columns().index("updates")] == f"2 to {first.updates}"
+    assert "network of the warm-up kept, of seed 1." in other.markdown()
+    assert [line["kept_epoch"] for line in csv.DictReader(other.csv().splitlines())] == ["", "1"]
 
 
 def test_the_machine_is_that_of_the_training(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

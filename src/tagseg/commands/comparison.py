@@ -24,6 +24,7 @@ PREMISE = (
     "recall", "noise", "tags_map", "rate", "trusted", "saturated", "disagreement", "unlearnt",
     "maps_tags_map", "kept_epoch",
 )  # fmt: skip
+WHOLE = ("updates", "seconds")  # columns without decimals
 Gallery = Callable[[], tuple[list[str], list[tuple[Sample, list[np.ndarray]]]]]
 
 
@@ -71,16 +72,19 @@ class Comparison:
         return [*maps, first.oracle, premise.recall, premise.noise, premise.tags_map, run.updates, run.seconds]
 
     def cells(self, row: str) -> list[str]:
-        """Returns a row's means over seeds, of the refinements with their spread, as words."""
-        cells = []
+        """Returns a row's means over seeds: of the refinements with their spread, updates from least to most."""
+        columns = self.columns()
+        cells: list[str] = []
         for place, values in enumerate(zip(*(self.values(run) for run in self.of(row)), strict=True)):
             known = [v for v in values if v is not None]
             if not known:
                 cells.append("-")
             elif place < len(self.chains) and len(known) > 1:
                 cells.append(f"{np.mean(known):.1f} ± {np.std(known, ddof=1):.1f}")
+            elif columns[place] == "updates" and min(known) != max(known):  # some of the seeds were ended
+                cells.append(f"{min(known):.0f} to {max(known):.0f}")
             else:
-                cells.append(f"{np.mean(known):.0f}" if place >= len(self.columns()) - 2 else f"{np.mean(known):.1f}")
+                cells.append(f"{np.mean(known):.0f}" if columns[place] in WHOLE else f"{np.mean(known):.1f}")
         return cells
 
     def facts(self) -> str:
