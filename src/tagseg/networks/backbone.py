@@ -18,7 +18,7 @@ from tagseg.grid import Grid
 from tagseg.networks import caffe_resnet, mix_transformer, resnet38, vit_depth8
 from tagseg.networks.mix_transformer import MixTransformer
 from tagseg.networks.mxnet import read_mxnet
-from tagseg.networks.vgg import is_vgg, refit
+from tagseg.networks.vgg import NARROW, is_vgg, refit
 from tagseg.networks.weights import CLASSIFIER, earlier_run
 from tagseg.settings import EarlyStride, Norms, OutputStride, Statistics
 
@@ -245,7 +245,7 @@ def _create(name: str, weights: str, output_stride: int | None) -> nn.Module:
     try:
         if is_vgg(name):
             stride = options.pop("output_stride", None)
-            network = refit(_create_flexible(name, options), stride)
+            network = refit(_create_flexible(name, {**options, **NARROW}), stride)
         else:
             network = _create_flexible(name, options)
     except (TypeError, AssertionError, NotImplementedError) as error:

@@ -7,6 +7,10 @@ from typing import Any
 from timm.models.vgg import VGG
 from torch import nn
 
+# makes of 119 million weights of fully connected layers, which features do not need, a hundred thousand, until `refit`
+# drops them: most of the time and memory that it takes to build a VGG
+NARROW = {"mlp_ratio": 1 / 4096}
+
 
 def is_vgg(name: str) -> bool:
     """Tells whether timm builds a VGG under that name."""
@@ -22,7 +26,7 @@ def refit(network: VGG, output_stride: int | None) -> Any:
     Raises:
         NotImplementedError: another stride.
     """
-    network.pre_logits = nn.Identity()  # type: ignore[assignment]  # 119 million weights that features do not need
+    network.pre_logits = nn.Identity()  # type: ignore[assignment]
     if output_stride in (None, 32):
         return network
     if output_stride not in (8, 16):
