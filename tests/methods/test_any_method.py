@@ -193,6 +193,31 @@ def test_parts_of_the_loss_are_logged_before_they_are_weighed(
     assert told[1] == pytest.approx(told[0], rel=1e-3)
 
 
+@each
+def test_the_least_of_everything_that_is_counted_can_be_learnt_with(
+    name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One photograph a step, one crop, one view, one channel."""
+    monkeypatch.setattr(Method, "global_step", 3)
+    monkeypatch.setattr(Method, "trainer", SimpleNamespace(current_epoch=0, max_epochs=2))
+    monkeypatch.setattr(Method, "current_epoch", 0)
+    samples, classes = some(tiny_set)
+    fields = type(built(name, classes).settings).model_fields
+    counted = [
+        n for n, f in fields.items() if f.annotation is int and any(getattr(m, "ge", 0) == 1 for m in f.metadata)
+    ]
+    for key in counted:
+        network = built(name, classes, **{"warmup": 0.0, key: 1})
+        network.log = lambda *_: None  # type: ignore[method-assign]
+        if network.accumulates:
+            network.accumulated = network.accumulator(tmp_path / key, samples, [(64, 64)] * len(samples))
+            monkeypatch.setattr(type(network), "accumulate", lambda *_, **__: None)
+        views = network.training_views(samples, seed=0)
+        size = 1 if key == "batch_size" else 2
+        loss = network.training_step(next(iter(TrainingLoader(views, size, 0, threads=1))), 0)
+        assert torch.isfinite(loss), key
+
+
 # one of every kind of exchange: counts, cumulative maps, two networks, pairs, contrast; the rest is for --long
 KINDS = ("cam", "oaa++", "l2g", "aeft", "ktse", "ss-epa", "seam", "mctformer+", "late", "irn", "clipped", "beco")
 REST = tuple(name for name in (*method_names(), "psa", *SEGMENTERS) if name not in KINDS)

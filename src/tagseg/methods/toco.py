@@ -21,6 +21,7 @@ class map at the first scale; the teacher shares the encoder.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,7 +131,7 @@ class ToCo(AuxiliaryStage):
         parts = torch.cat([views, self.tokens(crops.flatten(0, 1)).summary])
         with torch.no_grad():
             target = self.teacher(views.detach())
-        both = torch.cat([torch.ones_like(flags[:, :2]), flags], dim=1)
+        both = torch.cat([flags.new_ones(len(flags), 2), flags], dim=1)
         return class_contrast_loss(self.projection(parts), target, both, s.temperature, extra=s.compat == "official")
 
     def segmentation(
@@ -193,17 +194,18 @@ def class_contrast_loss(
     """
     batch, views = flags.shape
     others, globals_ = student.view(views, batch, -1), teacher.view(-1, batch, teacher.shape[1])
-    # exp(p . q / tau) of every global view, from the teacher, with every view: (B, G, V)
+    # p . q / tau of every global view, from the teacher, with every view: (B, G, V). It can be in the hundreds, whose
+    # exponentials no float32 holds, so that all that follows are logarithms
     with torch.autocast(student.device.type, enabled=False):
-        similar = (torch.einsum("gbd,vbd->bgv", globals_.float(), others.float()) / temperature).exp()
+        similar = torch.einsum("gbd,vbd->bgv", globals_.float(), others.float()) / temperature
     positive = flags.to(similar.dtype)[:, None]
-    # InfoNCE: a positive stands against all negatives of its photograph, not against other positives
-    negatives = (similar * (1 - positive)).sum(dim=2, keepdim=True)
-    terms = -(similar / (similar + negatives + 1e-4)).log() * positive
-    total = terms.sum(dim=2)
+    # InfoNCE: a positive stands against all negatives of its photograph and 1e-4, not against other positives
+    negatives = F.pad(similar.masked_fill(positive > 0, -torch.inf), (0, 1), value=math.log(1e-4))
+    against = negatives.logsumexp(dim=2, keepdim=True)
+    total = ((torch.logaddexp(similar, against) - similar) * positive).sum(dim=2)
     if extra:
         # the spare positive: similarity 1 over itself and the negatives
-        total = total - (1 / (1 + negatives[:, :, 0] + 1e-4)).log()
+        total = total + F.softplus(against[:, :, 0])
     # the mean over global views, and over the positives of each photograph
     return (total.sum(dim=1) / len(globals_) / (positive[:, 0].sum(dim=1) + 1e-4)).mean()
 
