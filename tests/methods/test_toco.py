@@ -234,6 +234,7 @@ VARIANTS: list[tuple[Any, dict[str, Any]]] = [
     (ToCo, {"crops": 1}),
     (AFA, {"spread_from": 1.0}),
     (AFA, {"spread_from": 0.0, "radius": 2}),
+    (SSEPA, {"fusion_labels": "last"}),
     *((SSEPA, {"affinity": a}) for a in ("none", "mean", "enhanced", "literal")),
 ]
 
@@ -346,6 +347,21 @@ def test_the_fusion_teaches_nothing_but_itself(signal: str):
     learnt = [name for name, p in network.named_parameters() if p.grad is not None]
     assert learnt
     assert all(name.startswith("fusion") for name in learnt)
+
+
+def test_weights_of_blocks_learn_from_the_maps_that_are_named(monkeypatch: pytest.MonkeyPatch):
+    """Of the auxiliary classifier, or of the last block, where these have other labels."""
+    seen: dict[str, torch.Tensor] = {}
+    for which in ("auxiliary", "last"):
+        network = built(SSEPA, fusion_labels=which)
+        early, last = torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)
+        monkeypatch.setattr(network, "taught_maps", lambda *_, pair=(last, early): pair)
+        monkeypatch.setattr(network, "refinement_loss", lambda *given, name=which: seen.update({name: given[2]}) or {})
+        network.training_step(batch_of(network, [[1, 0, 0]]), 0)
+    inside = seen["last"] != 255
+    assert inside.any()
+    assert (seen["auxiliary"][inside] == 0).all()
+    assert (seen["last"][inside] == 1).all()
 
 
 def test_maps_are_spread_along_the_affinity():

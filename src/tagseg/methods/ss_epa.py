@@ -9,8 +9,8 @@ reaches the loss only through pseudo-labels. `affinity="literal"` does just that
 the products of queries and keys before the softmax; rows, which lack what goes to the class token, are made to add up
 to 1; and maps are rectified before they are spread.
 
-The network learns from where attention goes: a patch that the maps of the auxiliary classifier label for sure is to
-attend to patches of the same label, and more than if the labels lay elsewhere in the photograph
+The network learns from where attention goes: a patch that class maps (`fusion_labels`) label for sure is to attend to
+patches of the same label, and more than if the labels lay elsewhere in the photograph
 (`affinity_content_loss`). Without the latter (`fusion_signal="affinity"`) the first blocks win, in which patches attend
 to themselves and their neighbours: these have the same label, and nothing spreads along them
 (docs/experiments/one-stage.md). To classify the spread and pooled maps, which is the other reading
@@ -63,6 +63,7 @@ class SSEPA(ToCo):
         self, backbone: str, weights: str, classes: Sequence[str], settings: SSEPASettings, steps: int
     ) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
+        self.refined_by = settings.fusion_labels
         self.fusion = BlockWeights(self.backbone.blocks) if settings.affinity in ("enhanced", "literal") else None
         if self.fusion is not None and settings.affinity == "literal":
             self.fusion.requires_grad_(False)  # nothing teaches it

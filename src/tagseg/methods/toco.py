@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -75,6 +75,7 @@ class ToCo(AuxiliaryStage):
     """
 
     Settings: type[ToCoSettings] = ToCoSettings
+    refined_by: Literal["auxiliary", "last"] = "auxiliary"  # whose maps label patches for `refinement_loss`
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
@@ -97,7 +98,10 @@ class ToCo(AuxiliaryStage):
         if contrasted or segmented:
             maps, early_maps = self.taught_maps(images, tokens, tags)
         labels = self.patch_labels(early_maps, tags, batch["inside"], s.high) if contrasted else None
-        terms |= self.refinement_loss(tokens, tags, labels, cells_inside(batch["inside"], self.backbone.stride))
+        known = labels
+        if contrasted and self.refined_by == "last":
+            known = self.patch_labels(maps, tags, batch["inside"], s.high)
+        terms |= self.refinement_loss(tokens, tags, known, cells_inside(batch["inside"], self.backbone.stride))
         if labels is not None:
             contrast = patch_contrast_loss(tokens.patches.float(), affinity_labels(labels))
             terms["patch_contrast"] = s.patch_weight * contrast
@@ -112,8 +116,8 @@ class ToCo(AuxiliaryStage):
     ) -> dict[str, torch.Tensor]:
         """Returns the terms that a refinement adds to the loss if it learns: none here.
 
-        `labels` are those of `patch_labels`, None before anything is contrasted; `boxes` `(B, 4)` say which patches are
-        photograph and not padding: rows y0, y1, x0, x1.
+        `labels` are those of `patch_labels`, of the maps that `refined_by` names, None before anything is contrasted;
+        `boxes` `(B, 4)` say which patches are photograph and not padding: rows y0, y1, x0, x1.
         """
         del tokens, tags, labels, boxes
         return {}
