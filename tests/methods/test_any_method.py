@@ -168,27 +168,34 @@ def test_of_a_backbone_that_stays_whole_nothing_learns_but_what_stands_on_it(
     assert not {key for key in changed if "backbone." in key}
 
 
+def one_step(
+    network: Method, samples: tuple[Any, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, size: int = 2
+) -> torch.Tensor:
+    """The loss of the first batch, in a step in which everything has set in but what waits for a later epoch."""
+    monkeypatch.setattr(Method, "global_step", 3)
+    monkeypatch.setattr(Method, "trainer", SimpleNamespace(current_epoch=0, max_epochs=2))
+    monkeypatch.setattr(Method, "current_epoch", 0)
+    network.log = lambda *_: None  # type: ignore[method-assign]
+    if network.accumulates:
+        network.accumulated = network.accumulator(folder, samples, [(64, 64)] * len(samples))
+        monkeypatch.setattr(type(network), "accumulate", lambda *_, **__: None)
+    views = network.training_views(samples, seed=0)
+    torch.manual_seed(0)
+    return network.training_step(next(iter(TrainingLoader(views, size, 0, threads=1))), 0)  # type: ignore[no-any-return]
+
+
 @each
 def test_parts_of_the_loss_are_logged_before_they_are_weighed(
     name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As published logs have them: whatever their weights, a step tells the same of them."""
-    monkeypatch.setattr(Method, "global_step", 3)
-    monkeypatch.setattr(Method, "trainer", SimpleNamespace(current_epoch=0, max_epochs=2))
-    monkeypatch.setattr(Method, "current_epoch", 0)
     samples, classes = some(tiny_set)
     fields = type(built(name, classes).settings).model_fields
     weights = {n: f.default for n, f in fields.items() if n.endswith("_weight") and isinstance(f.default, float)}
     told = []
     for factor in (1.0, 2.0):
         network = built(name, classes, **{n: factor * (value or 1.0) for n, value in weights.items()})
-        network.log = lambda *_: None  # type: ignore[method-assign]
-        if network.accumulates:
-            network.accumulated = network.accumulator(tmp_path / str(factor), samples, [(64, 64)] * len(samples))
-            monkeypatch.setattr(type(network), "accumulate", lambda *_, **__: None)
-        views = network.training_views(samples, seed=0)
-        torch.manual_seed(0)
-        network.training_step(next(iter(TrainingLoader(views, 2, 0, threads=1))), 0)
+        one_step(network, samples, tmp_path / str(factor), monkeypatch)
         told.append({n: float(value) for n, value in network.terms.items()})
     assert told[1] == pytest.approx(told[0], rel=1e-3)
 
@@ -198,9 +205,6 @@ def test_the_least_of_everything_that_is_counted_can_be_learnt_with(
     name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """One photograph a step, one crop, one view, one channel."""
-    monkeypatch.setattr(Method, "global_step", 3)
-    monkeypatch.setattr(Method, "trainer", SimpleNamespace(current_epoch=0, max_epochs=2))
-    monkeypatch.setattr(Method, "current_epoch", 0)
     samples, classes = some(tiny_set)
     fields = type(built(name, classes).settings).model_fields
     counted = [
@@ -208,14 +212,8 @@ def test_the_least_of_everything_that_is_counted_can_be_learnt_with(
     ]
     for key in counted:
         network = built(name, classes, **{"warmup": 0.0, key: 1})
-        network.log = lambda *_: None  # type: ignore[method-assign]
-        if network.accumulates:
-            network.accumulated = network.accumulator(tmp_path / key, samples, [(64, 64)] * len(samples))
-            monkeypatch.setattr(type(network), "accumulate", lambda *_, **__: None)
-        views = network.training_views(samples, seed=0)
         size = 1 if key == "batch_size" else 2
-        loss = network.training_step(next(iter(TrainingLoader(views, size, 0, threads=1))), 0)
-        assert torch.isfinite(loss), key
+        assert torch.isfinite(one_step(network, samples, tmp_path / key, monkeypatch, size)), key
 
 
 # one of every kind of exchange: counts, cumulative maps, two networks, pairs, contrast; the rest is for --long
