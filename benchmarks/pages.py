@@ -1,11 +1,11 @@
-"""Draws `docs/results/METHOD.md` from `results/*.csv`, which `tagseg compare` writes: published numbers, then ours.
+"""Draws `docs/results/*.md` from `results/*.csv`, which `tagseg compare` writes: all methods, and each by itself.
 
     python benchmarks/pages.py            # writes the pages
     python benchmarks/pages.py --check    # says which of them are not what the files say
 
-A page has the rows that a paper compares (`results/published.csv`), with every class where published logs have them
-(`results/published_classes.csv`). Of every file with one of these rows beside plain
-CAM it has a section.
+`all.md` has every row of every file, and how far it is from plain CAM of the same file. The page of a method has the
+rows that its paper compares (`results/published.csv`), with every class where published logs have them
+(`results/published_classes.csv`). Of every file with one of these rows beside plain CAM it has a section.
 """
 
 import argparse
@@ -17,6 +17,20 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGES = ROOT / "results", ROOT / "docs" / "results"
+WHERE = {
+    "frozen": "Linear heads on stored features: the network stays as it is",
+    "frozen_40_seconds": "Linear heads on stored features, at equal time",
+    "frozen_15_seconds": "Linear heads on stored features, at equal time",
+    "oaa": "Linear heads on stored features, when OAA was mended",
+    "heads": "What stands on a network learns from views; the network stays as it is",
+    "heads_500_updates": "What stands on a network learns from views, for a shorter time",
+    "cnn": "A convolutional network, fine-tuned",
+    "cnn_short": "A convolutional network, fine-tuned for a short time",
+    "transformers": "A plain transformer, fine-tuned",
+    "transformers_slower": "A plain transformer, fine-tuned at a lower rate",
+    "transformers_kept": "What stands on a plain transformer learns from views; the transformer stays as it is",
+    "gcn": "Spread by a graph network, which learns from the maps",
+}
 NUMBERS = {"recall": "recall", "noise": "noise", "tags_map": "tags", "updates": "updates", "seconds": "seconds"}
 Rows = list[dict[str, str]]
 
@@ -33,7 +47,7 @@ def pages() -> dict[str, str]:
         published.setdefault(line["page"], []).append(line)
     measured = {path: read(path) for path in sorted(RESULTS.glob("*.csv")) if not path.stem.startswith("published")}
     classes = read(RESULTS / "published_classes.csv")
-    return {
+    return {"all": overview(measured)} | {
         name: page(name, rows, [line for line in classes if line["page"] == name], measured)
         for name, rows in published.items()
     }
@@ -74,31 +88,92 @@ def page(name: str, published: Rows, classes: Rows, measured: dict[Path, Rows]) 
     return "\n".join([*lines, ""])
 
 
-def section(path: Path, runs: Rows) -> list[str]:
-    """Returns what a file says of some of its rows, as Markdown."""
+def overview(measured: dict[Path, Rows]) -> str:
+    """Returns the page on which all methods stand beside each other, a table for every file."""
+    lines = [
+        "# All methods beside each other",
+        "",
+        "Made by `python benchmarks/pages.py`. Every row that was measured, with the mean and the spread of its seeds; "
+        "the best maps after spreading come first. *Against CAM* is how far they are from those of plain CAM in the "
+        "same table, for the mean of the seeds that both have, and for how many of these they are above it. A method's "
+        "rows at other settings stand in other tables: compare within one. Scores that cut maps are chosen without "
+        "masks. What each table shows is told on [the page of comparisons](../experiments/comparison.md).",
+    ]
+    for data in sorted({runs[0]["data"] for runs in measured.values()}):
+        lines += ["", f"## {data}"]
+        own = {path: runs for path, runs in measured.items() if runs[0]["data"] == data}
+        for path, runs in sorted(own.items(), key=lambda item: [*WHERE, stem(*item)].index(stem(*item))):
+            groups, chains = grouped(runs), refined(runs)
+            judged = chains[1] if len(chains) > 1 else chains[0]
+            of = {row: known([r[f"{judged}:miou"] for r in members]) for row, members in groups.items()}
+            head = [*(f"mIoU, {c}" for c in chains), *(["against CAM"] if "CAM" in groups else []), *NUMBERS.values()]
+            lines += ["", f"### {WHERE.get(stem(path, runs), stem(path, runs))}", "", measured_how(path, runs), ""]
+            lines += [f"| | {' | '.join(head)} |", "|" + "---|" * (1 + len(head))]
+            seeds = len({r["seed"] for r in runs})
+            for row in sorted(groups, key=lambda row: -np.mean(of[row] or [0])):
+                row_cells = cells(groups[row], chains, seeds)
+                if "CAM" in groups:
+                    row_cells.insert(len(chains), against(groups[row], groups["CAM"], f"{judged}:miou"))
+                lines.append(f"| {row} | {' | '.join(row_cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def stem(path: Path, runs: Rows) -> str:
+    return path.stem.removesuffix("_" + runs[0]["data"])
+
+
+def measured_how(path: Path, runs: Rows) -> str:
     first = runs[0]
-    chains = [key.removesuffix(":miou") for key in first if key.endswith(":miou")]
     on = first.get("measured") or first["photographs"]
     of = f"{on} of {first['photographs']}" if on != first["photographs"] else on
+    machines = "; or ".join(dict.fromkeys(run["machine"] for run in runs))
+    return (
+        f"[results/{path.name}](../../results/{path.name}): {of} training photographs, {first['budget']}; {machines}."
+    )
+
+
+def refined(runs: Rows) -> list[str]:
+    """Returns what was done with the maps, as columns have it: `none`, `proxy`, `proxy+crf`."""
+    return [key.removesuffix(":miou") for key in runs[0] if key.endswith(":miou")]
+
+
+def grouped(runs: Rows) -> dict[str, Rows]:
+    return {row: [r for r in runs if r["row"] == row] for row in dict.fromkeys(r["row"] for r in runs)}
+
+
+def cells(members: Rows, chains: list[str], seeds: int) -> list[str]:
+    """Returns mIoU for every chain, then what else is known of the runs of one row."""
+    miou = [spread([r[f"{chain}:miou"] for r in members], seeds) for chain in chains]
+    return miou + [mean([r[key] for r in members], 0 if key in ("updates", "seconds") else 1) for key in NUMBERS]
+
+
+def against(members: Rows, cam: Rows, key: str) -> str:
+    """Returns how far a row is from CAM in points, and for how many of the seeds that both have it is above."""
+    if members is cam:
+        return ""
+    base = {r["seed"]: float(r[key]) for r in cam if r[key]}
+    gains = [float(r[key]) - base[r["seed"]] for r in members if r[key] and r["seed"] in base]
+    return f"{np.mean(gains):+.1f} ({sum(g > 0 for g in gains)} of {len(gains)})" if gains else "-"
+
+
+def section(path: Path, runs: Rows) -> list[str]:
+    """Returns what a file says of some of its rows, as Markdown."""
+    groups, chains = grouped(runs), refined(runs)
     lines = [
-        f"## {first['data']}: {path.stem.removesuffix('_' + first['data'])}",
+        f"## {runs[0]['data']}: {path.stem.removesuffix('_' + runs[0]['data'])}",
         "",
-        f"[results/{path.name}](../../results/{path.name}): {of} training photographs, {first['budget']}; "
-        f"{first['machine']}. Beside the tags the networks have seen: {first['prior']}. Mean and spread over seeds "
-        f"{', '.join(dict.fromkeys(r['seed'] for r in runs))}; scores that cut maps are chosen without masks.",
+        f"{measured_how(path, runs)} Beside the tags the networks have seen: {runs[0]['prior']}. Mean and spread over "
+        f"seeds {', '.join(dict.fromkeys(r['seed'] for r in runs))}; scores that cut maps are chosen without masks.",
         "",
         f"| | {' | '.join(f'mIoU, {c}' for c in chains)} | {' | '.join(NUMBERS.values())} |",
         "|" + "---|" * (1 + len(chains) + len(NUMBERS)),
     ]
-    groups = {row: [r for r in runs if r["row"] == row] for row in dict.fromkeys(r["row"] for r in runs)}
     seeds = len({r["seed"] for r in runs})
     for row, members in groups.items():
-        cells = [spread([r[f"{chain}:miou"] for r in members], seeds) for chain in chains]
-        cells += [mean([r[key] for r in members], 0 if key in ("updates", "seconds") else 1) for key in NUMBERS]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(f"| {row} | {' | '.join(cells(members, chains, seeds))} |")
     last = chains[-1]
     start = f"{last}:"
-    classes = [key.removeprefix(start) for key in first if key.startswith(start)]
+    classes = [key.removeprefix(start) for key in runs[0] if key.startswith(start)]
     classes = [c for c in classes if c not in ("miou", "oracle", "score")]
     lines += [
         "",
@@ -112,16 +187,20 @@ def section(path: Path, runs: Rows) -> list[str]:
     return lines
 
 
+def known(values: list[str]) -> list[float]:
+    return [float(v) for v in values if v]
+
+
 def mean(values: list[str], digits: int = 1) -> str:
-    known = [float(v) for v in values if v]
-    return f"{np.mean(known):.{digits}f}" if known else "-"
+    numbers = known(values)
+    return f"{np.mean(numbers):.{digits}f}" if numbers else "-"
 
 
 def spread(values: list[str], seeds: int) -> str:
     """Returns mean and spread; and the number of seeds, where other rows have more."""
-    known = [float(v) for v in values if v]
-    of = f" ({len(known)} of {seeds} seeds)" if 0 < len(known) < seeds else ""
-    return f"{np.mean(known):.1f} ± {np.std(known, ddof=1):.1f}{of}" if len(known) > 1 else mean(values) + of
+    numbers = known(values)
+    of = f" ({len(numbers)} of {seeds} seeds)" if 0 < len(numbers) < seeds else ""
+    return f"{np.mean(numbers):.1f} ± {np.std(numbers, ddof=1):.1f}{of}" if len(numbers) > 1 else mean(values) + of
 
 
 def main() -> None:
