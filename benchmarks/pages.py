@@ -123,12 +123,21 @@ def stem(path: Path, runs: Rows) -> str:
 
 
 def measured_how(path: Path, runs: Rows) -> str:
+    """Returns the file, its photographs, budget and machines, and what networks have seen, by row if it differs."""
     first = runs[0]
     on = first.get("measured") or first["photographs"]
     of = f"{on} of {first['photographs']}" if on != first["photographs"] else on
     machines = "; or ".join(dict.fromkeys(run["machine"] for run in runs))
+    priors: dict[str, list[str]] = {}
+    for run in runs:
+        rows = priors.setdefault(run["prior"], [])
+        if run["row"] not in rows:
+            rows.append(run["row"])
+    usual = max(priors, key=lambda prior: len(priors[prior]))
+    seen = "; ".join([usual, *(f"{', '.join(rows)}: {prior}" for prior, rows in priors.items() if prior != usual)])
     return (
-        f"[results/{path.name}](../../results/{path.name}): {of} training photographs, {first['budget']}; {machines}."
+        f"[results/{path.name}](../../results/{path.name}): {of} training photographs, {first['budget']}; {machines}. "
+        f"Beside the tags the networks have seen: {seen}."
     )
 
 
@@ -162,8 +171,8 @@ def section(path: Path, runs: Rows) -> list[str]:
     lines = [
         f"## {runs[0]['data']}: {path.stem.removesuffix('_' + runs[0]['data'])}",
         "",
-        f"{measured_how(path, runs)} Beside the tags the networks have seen: {runs[0]['prior']}. Mean and spread over "
-        f"seeds {', '.join(dict.fromkeys(r['seed'] for r in runs))}; scores that cut maps are chosen without masks.",
+        f"{measured_how(path, runs)} Mean and spread over seeds {', '.join(dict.fromkeys(r['seed'] for r in runs))}; "
+        "scores that cut maps are chosen without masks.",
         "",
         f"| | {' | '.join(f'mIoU, {c}' for c in chains)} | {' | '.join(NUMBERS.values())} |",
         "|" + "---|" * (1 + len(chains) + len(NUMBERS)),

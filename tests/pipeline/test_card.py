@@ -1,7 +1,10 @@
 """The card beside a trained network."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from tagseg.data.reading import read_dataset
 from tagseg.pipeline.card import prior_in_words
 from tagseg.pipeline.networks import networks_of
 from tagseg.pipeline.settings import resolve
@@ -16,7 +19,8 @@ def test_the_card_says_what_the_network_is(tiny_run: Any):
         assert name in text
 
 
-def test_every_network_that_a_run_begins_with():
+def test_every_network_that_a_run_begins_with(tiny_set: Path):
+    data = read_dataset(tiny_set)
     first = {"backbone": "resnet50", "encoder.name": "test_vit", "encoder.weights": "random"}
     assert networks_of(resolve("cam", first)) == (("resnet50", "pretrained"),)
     later = {"masks.refine": "irn", "masks.irn.backbone": "resnet101", "masks.irn.weights": "of_people.pth"}
@@ -24,6 +28,21 @@ def test_every_network_that_a_run_begins_with():
     chosen = resolve("cam", {**first, **later, **network})
     others = (("resnet101", "of_people.pth"), ("test_resnet", "of_coco.pth"))
     assert networks_of(chosen) == (("resnet50", "pretrained"), *others)
-    assert "what the file of_people.pth has" in prior_in_words(chosen)
+    assert "what the file of_people.pth has" in prior_in_words(chosen, data)
     decoded = resolve("photos/cam", first)
     assert networks_of(decoded) == (("resnet50", "pretrained"), ("test_vit", "random"))
+
+
+def test_whose_saliency_maps_were_seen(tiny_set: Path):
+    """Made on the spot they know nothing; others may have been taught by masks."""
+    data = read_dataset(tiny_set)
+    salient = replace(data, train=tuple(replace(s, saliency=s.image) for s in data.train))
+    partly = replace(data, train=(*salient.train[:1], *data.train[1:]))
+
+    def seen(data: Any, source: str) -> str:
+        return prior_in_words(resolve("eps", {"weights": "random", "data.saliency": source}), data)
+
+    assert seen(data, "auto") == seen(salient, "built-in") == "saliency maps made without a network"
+    assert seen(salient, "auto") == "saliency maps of the data set (whose maker may have learnt masks)"
+    assert seen(partly, "auto") == f"{seen(salient, 'auto')}, {seen(data, 'auto')}"
+    assert seen(salient, "u2net.onnx") == "saliency maps of u2net.onnx (which may have learnt masks)"

@@ -359,7 +359,7 @@ def _measured(task: _Task, features: FeatureStore | None, reporter: Reporter) ->
         updates=updates_of(chosen.train, len(task.data.train), len(epochs) or None),
         seconds=sum(float(read_json(p)["seconds"]) for p in trained if p.exists()),
         machine=told["machine"],
-        prior=prior_in_words(chosen),
+        prior=prior_in_words(chosen, task.data),
         premise=stage["values"],
         numbers={chain.name: Numbers.model_validate(told["numbers"][chain.key]) for chain in task.chains},
     )

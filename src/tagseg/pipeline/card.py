@@ -6,26 +6,37 @@ from pathlib import Path
 
 import timm
 
+from tagseg.data.dataset import Dataset
 from tagseg.masks.refinements import steps_of
 from tagseg.pipeline.networks import networks_of
 from tagseg.pipeline.records import Metrics
 from tagseg.pipeline.run import Run
+from tagseg.pipeline.saliency import SALIENCY_WORDS
 from tagseg.pipeline.settings import FitSettings
 from tagseg.version import __version__
 
 CARD = "MODEL.md"
 
 
-def prior_in_words(settings: FitSettings) -> str:
-    """Returns what the masks of a run have seen beside the tags of their photographs."""
+def prior_in_words(settings: FitSettings, data: Dataset) -> str:
+    """Returns what the masks of a run on this data set have seen beside the tags of their photographs."""
     seen = [] if settings.weights == "random" else ["weights of the backbone (ImageNet's tags, if they are timm's)"]
     if settings.train.learns_saliency or settings.masks.saliency:
-        seen.append("saliency maps")
+        seen += _saliency(settings.data.saliency, data)
     if settings.data.texts is not None:
         seen.append("texts")
     if settings.masks.learnt is not None:
         seen += _file(settings.masks.of(settings.masks.learnt).weights)
     return ", ".join(seen) or "nothing"
+
+
+def _saliency(source: str, data: Dataset) -> list[str]:
+    """Where saliency maps are from, in words: people and networks know more than those that need neither."""
+    if source not in SALIENCY_WORDS:
+        return [f"saliency maps of {Path(source).name} (which may have learnt masks)"]
+    own = 0 if source == "built-in" else sum(sample.saliency is not None for sample in data.train)
+    made = ["saliency maps made without a network"] if own < len(data.train) else []
+    return (["saliency maps of the data set (whose maker may have learnt masks)"] if own else []) + made
 
 
 def _file(weights: str | None) -> list[str]:
@@ -43,7 +54,7 @@ def model_card(run: Run, metrics: Metrics) -> str:
     """
     settings, data = run.settings, run.data
     own = settings.segment.weights if settings.segment.network != "decoder" else None
-    seen = ", and ".join([prior_in_words(settings), *_file(own)])
+    seen = ", and ".join([prior_in_words(settings, data), *_file(own)])
     lines = [
         f"# {data.root.resolve().name}, segmented by tags",
         "",

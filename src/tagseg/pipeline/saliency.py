@@ -18,7 +18,7 @@ from tagseg.pipeline.masking import make_missing
 from tagseg.pipeline.parts import Part, in_parts
 from tagseg.progress import Advance, Reporter
 
-_WORDS = ("auto", "folder", "built-in")
+SALIENCY_WORDS = ("auto", "folder", "built-in")
 
 
 def find_source(source: str) -> str:
@@ -27,10 +27,10 @@ def find_source(source: str) -> str:
     Raises:
         BadInput: it is none of them.
     """
-    if source in _WORDS or Path(source).exists():
+    if source in SALIENCY_WORDS or Path(source).exists():
         return source
-    hint = nearest(source, list(_WORDS)) or "."
-    words = ", ".join(_WORDS)
+    hint = nearest(source, list(SALIENCY_WORDS)) or "."
+    words = ", ".join(SALIENCY_WORDS)
     raise BadInput(
         f"data.saliency '{source}' is no file, no folder and no word{hint} Give {words}, a folder or a file."
     )
@@ -43,7 +43,7 @@ def from_folder(data: Dataset, source: str) -> Dataset:
         BadInput: a photograph has no map there.
     """
     folder = Path(source)
-    if source in _WORDS or not folder.is_dir():
+    if source in SALIENCY_WORDS or not folder.is_dir():
         return data
     missing = [s.name for s in data.train if not (folder / f"{s.name}.png").exists()]
     if missing:
@@ -58,7 +58,7 @@ def maps_digest(samples: tuple[Sample, ...], source: str) -> str:
     """Changes with what the maps are made from: the data set's own files, or the network."""
     if source == "built-in":
         return source
-    from_file = Path(source).is_file() and source not in _WORDS
+    from_file = Path(source).is_file() and source not in SALIENCY_WORDS
     files = [Path(source)] if from_file else [s.saliency for s in samples if s.saliency is not None]
     stamps = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
     return hashlib.blake2b("\n".join(stamps).encode(), digest_size=16).hexdigest()
@@ -109,7 +109,7 @@ def make_saliency(
 def _saliency_part(
     samples: tuple[Sample, ...], source: str, program: bool, place: MaskFolder, *, part: Part, advance: Advance
 ) -> None:
-    built_in = source in _WORDS
+    built_in = source in SALIENCY_WORDS
     network = minimum_barrier_saliency if built_in else load_saliency_network(Path(source), program=program)
 
     def work(sample: Sample) -> None:
