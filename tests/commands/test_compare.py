@@ -1,6 +1,7 @@
 """Methods beside each other."""
 
 import csv
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -65,6 +66,23 @@ def test_a_table_a_page_and_a_line_for_every_run(tiny_set: Path, tmp_path: Path)
     again = compared(tiny_set, out, updates=4, seeds=[0], refine=["none", "crf"])
     assert {p: p.stat().st_mtime_ns for p in out.rglob("train/classifier.safetensors")} == before
     assert again.runs[0].numbers["none"] == found.runs[0].numbers["none"]
+
+
+def test_what_is_covered_in_the_end(tiny_set: Path, tmp_path: Path):
+    """Plain CAM makes no other maps of those that it starts from; a comparison without these numbers gets them."""
+    how: dict[str, Any] = {"rows": {"plain": ROWS["plain"]}, "seeds": [0], "refine": ["none", "proxy"]}
+    (run,) = compared(tiny_set, tmp_path, **how).runs
+    found = run.numbers["none"]
+    assert (found.recall, found.noise) == (run.premise.recall, run.premise.noise)
+    assert run.numbers["proxy"].recall not in (None, found.recall)
+    kept = tmp_path / "runs" / "plain" / "seed0" / "compare.json"
+    told = json.loads(kept.read_text())
+    for numbers in told["numbers"].values():
+        del numbers["recall"], numbers["noise"]
+    kept.write_text(json.dumps(told))
+    assert compared(tiny_set, tmp_path, **how).runs[0].numbers == run.numbers
+    line = next(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
+    assert float(line["proxy:noise"]) == run.numbers["proxy"].noise
 
 
 def test_seeds_that_ran_away_and_were_ended_are_named(tiny_set: Path, tmp_path: Path):

@@ -63,13 +63,15 @@ class Comparison:
     def columns(self) -> list[str]:
         """Returns the names of the columns after that of the row."""
         maps = [f"mIoU, {chain}" for chain in self.chains]
-        return [*maps, f"*oracle*, {self.chains[0]}", "recall", "noise", "tags", "updates", "seconds"]
+        first = [f"{name}, {self.chains[0]}" for name in ("*oracle*", "recall", "noise")]
+        return [*maps, *first, "recall at the start", "noise at the start", "tags", "updates", "seconds"]
 
     def values(self, run: Measured) -> list[float | None]:
         """Returns the numbers of a run in the order of `columns`."""
         first, premise = run.numbers[self.chains[0]], run.premise
         maps = [run.numbers[chain].miou for chain in self.chains]
-        return [*maps, first.oracle, premise.recall, premise.noise, premise.tags_map, run.updates, run.seconds]
+        found = [first.oracle, first.recall, first.noise]
+        return [*maps, *found, premise.recall, premise.noise, premise.tags_map, run.updates, run.seconds]
 
     def cells(self, row: str) -> list[str]:
         """Returns a row's means over seeds: of the refinements with their spread, updates from least to most."""
@@ -96,8 +98,8 @@ class Comparison:
             f"{self.photographs} training photographs of {self.data}{on}, {self.budget}, seeds "
             f"{', '.join(map(str, self.seeds))}; {machines}. Beside the tags the networks have seen: {priors}. "
             "Every background score is chosen without masks, but for the one that is called oracle. Recall and noise "
-            "are of the maps that a method makes others of, where it does, and else of its own. Mean and spread over "
-            "seeds."
+            "are of maps cut at half of their maximum; at the start, of those that a method makes others of, where it "
+            "does. Mean and spread over seeds."
         )
 
     def markdown(self) -> str:
@@ -134,6 +136,7 @@ class Comparison:
         heads += ["prior", *PREMISE]
         for chain in self.chains:
             heads += [f"{chain}:miou", f"{chain}:oracle", f"{chain}:score", *(f"{chain}:{n}" for n in names)]
+        heads += [f"{chain}:{name}" for chain in self.chains for name in ("recall", "noise")]  # came last
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(heads)
         for run in self.runs:
@@ -144,6 +147,7 @@ class Comparison:
             for chain in self.chains:
                 found = run.numbers[chain]
                 line += [found.miou, found.oracle, found.background, *(found.classes.get(n) for n in names)]
+            line += [value for chain in self.chains for value in (run.numbers[chain].recall, run.numbers[chain].noise)]
             writer.writerow(["" if value is None else value for value in line])
         return text.getvalue()
 

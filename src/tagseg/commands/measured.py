@@ -16,6 +16,7 @@ from tagseg.data.dataset import Dataset, Sample, read_mask
 from tagseg.data.feature_store import FeatureStore
 from tagseg.data.map_store import MapStore, StoredMaps
 from tagseg.errors import BadInput
+from tagseg.evaluation.coverage import Coverage
 from tagseg.evaluation.iou import Confusion, ThresholdSweep, iou_of_tags
 from tagseg.masks.refinements import FeatureRefinement, refinements, steps_of
 from tagseg.networks.precision import default_device, trainer_precision
@@ -34,6 +35,9 @@ class Numbers(BaseModel):
     miou: of the masks, percent.
     oracle: the mIoU of the maps before the steps on pixels at the score that masks would have chosen, percent.
     classes: the IoU of every class, percent; None where it has no pixel.
+    recall, noise: of the maps before the steps on pixels, cut at half of their maximum, percent, means over classes:
+        the share of an object that is covered, and the share of what is covered that is something else (OAA, TPAMI
+        2021); None where no class has either.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +46,8 @@ class Numbers(BaseModel):
     miou: float | None
     oracle: float | None
     classes: dict[str, float | None]
+    recall: float | None
+    noise: float | None
 
 
 class Measured(BaseModel):
@@ -154,7 +160,7 @@ class Chain:
         advance: Advance,
     ) -> Numbers:
         """Returns what the chain makes of the maps of photographs that have masks, cut by a background score."""
-        confusion, sweep = Confusion(len(classes)), ThresholdSweep(len(classes))
+        confusion, sweep, coverage = Confusion(len(classes)), ThresholdSweep(len(classes)), Coverage(len(classes))
 
         def work(sample: Sample) -> tuple[Sample, StoredMaps, np.ndarray, np.ndarray]:
             assert sample.mask is not None
@@ -164,14 +170,18 @@ class Chain:
         found = side_by_side(work, samples, refinement_threads())
         for done, (sample, stored, mask, truth) in enumerate(found, 1):
             confusion.add(mask, truth)
-            sweep.add(stored.at(truth.shape), sample.tags, truth)
+            maps = stored.at(truth.shape)
+            sweep.add(maps, sample.tags, truth)
+            coverage.add(maps, sample.tags, truth)
             advance(done, "")
-        table = confusion.scores().table(classes)
+        table, covered = confusion.scores().table(classes), coverage.table(classes)
         return Numbers(
             background=round(background, 4),
             miou=table.miou,
             oracle=round(100 * sweep.oracle()[1], 2),
             classes={name: scores.iou for name, scores in table.classes.items()},
+            recall=covered.recall,
+            noise=covered.noise,
         )
 
 
