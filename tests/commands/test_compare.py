@@ -19,6 +19,7 @@ from tagseg.commands.compare import rows_of
 from tagseg.data.reading import read_dataset
 from tagseg.data.synthetic import make_synthetic
 from tagseg.errors import BadInput
+from tagseg.pipeline import timing
 from tagseg.pipeline.settings import known_settings, resolve
 from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
 from tests.conftest import TINY
@@ -215,6 +216,26 @@ def test_equal_time(tiny_set: Path):
     found = [for_seconds("oaa+", given, read_dataset(tiny_set), seconds) for seconds in (20.0, 200.0)]
     for key in ("train.epochs", "train.integral.epochs"):
         assert 1 <= found[0][key] < found[1][key]
+
+
+def test_what_is_loaded_once_is_no_time_of_training(tiny_set: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first epoch of either phase pays for it; an estimate with it once left a method a third of its time."""
+    seen: list[dict[str, Any]] = []
+
+    def timed(_: Any, run: Path, *, settings: dict[str, Any], **how: Any):
+        seen.append(settings)
+        (run / "train").mkdir(parents=True)
+        epochs = [{"seconds": seconds} for seconds in (50, 10, 50, 20)]
+        (run / "train" / "stage.json").write_text(json.dumps({"values": {"epochs": epochs}}))
+
+    monkeypatch.setattr(timing, "fit", timed)
+    data = read_dataset(tiny_set)
+    assert len(data.train) <= timing.BATCHES * resolve("ktse", SETTINGS).train.batch_size  # all are seen, so that
+    settings = {**SETTINGS, "train.warmup": 0.25}  # an epoch takes 17.5 seconds: a quarter is warm-up
+    assert for_seconds("mini/ktse", settings, data, 175.0)["train.epochs"] == 10
+    asked = resolve("mini/ktse", seen[0])
+    assert asked.train.epochs * asked.train.warmup == 2
+    assert asked.masks.refine == "none"  # what comes after the maps is not prepared
 
 
 def test_on_the_command_line(tiny_set: Path, tmp_path: Path):

@@ -38,13 +38,12 @@ from tagseg.pipeline.networks import check_cells
 from tagseg.pipeline.photographs import photographs_of
 from tagseg.pipeline.run_folder import AFTER
 from tagseg.pipeline.settings import FitSettings, known_settings, parse_yaml, resolve, yaml_fault
-from tagseg.pipeline.timing import for_seconds, for_updates, updates_of
+from tagseg.pipeline.timing import MAPS_ONLY, for_seconds, for_updates, updates_of
 from tagseg.progress import Reporter
 from tagseg.segmentation.encoder import load_encoder
 
 MARKER, FEATURES, RUNS = "compare.json", "features", "runs"
 RANKED = 120  # photographs at even steps, of which the gallery's are chosen
-MAPS_ONLY = {"masks.refine": "none", "segment.network": "deeplab"}  # a run ends before either, and prepares for neither
 _ROWS = importlib.resources.files("tagseg") / "comparisons"
 
 

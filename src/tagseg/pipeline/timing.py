@@ -13,6 +13,7 @@ from tagseg.pipeline.settings import FitSettings, resolve
 from tagseg.settings import TrainSettings
 
 BATCHES = 5  # that a trial sees an epoch
+MAPS_ONLY = {"masks.refine": "none", "segment.network": "deeplab"}  # of a run that ends with maps, and prepares no more
 
 
 def updates_of(settings: TrainSettings, photographs: int, epochs: int | None = None) -> int:
@@ -63,9 +64,9 @@ def _trial(recipe: str, settings: dict[str, Any], chosen: FitSettings, data: Dat
     """Seconds a photograph: in the first epoch, in the later ones, and of a second network."""
     count = min(len(data.train), BATCHES * chosen.train.batch_size)
     few = data.without({s.name for s in data.train[count:]} | {s.name for s in data.val})
-    short = {**settings, "train.epochs": 3}
+    short = {**settings, **MAPS_ONLY, "train.epochs": 4}
     if hasattr(chosen.train, "warmup"):
-        short["train.warmup"] = 0.5  # two epochs of three, the first of which also pays for what is loaded
+        short["train.warmup"] = 0.5  # two epochs of each phase, the first of which also pays for what is loaded
     if chosen.train.successor is not None:
         short["train.integral.epochs"] = 2
     with tempfile.TemporaryDirectory() as folder:
