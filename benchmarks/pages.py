@@ -31,7 +31,15 @@ WHERE = {
     "transformers_kept": "What stands on a plain transformer learns from views; the transformer stays as it is",
     "gcn": "Spread by a graph network, which learns from the maps",
 }
-NUMBERS = {"recall": "recall", "noise": "noise", "tags_map": "tags", "updates": "updates", "seconds": "seconds"}
+NUMBERS = {
+    "none:recall": "recall",
+    "none:noise": "noise",
+    "recall": "recall at the start",
+    "noise": "noise at the start",
+    "tags_map": "tags",
+    "updates": "updates",
+    "seconds": "seconds",
+}
 Rows = list[dict[str, str]]
 
 
@@ -97,7 +105,9 @@ def overview(measured: dict[Path, Rows]) -> str:
         "the best maps after spreading come first. *Against CAM* is how far they are from those of plain CAM in the "
         "same table, for the mean of the seeds that both have, and for how many of these they are above it. A method's "
         "rows at other settings stand in other tables: compare within one. Scores that cut maps are chosen without "
-        "masks. What each table shows is told on [the page of comparisons](../experiments/comparison.md).",
+        "masks. Recall and noise are of maps cut at half of their maximum; at the start, of those that a method makes "
+        "others of, where it does. What each table shows is told on "
+        "[the page of comparisons](../experiments/comparison.md).",
     ]
     for data in sorted({runs[0]["data"] for runs in measured.values()}):
         lines += ["", f"## {data}"]
