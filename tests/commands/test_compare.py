@@ -171,6 +171,16 @@ def test_a_setting_for_all_rows_makes_no_other_method_of_one():
     assert known_settings("cam", {"train.views": 3}) == {}
 
 
+@pytest.mark.parametrize("recipe", ["cam", "oaa+", "l2g", "afa", "toco", "dupl", "ss-epa", "mctformer+"])
+@pytest.mark.parametrize("stride", [0, 8, "all"])
+def test_every_row_takes_the_early_stride(recipe: str, stride: Any):
+    """Or has no such setting; a second network stays as it is where the first one does."""
+    train = resolve(recipe, known_settings(recipe, {"train.early_stride": stride})).train
+    assert getattr(train, "early_stride", stride) == stride
+    if train.successor is not None:
+        assert (train.successor.early_stride == "all") == (stride == "all")
+
+
 def test_seconds_are_those_of_the_networks_that_a_row_has(tiny_set: Path, tmp_path: Path):
     told: dict[str, Any] = {"seeds": [0], "refine": ["none"]}
     both = compared(tiny_set, tmp_path / "out", rows={"OAA": ("oaa+", {"train.integral.epochs": 1})}, **told)

@@ -284,6 +284,8 @@ def test_the_teacher_follows_and_does_not_learn():
     network.training_step(batch_of(network, TAGS[0]), 0).backward()
     torch.testing.assert_close(network.teacher.last.weight, 0.9 * before + 0.1 * own)
     assert all(p.grad is None for p in network.teacher.parameters())
+    network.training_step(batch_of(network, TAGS[0]), 1).backward()  # the rest of a batch that comes in parts
+    torch.testing.assert_close(network.teacher.last.weight, 0.9 * before + 0.1 * own)
 
 
 def test_the_auxiliary_classifier_teaches_until_patches_are_contrasted(monkeypatch: pytest.MonkeyPatch):
@@ -362,6 +364,24 @@ def test_weights_of_blocks_learn_from_the_maps_that_are_named(monkeypatch: pytes
     assert inside.any()
     assert (seen["auxiliary"][inside] == 0).all()
     assert (seen["last"][inside] == 1).all()
+
+
+@pytest.mark.parametrize("which", ["auxiliary", "last"])
+def test_weights_of_blocks_learn_from_no_padding(monkeypatch: pytest.MonkeyPatch, which: str):
+    """ToCo's published code reads a box in pixels as cells where it contrasts patches; HAAF has no part in it."""
+    seen: list[Any] = []
+    network = built(SSEPA, fusion_labels=which, compat="official")
+    monkeypatch.setattr(network, "taught_maps", lambda *_: (torch.ones(1, 3, 64, 64),) * 2)
+    monkeypatch.setattr(network, "refinement_loss", lambda *given: seen.append(given) or {})
+    batch = batch_of(network, [[1, 0, 0]])
+    batch["inside"] = torch.tensor([[32, 64, 0, 64]])
+    network.training_step(batch, 0)
+    (labels, boxes) = seen[0][2:]
+    y0, y1, x0, x1 = boxes[0].tolist()
+    inside = torch.zeros_like(labels, dtype=torch.bool)
+    inside[:, y0:y1, x0:x1] = True
+    assert torch.equal(labels != IGNORE, inside)
+    assert 0 < inside.sum() < inside.numel()
 
 
 def test_maps_are_spread_along_the_affinity():

@@ -58,15 +58,25 @@ class AuxiliaryStage(SingleStage):
     def patch_labels(
         self, maps: torch.Tensor, tags: torch.Tensor, inside: torch.Tensor, high: torch.Tensor | float
     ) -> torch.Tensor:
-        """Returns the labels of patches, `(B, h, w)`, 255 for unknown.
+        """Returns the labels of patches that are contrasted, `(B, h, w)`, 255 for unknown.
 
-        `maps` are those of the auxiliary classifier, `inside` is in pixels; `high` is the higher background score, or
-        that of each image `(B,)`.
+        `maps` are those of the auxiliary classifier, `inside` is in pixels, in which `compat=official` reads it as
+        cells; `high` is the higher background score, or that of each image `(B,)`.
         """
-        s, grid = self.settings, self.backbone.grid.cells(maps.shape[-2], maps.shape[-1])
+        official = self.settings.compat == "official"
+        boxes = inside if official else cells_inside(inside, self.backbone.stride)
+        return self.labels_within(maps, tags, boxes, high)
+
+    def labels_within(
+        self, maps: torch.Tensor, tags: torch.Tensor, boxes: torch.Tensor, high: torch.Tensor | float
+    ) -> torch.Tensor:
+        """Returns the labels of patches by maps `(B, C, H, W)`, `(B, h, w)`, 255 for unknown and outside of `boxes`.
+
+        `boxes` `(B, 4)` are rows y0, y1, x0, x1 of patches; `high` is as in `patch_labels`.
+        """
+        grid = self.backbone.grid.cells(maps.shape[-2], maps.shape[-1])
         small = F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-        boxes = inside if s.compat == "official" else cells_inside(inside, self.backbone.stride)
-        return labels_of(small, tags, high=high, low=s.low, boxes=boxes)
+        return labels_of(small, tags, high=high, low=self.settings.low, boxes=boxes)
 
     def heads(self) -> list[nn.Module]:
         """Returns the networks that learn `head_factor` times faster, the auxiliary classifier among them."""

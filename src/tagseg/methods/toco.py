@@ -75,7 +75,8 @@ class ToCo(AuxiliaryStage):
     """
 
     Settings: type[ToCoSettings] = ToCoSettings
-    refined_by: Literal["auxiliary", "last"] = "auxiliary"  # whose maps label patches for `refinement_loss`
+    refined_by: Literal["auxiliary", "last"] | None = None  # whose maps label patches for `refinement_loss`, if any
+    moved: int | None = None  # the step in which the teacher of the projection moved last
 
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(backbone, weights, classes, settings, steps)
@@ -98,10 +99,11 @@ class ToCo(AuxiliaryStage):
         if contrasted or segmented:
             maps, early_maps = self.taught_maps(images, tokens, tags)
         labels = self.patch_labels(early_maps, tags, batch["inside"], s.high) if contrasted else None
-        known = labels
-        if contrasted and self.refined_by == "last":
-            known = self.patch_labels(maps, tags, batch["inside"], s.high)
-        terms |= self.refinement_loss(tokens, tags, known, cells_inside(batch["inside"], self.backbone.stride))
+        cells, known = cells_inside(batch["inside"], self.backbone.stride), None
+        if contrasted and self.refined_by is not None:
+            refining = maps if self.refined_by == "last" else early_maps
+            known = self.labels_within(refining, tags, cells, s.high)
+        terms |= self.refinement_loss(tokens, tags, known, cells)
         if labels is not None:
             contrast = patch_contrast_loss(tokens.patches.float(), affinity_labels(labels))
             terms["patch_contrast"] = s.patch_weight * contrast
@@ -116,7 +118,7 @@ class ToCo(AuxiliaryStage):
     ) -> dict[str, torch.Tensor]:
         """Returns the terms that a refinement adds to the loss if it learns: none here.
 
-        `labels` are those of `patch_labels`, of the maps that `refined_by` names, None before anything is contrasted;
+        `labels` are those of patches by the maps that `refined_by` names, None before anything is contrasted;
         `boxes` `(B, 4)` say which patches are photograph and not padding: rows y0, y1, x0, x1.
         """
         del tokens, tags, labels, boxes
@@ -130,7 +132,8 @@ class ToCo(AuxiliaryStage):
         crops, flags = cut_crops(batch["again"], found, corners, self.crop_side, s.uncertain)
         with torch.no_grad():
             for mean, own in zip(self.teacher.parameters(), self.projection.parameters(), strict=True):
-                mean.lerp_(own.detach(), 1 - MOMENTUM)
+                mean.lerp_(own.detach(), 1 - MOMENTUM if self.global_step != self.moved else 0.0)
+        self.moved = self.global_step  # a batch may come in parts
         views = torch.cat([summary, self.tokens(batch["other"]).summary])
         parts = torch.cat([views, self.tokens(crops.flatten(0, 1)).summary])
         with torch.no_grad():

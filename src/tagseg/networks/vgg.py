@@ -7,7 +7,7 @@ from typing import Any
 from timm.models.vgg import VGG
 from torch import nn
 
-# makes of 119 million weights of fully connected layers, which features do not need, a hundred thousand, until `refit`
+# makes of 119 million weights of fully connected layers, which features do not need, some thousands, until `refit`
 # drops them: most of the time and memory that it takes to build a VGG
 NARROW = {"mlp_ratio": 1 / 4096}
 

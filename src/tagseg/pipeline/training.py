@@ -21,9 +21,11 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins import LayerSync, TorchCheckpointIO
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from safetensors.torch import save_file
+from timm.layers import convert_sync_batchnorm
+from torch import nn
 from torch.utils.data import Dataset
 
 from tagseg.cores import cores_each
@@ -185,7 +187,6 @@ def _train(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=here if others is None else others.devices(processes),
         strategy=_strategy(processes, rests, others is not None),
-        sync_batchnorm=processes > 1 and device.type == "cuda",
         precision=trainer_precision(device),
         max_epochs=schedule.epochs,
         accumulate_grad_batches=parts,
@@ -198,7 +199,11 @@ def _train(
         use_distributed_sampler=False,
         default_root_dir=folder,
         # whatever cluster this runs in, the processes are those of the team, or those that are started here
-        plugins=[WholeCheckpoints(), LightningEnvironment() if others is None else Joined(others, processes)],
+        plugins=[
+            WholeCheckpoints(),
+            LightningEnvironment() if others is None else Joined(others, processes),
+            *([SharedNorms()] if processes > 1 and device.type == "cuda" else []),
+        ],
         callbacks=[
             *watching,  # before epochs are timed and seeded
             epochs,
@@ -348,6 +353,21 @@ def _interruptible() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
+
+
+class SharedNorms(LayerSync):
+    """Batch normalisations by the batches of all GPUs, those of timm with the activation that they end in.
+
+    Torch's own conversion takes such a layer for a plain normalisation, whose activation is never computed then.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Returns the model with normalisations that GPUs share."""
+        return convert_sync_batchnorm(model)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Returns the model as it is: its weights have the same names, and nothing trains it on."""
+        return model
 
 
 class WholeCheckpoints(TorchCheckpointIO):

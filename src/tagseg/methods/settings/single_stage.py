@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tagseg.settings import Count, ScaleRange, SidePixels, Statistics, TrainSettings
+from tagseg.settings import Count, EarlyStride, ScaleRange, SidePixels, Statistics, TrainSettings
 
 
 class SingleStageSettings(TrainSettings):
@@ -32,9 +32,8 @@ class SingleStageSettings(TrainSettings):
     teacher_decay: float = Field(default=0.0, ge=0, lt=1)
     compat: Literal["paper", "official"] = "paper"
     statistics: Statistics = "backbone"  # the colours that photographs are normalised by: the weights', or others
-    early_stride: Literal[0, "all"] = (
-        0  # "all": the pretrained transformer stays as it is, and what stands on it learns
-    )
+    # as of convolutional networks; "all": the pretrained transformer stays as it is, and what stands on it learns
+    early_stride: EarlyStride = 0
     learning_rate: PositiveFloat = 6e-5
     head_factor: PositiveFloat = 10.0
     weight_decay: NonNegativeFloat = 0.01
