@@ -75,8 +75,9 @@ class StepLog(Callback):
     """Writes `log.csv`, and tells Lightning's logger the same.
 
     A line has the step and the epoch (from 1), the mean of the loss and of its terms since the line before, the
-    learning rate of the backbone, the norm of all gradients, photographs a second, and the share of the time that was
-    spent waiting for them. A run that goes on writes over what it does again.
+    learning rate of the backbone (of what stands on it, where the backbone learns nothing), the norm of all gradients,
+    photographs a second, and the share of the time that was spent waiting for them. A run that goes on writes over what
+    it does again.
 
     Args:
         folder: of the stage.
