@@ -185,6 +185,13 @@ def test_an_attribution_that_cannot_work_is_refused_first(recipe: str, changes: 
         check_networks(resolve(recipe, {**TINY, "mine.attribution": "layercam", **changes}), names(3))
 
 
+@pytest.mark.parametrize("method", ["cam", "l2g", "toco"])
+def test_random_weights_are_not_held(method: str):
+    """They would stay what they are, or learn against what was asked for."""
+    with pytest.raises(BadInput, match="random weights would never learn"):
+        check_networks(resolve(method, {**TINY, "train.early_stride": "all"}), names(3))
+
+
 def test_every_method_has_layers_to_ask():
     """Also where a root of what is 0 lies beside its scores."""
     for method in ("mctformer+", "oaa+", "ss-epa", "l2g"):

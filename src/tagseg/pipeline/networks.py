@@ -42,6 +42,11 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         raise BadInput(f"train.frozen=true: '{s.method}' learns from more than features; set train.frozen=false.")
     if s.accumulate > 1 and method.whole_batches:
         raise BadInput(f"accumulate {s.accumulate}: '{s.method}' needs whole batches; set accumulate=1.")
+    if s.weights == "random" and getattr(s.train, "early_stride", 0) == "all":
+        raise BadInput(
+            "train.early_stride=all: random weights would never learn anything; give pretrained ones (--weights), or "
+            "set train.early_stride=0."
+        )
     features, views = 0.0, s.cache.bits / 8 * (1 + s.cache.mirrored + s.cache.parts)
     if needs_encoder(s):
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
