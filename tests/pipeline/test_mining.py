@@ -192,6 +192,17 @@ def test_random_weights_are_not_held(method: str):
         check_networks(resolve(method, {**TINY, "train.early_stride": "all"}), names(3))
 
 
+def test_what_does_nothing_where_a_backbone_stays():
+    """SPG's guidance would teach nothing that makes its maps, and nothing is dropped."""
+    held = {"train.early_stride": "all"}
+    for method, setting, idle, meant in (("spg", "train.convolutions", 0, 1), ("ktse", "train.dropout", 0.2, None)):
+        with pytest.raises(BadInput, match="stays as it is"):
+            resolve(method, {**held, setting: idle})
+        assert resolve(method, {**held, setting: meant}).train.early_stride == "all"
+    with pytest.raises(BadInput, match=r"train\.convolutions"):
+        resolve("spg", held)
+
+
 def test_every_method_has_layers_to_ask():
     """Also where a root of what is 0 lies beside its scores."""
     for method in ("mctformer+", "oaa+", "ss-epa", "l2g"):

@@ -27,6 +27,8 @@ class PyramidSettings(ClassifierSettings):
     def _backbone_learns(cls, share: float | None, given: ValidationInfo) -> float | None:
         if share is not None and given.data.get("frozen"):
             raise ValueError("a network whose features were computed once (train.frozen) drops nothing; leave it out")
+        if share is not None and given.data.get("early_stride") == "all":
+            raise ValueError("a network that stays as it is (train.early_stride=all) drops nothing; set it to null")
         return share
 
     @property
