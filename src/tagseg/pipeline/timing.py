@@ -12,7 +12,7 @@ from tagseg.pipeline.fit import fit
 from tagseg.pipeline.settings import FitSettings, resolve
 from tagseg.settings import TrainSettings
 
-BATCHES = 5  # that a trial sees an epoch
+BATCHES = 10  # that a trial sees an epoch
 MAPS_ONLY = {"masks.refine": "none", "segment.network": "deeplab"}  # of a run that ends with maps, and prepares no more
 
 
