@@ -179,6 +179,8 @@ def test_every_row_takes_the_early_stride(recipe: str, stride: Any):
     assert getattr(train, "early_stride", stride) == stride
     if train.successor is not None:
         assert (train.successor.early_stride == "all") == (stride == "all")
+        stored = resolve("mini/oaa+", {"train.early_stride": stride}).train.successor
+        assert (stored.frozen, stored.early_stride == "all") == (True, stride == "all")
 
 
 def test_seconds_are_those_of_the_networks_that_a_row_has(tiny_set: Path, tmp_path: Path):

@@ -61,11 +61,11 @@ class OAASettings(AccumulationSettings):
     @property
     def successor(self) -> IntegralSettings | None:
         """Returns the settings of integral attention learning; a network that stays as it is does so in both."""
-        if self.integral is not None and self.early_stride == "all":
-            return self.integral.model_copy(update={"early_stride": "all"})
-        if self.integral is None or not self.frozen:
-            return self.integral
-        return self.integral.model_copy(update={"frozen": True, "side": self.side, "output_stride": self.output_stride})
+        if self.integral is None:
+            return None
+        held = {"early_stride": "all"} if self.early_stride == "all" else {}
+        same = {"frozen": True, "side": self.side, "output_stride": self.output_stride} if self.frozen else {}
+        return self.integral.model_copy(update={**held, **same})
 
 
 class OAAPlusPlusSettings(OAASettings):
