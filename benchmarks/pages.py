@@ -179,7 +179,7 @@ def section(path: Path, runs: Rows) -> list[str]:
     """Returns what a file says of some of its rows, as Markdown."""
     groups, chains = grouped(runs), refined(runs)
     lines = [
-        f"## {runs[0]['data']}: {path.stem.removesuffix('_' + runs[0]['data'])}",
+        f"## {runs[0]['data']}: {stem(path, runs)}",
         "",
         f"{measured_how(path, runs)} Mean and spread over seeds {', '.join(dict.fromkeys(r['seed'] for r in runs))}; "
         "scores that cut maps are chosen without masks.",
@@ -193,7 +193,7 @@ def section(path: Path, runs: Rows) -> list[str]:
     last = chains[-1]
     start = f"{last}:"
     classes = [key.removeprefix(start) for key in runs[0] if key.startswith(start)]
-    classes = [c for c in classes if c not in ("miou", "oracle", "score")]
+    classes = [c for c in classes if c not in ("miou", "oracle", "score", "recall", "noise")]
     lines += [
         "",
         f"IoU of every class, `{last}`:",

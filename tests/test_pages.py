@@ -31,3 +31,16 @@ def test_every_page_is_in_the_contents():
     listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in sorted((ROOT / "docs").rglob("*.md")):
         assert str(page.relative_to(ROOT / "docs")) in listed, page
+
+
+def test_tables_of_classes_have_classes_alone():
+    """Other numbers of a chain stand beside its classes in the files."""
+    heads = [
+        lines[2]
+        for page in sorted((ROOT / "docs" / "results").glob("*.md"))
+        for lines in (part.splitlines() for part in page.read_text(encoding="utf-8").split("IoU of every class, ")[1:])
+    ]
+    assert heads
+    for head in heads:
+        assert head.startswith("| | background |")
+        assert not {"miou", "oracle", "score", "recall", "noise"} & {cell.strip() for cell in head.split("|")}

@@ -130,10 +130,11 @@ class ToCo(AuxiliaryStage):
         found = regions(maps, batch["tags"], high=s.high, low=s.low)
         corners = draw_crops(found, self.crop_side, s.crops, batch["draw"])
         crops, flags = cut_crops(batch["again"], found, corners, self.crop_side, s.uncertain)
-        with torch.no_grad():
-            for mean, own in zip(self.teacher.parameters(), self.projection.parameters(), strict=True):
-                mean.lerp_(own.detach(), 1 - MOMENTUM if self.global_step != self.moved else 0.0)
-        self.moved = self.global_step  # a batch may come in parts
+        if self.global_step != self.moved:  # once a step: a batch may come in parts
+            self.moved = self.global_step
+            with torch.no_grad():
+                for mean, own in zip(self.teacher.parameters(), self.projection.parameters(), strict=True):
+                    mean.lerp_(own.detach(), 1 - MOMENTUM)
         views = torch.cat([summary, self.tokens(batch["other"]).summary])
         parts = torch.cat([views, self.tokens(crops.flatten(0, 1)).summary])
         with torch.no_grad():

@@ -11,7 +11,7 @@ from tagseg.masks.refinements import steps_of
 from tagseg.pipeline.networks import networks_of
 from tagseg.pipeline.records import Metrics
 from tagseg.pipeline.run import Run
-from tagseg.pipeline.saliency import SALIENCY_WORDS
+from tagseg.pipeline.saliency import SALIENCY_WORDS, has_own_map
 from tagseg.pipeline.settings import FitSettings
 from tagseg.version import __version__
 
@@ -34,7 +34,7 @@ def _saliency(source: str, data: Dataset) -> list[str]:
     """Where saliency maps are from, in words: people and networks know more than those that need neither."""
     if source not in SALIENCY_WORDS:
         return [f"saliency maps of {Path(source).name} (which may have learnt masks)"]
-    own = 0 if source == "built-in" else sum(sample.saliency is not None for sample in data.train)
+    own = sum(has_own_map(sample, source) for sample in data.train)
     made = ["saliency maps made without a network"] if own < len(data.train) else []
     return (["saliency maps of the data set (whose maker may have learnt masks)"] if own else []) + made
 

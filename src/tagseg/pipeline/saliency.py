@@ -66,7 +66,7 @@ def maps_digest(samples: tuple[Sample, ...], source: str) -> str:
 
 def with_saliency(samples: tuple[Sample, ...], source: str, folder: Path) -> tuple[Sample, ...]:
     """Returns the samples with the saliency maps that `make_saliency` left for them."""
-    return tuple(s if _own(s, source) else replace(s, saliency=folder / f"{s.name}.png") for s in samples)
+    return tuple(s if has_own_map(s, source) else replace(s, saliency=folder / f"{s.name}.png") for s in samples)
 
 
 def make_saliency(
@@ -92,7 +92,7 @@ def make_saliency(
         BadInput: the source is the data set's folder, and it has no map of some photograph; or the network's file
             cannot be used.
     """
-    wanted = [s for s in samples if not _own(s, source)]
+    wanted = [s for s in samples if not has_own_map(s, source)]
     if wanted and source == "folder":
         raise BadInput(
             f"{wanted[0].name}: the data set has no saliency map of it ({len(wanted) - 1} more are missing); add "
@@ -120,5 +120,6 @@ def _saliency_part(
     make_missing(place, samples, partial(prefetch, work, threads=threads), part, advance)
 
 
-def _own(sample: Sample, source: str) -> bool:
+def has_own_map(sample: Sample, source: str) -> bool:
+    """Tells whether the map of a photograph is the data set's, or its folder's, and is not made."""
     return sample.saliency is not None and (source in ("auto", "folder") or Path(source).is_dir())
