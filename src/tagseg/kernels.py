@@ -14,23 +14,23 @@ import torch
 _ALL_CORES = threading.Lock()
 
 
-def compiled(functions: dict[str, Callable[..., None]], parallel: bool, *, kept: bool = True) -> SimpleNamespace:
-    """Returns kernels by name, which are compiled when they are first called.
+def compiled(functions: dict[str, Callable[..., None]], parallel: bool, *, reordered: bool = True) -> SimpleNamespace:
+    """Returns kernels by name, which are compiled when they are first called, and read from the disk from then on.
 
     Args:
         functions: the kernels.
         parallel: whether they are for all cores.
-        kept: whether machine code is kept on the disk. Where sums may be reordered ("fastmath"), numba makes other code
-            of a parallel kernel when it compiles it than when it reads it from the disk, so that results would differ
-            in their last bits between the first run on a machine and the next. Kernels of which that is known, and
-            that training depends on, are compiled anew in every process.
+        reordered: whether sums may be reordered ("fastmath"). Numba then makes other code of a parallel kernel when it
+            compiles it than when it reads it from the disk, so that results differ in their last bits between the first
+            run on a machine and the next: not for what training depends on.
     """
     kernels = SimpleNamespace(parallel=parallel)
     for name, function in functions.items():
         # numba's files on the disk are told apart by this name, not by the options
         twin = FunctionType(function.__code__, function.__globals__, function.__name__)
         twin.__qualname__ = f"{function.__name__}_{'parallel' if parallel else 'serial'}"
-        setattr(kernels, name, numba.njit(cache=kept, nogil=True, fastmath=True, parallel=parallel)(twin))
+        build = numba.njit(cache=True, nogil=True, fastmath=reordered, parallel=parallel, error_model="numpy")
+        setattr(kernels, name, build(twin))
     return kernels
 
 

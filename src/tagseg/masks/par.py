@@ -205,7 +205,8 @@ def compiled_refinement(
     offsets = np.array([(d * dy, d * dx) for d in DILATIONS for dy, dx in _OFFSETS])
     position = np.zeros(0, np.float32) if masks else _position(DILATIONS).numpy() * np.float32(_POSITION_WEIGHT)
     weights = np.empty((len(offsets), *image.shape[:2]), np.float32)
-    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    padded = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
     centres = len(DILATIONS) if masks else 0
     run(kernels, "weigh", padded, offsets, position, np.int64(margin), np.int64(centres), weights)
     for _ in range(iterations):
@@ -216,60 +217,88 @@ def compiled_refinement(
 
 
 def _weigh(
-    image: np.ndarray, offsets: np.ndarray, position: np.ndarray, margin: int, centres: int, weights: np.ndarray
+    planes: np.ndarray, offsets: np.ndarray, position: np.ndarray, margin: int, centres: int, weights: np.ndarray
 ) -> None:
-    """Weights of every pixel's neighbours; `centres` is how often the pixel itself counts in the deviation (PAMR)."""
+    """Weights of every pixel's neighbours; `centres` is how often the pixel itself counts in the deviation (PAMR).
+
+    Loops run along rows: what is summed is summed over neighbours, one after the other, whatever the instructions.
+    """
     count, height, width = weights.shape
     for y in numba.prange(height):
-        values = np.empty(count, np.float32)
-        colour = np.empty(count, np.float32)
-        for x in range(width):
-            colour[:] = 0
-            for channel in range(3):
-                own = image[y + margin, x + margin, channel]
-                total = np.float32(0)
-                for n in range(count):  # differences from the pixel itself: no digits are lost
-                    values[n] = image[y + margin + offsets[n, 0], x + margin + offsets[n, 1], channel] - own
-                    total += values[n]
-                mean = total / np.float32(count + centres)
-                square = np.float32(centres) * mean * mean
-                for n in range(count):
-                    square += (values[n] - mean) * (values[n] - mean)
-                deviation = np.sqrt(square / np.float32(count + centres - 1))
+        values = np.empty((count, width), np.float32)
+        colour = np.empty((count, width), np.float32)
+        total, square, scale = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+        for n in range(count):
+            line = colour[n]
+            for x in range(width):
+                line[x] = np.float32(0)
+        for channel in range(3):
+            own = planes[channel, y + margin, margin : margin + width]
+            for x in range(width):
+                total[x] = np.float32(0)
+            for n in range(count):  # differences from the pixel itself: no digits are lost
+                first = margin + offsets[n, 1]
+                line, there = values[n], planes[channel, y + margin + offsets[n, 0], first : first + width]
+                for x in range(width):
+                    line[x] = there[x] - own[x]
+                    total[x] += line[x]
+            for x in range(width):
+                total[x] /= np.float32(count + centres)  # the mean
+                square[x] = np.float32(centres) * total[x] * total[x]
+            for n in range(count):
+                line = values[n]
+                for x in range(width):
+                    square[x] += (line[x] - total[x]) * (line[x] - total[x])
+            for x in range(width):
+                deviation = np.sqrt(square[x] / np.float32(count + centres - 1))
                 if centres:
-                    scale = np.float32(1) / (np.float32(1e-8) + np.float32(0.1) * deviation)
-                    for n in range(count):
-                        colour[n] -= abs(values[n]) * scale
+                    scale[x] = np.float32(1) / (np.float32(1e-8) + np.float32(0.1) * deviation)
                 else:
-                    scale = np.float32(1) / (deviation + np.float32(1e-8)) / np.float32(_SHARPNESS)
-                    for n in range(count):
-                        colour[n] -= (values[n] * scale) * (values[n] * scale)
-            highest = colour[0]
+                    scale[x] = np.float32(1) / (deviation + np.float32(1e-8)) / np.float32(_SHARPNESS)
             for n in range(count):
-                highest = colour[n] if colour[n] > highest else highest
-            total = np.float32(0)
-            for n in range(count):
-                colour[n] = exp((colour[n] - highest) / np.float32(3))
-                total += colour[n]
-            for n in range(count):
-                weight = colour[n] / total
-                if not centres:
-                    weight = (weight + position[n]) / np.float32(1 + _POSITION_WEIGHT)
-                weights[n, y, x] = weight
+                line, so_far = values[n], colour[n]
+                if centres:
+                    for x in range(width):
+                        so_far[x] -= abs(line[x]) * scale[x]
+                else:
+                    for x in range(width):
+                        so_far[x] -= (line[x] * scale[x]) * (line[x] * scale[x])
+        highest = scale
+        for x in range(width):
+            highest[x] = colour[0, x]
+            total[x] = np.float32(0)
+        for n in range(1, count):
+            line = colour[n]
+            for x in range(width):
+                highest[x] = line[x] if line[x] > highest[x] else highest[x]
+        for n in range(count):
+            line = colour[n]
+            for x in range(width):
+                line[x] = exp((line[x] - highest[x]) / np.float32(3))
+                total[x] += line[x]
+        for n in range(count):
+            line, final = colour[n], weights[n, y]
+            if centres:
+                for x in range(width):
+                    final[x] = line[x] / total[x]
+            else:
+                for x in range(width):
+                    final[x] = (line[x] / total[x] + position[n]) / np.float32(1 + _POSITION_WEIGHT)
 
 
 def _spread_rows(padded: np.ndarray, weights: np.ndarray, offsets: np.ndarray, margin: int, scores: np.ndarray) -> None:
     count, height, width = scores.shape
-    for row in numba.prange(count * height):
-        k, y = row // height, row % height
-        line = scores[k, y]
-        line[:] = 0
-        for n in range(len(offsets)):
-            first = margin + offsets[n, 1]
-            there, weight = padded[k, y + margin + offsets[n, 0], first : first + width], weights[n, y]
+    for y in numba.prange(height):
+        for k in range(count):  # one row's weights stay at hand for all scores
+            line = scores[k, y]
             for x in range(width):
-                line[x] += weight[x] * there[x]
+                line[x] = np.float32(0)
+            for n in range(len(offsets)):
+                first = margin + offsets[n, 1]
+                there, weight = padded[k, y + margin + offsets[n, 0], first : first + width], weights[n, y]
+                for x in range(width):
+                    line[x] += weight[x] * there[x]
 
 
 _KERNELS: dict[str, Callable[..., None]] = {"weigh": _weigh, "spread": _spread_rows}
-_parallel, _serial = compiled(_KERNELS, True, kept=False), compiled(_KERNELS, False)
+_parallel, _serial = compiled(_KERNELS, True, reordered=False), compiled(_KERNELS, False, reordered=False)
