@@ -8,10 +8,10 @@ demo: .venv/installed
 	$(BIN)/tagseg demo --out runs/demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-long: .venv/tested
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --long -m long
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --long -m long
 
 lint: .venv/tested
 	$(BIN)/ruff check .

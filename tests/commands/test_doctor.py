@@ -1,13 +1,12 @@
 """What `tagseg doctor` says of a machine."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import tagseg
+from tagseg.cli import app
 from tagseg.commands import doctor
 
 SMALL = {"backbone": "test_resnet", "weights": "random", "encoder.name": "test_vit", "encoder.weights": "random"}
@@ -31,17 +30,12 @@ def test_weights_that_nobody_can_have(monkeypatch: pytest.MonkeyPatch):
     assert "give a file with --weights" in found.text
 
 
-def test_networks_that_there_are_not(tmp_path: Path):
+def test_networks_that_there_are_not():
     found = tagseg.doctor("cam", {"backbone": "resnet5000", "weights": "random"})[-1]
     assert not found.good
-    done = subprocess.run(
-        [sys.executable, "-m", "tagseg.cli", "doctor", "--recipe", "cam", "--backbone", "resnet5000"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 1
-    assert "--  resnet5000" in done.stdout
+    done = CliRunner().invoke(app, ["doctor", "--recipe", "cam", "--backbone", "resnet5000"])
+    assert done.exit_code == 1
+    assert "--  resnet5000" in done.output
 
 
 def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch):

@@ -37,36 +37,9 @@ def left(run: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def spawned(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What two processes have learnt that the run itself has started."""
-    out = tmp_path_factory.mktemp("spawned") / "run"
-    subprocess.run([sys.executable, "-m", *command(tiny_set, out, processes=2)], check=True, env=environment())
-    return left(out)
-
-
-def test_srun(tiny_set: Path, tmp_path: Path, spawned: dict[str, str]):
-    out, step = tmp_path / "run", []
-    for rank in range(2):
-        slurm = {
-            "SLURM_NTASKS": "2",
-            "SLURM_PROCID": str(rank),
-            "SLURM_LOCALID": str(rank),
-            "SLURM_NODEID": "0",
-            "SLURM_JOB_ID": str(20_000 + os.getpid() % 10_000),
-            "SLURM_STEP_ID": "0",
-            "SLURM_NODELIST": "localhost",
-            "SLURM_STEP_TASKS_PER_NODE": "2",
-            "SLURM_JOB_NAME": "fit",
-        }
-        step.append(subprocess.Popen([sys.executable, "-m", *command(tiny_set, out)], env=environment(**slurm)))
-    assert [process.wait(timeout=240) for process in step] == [0, 0]
-    assert left(out) == spawned
-
-
-def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(
-    tiny_set: Path, tmp_path: Path, spawned: dict[str, str]
-):
-    out = tmp_path / "run"
+def launched(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], str]:
+    """What two processes have learnt that torchrun has started twice, for one was killed; and what they said."""
+    out = tmp_path_factory.mktemp("launched") / "run"
     launched = [*TORCHRUN, *command(tiny_set, out)]
     agent = subprocess.Popen(launched, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint, waited = out / "train" / "last.ckpt", time.monotonic()
@@ -84,14 +57,47 @@ def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(
     for child in children:
         assert not Path("/proc", child).exists()
     done = subprocess.run(launched, env=environment(), capture_output=True, text=True, check=True)
-    assert left(out) == spawned
-    assert done.stdout.count("segmentation, evaluation") == 1  # the other process says nothing
     assert not list(out.rglob("*.partial"))
+    return left(out), done.stdout
+
+
+def test_one_that_is_killed_ends_all_and_the_same_command_goes_on(launched: tuple[dict[str, str], str]):
+    files, said = launched
+    assert {name.split("/")[0] for name in files} == {"train", "mine", "segment", "masks", "report"}
+    assert said.count("segmentation, evaluation") == 1  # the other process says nothing
+
+
+def test_srun(tiny_set: Path, tmp_path: Path, launched: tuple[dict[str, str], str]):
+    """Learns what those learn that torchrun has started, one of which was killed."""
+    out, step = tmp_path / "run", []
+    for rank in range(2):
+        slurm = {
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(rank),
+            "SLURM_LOCALID": str(rank),
+            "SLURM_NODEID": "0",
+            "SLURM_JOB_ID": str(20_000 + os.getpid() % 10_000),
+            "SLURM_STEP_ID": "0",
+            "SLURM_NODELIST": "localhost",
+            "SLURM_STEP_TASKS_PER_NODE": "2",
+            "SLURM_JOB_NAME": "fit",
+        }
+        step.append(subprocess.Popen([sys.executable, "-m", *command(tiny_set, out)], env=environment(**slurm)))
+    assert [process.wait(timeout=240) for process in step] == [0, 0]
+    assert left(out) == launched[0]
+
+
+@pytest.mark.long
+def test_those_that_a_run_starts_itself(tiny_set: Path, tmp_path: Path, launched: tuple[dict[str, str], str]):
+    """Learn what those learn that torchrun has started."""
+    out = tmp_path / "run"
+    subprocess.run([sys.executable, "-m", *command(tiny_set, out, processes=2)], check=True, env=environment())
+    assert left(out) == launched[0]
 
 
 @pytest.mark.long
 def test_a_machine_that_dies_ends_the_other_and_the_same_command_goes_on(
-    tiny_set: Path, tmp_path: Path, spawned: dict[str, str]
+    tiny_set: Path, tmp_path: Path, launched: tuple[dict[str, str], str]
 ):
     """Two agents of torchrun with a process each, as on two machines (docs/clusters.md)."""
     out = tmp_path / "run"
@@ -125,7 +131,7 @@ def test_a_machine_that_dies_ends_the_other_and_the_same_command_goes_on(
     assert first.wait(timeout=90) != 0
     assert time.monotonic() - killed < 45
     assert [agent.wait(timeout=240) for agent in machines()] == [0, 0]
-    assert left(out) == spawned
+    assert left(out) == launched[0]
 
 
 def test_who_is_alone(monkeypatch: pytest.MonkeyPatch):
