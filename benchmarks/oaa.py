@@ -45,7 +45,6 @@ from tagseg.report.curves import line_figure
 from tagseg.report.pictures import overlay_map
 from tagseg.report.sheets import contact_sheet, rendered, write_picture
 
-SHARED = ("epochs", "learning_rate", "side", "scales", "batch_size", "output_stride", "head_factor")
 MULTI = ", scales and flips"
 MAIN = ("cam", "oaa", "oaa++", "drop network", "oaa+", "oaa+++", *(n + MULTI for n in ("cam", "oaa+", "oaa+++")))
 OF_CLASSIFIER = {"cam": "oaa", "drop network": "oaa++"}  # rows read from the classifier of another run
@@ -68,8 +67,6 @@ def run_variant(data: Path, out: Path, name: str, seed: int, settings: dict[str,
     settings = {**settings, **extra, "seed": seed}
     run = out / f"{name}-seed{seed}"
     if method in ("oaa+", "oaa+++"):
-        own = {f"train.integral.{key}": settings[f"train.{key}"] for key in SHARED if f"train.{key}" in settings}
-        settings = {**own, **settings}
         first = out / f"{'oaa' if method == 'oaa+' else 'oaa++'}-seed{seed}"
         if not run.exists() and first.exists():
             shutil.copytree(first, run, ignore=shutil.ignore_patterns("mine", "maps of *", ".lock"))

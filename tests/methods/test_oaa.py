@@ -25,8 +25,9 @@ from tagseg.methods.oaa_losses import (
     winning,
 )
 from tagseg.methods.saved import load_networks, load_saved
-from tagseg.methods.settings.oaa import METHODS
+from tagseg.methods.settings.oaa import METHODS, OAAPlusSettings
 from tagseg.methods.table import load_method
+from tagseg.pipeline.settings import resolve
 from tests.conftest import TINY, names
 
 VARIANTS = sorted(METHODS)
@@ -227,6 +228,21 @@ def test_published_network():
 def fitted(data: Path, out: Path, recipe: str, **settings: Any) -> Any:
     settings = {**TINY, "train.epochs": 3, **settings}
     return tagseg.fit(data, out, recipe=recipe, settings=settings, quiet=True)
+
+
+def test_what_is_set_for_the_first_network_holds_for_the_second():
+    """Unless it has a value of its own; and settings that were written down are read as they were."""
+    train = resolve("oaa+", {"train.side": 161, "train.hold": 0.5, "train.integral.batch_size": 4}).train
+    assert isinstance(train, OAAPlusSettings)
+    assert train.integral is not None
+    assert (train.integral.side, train.integral.hold, train.integral.batch_size) == (161, 0.5, 4)
+    assert type(train).model_validate(train.model_dump(mode="json")) == train
+    assert getattr(resolve("oaa", {"train.side": 161}).train, "integral", 0) is None
+    apart = {"train.optimiser": "sgd-steps", "train.drops": [0.5], "train.integral.optimiser": "adamw"}
+    second = getattr(resolve("oaa+", apart).train, "integral", None)
+    assert (second.optimiser, second.drops) == ("adamw", None)
+    with pytest.raises(BadInput, match=r"'train\.side' cannot be 3"):
+        resolve("oaa+", {"train.side": 3})
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -170,7 +170,7 @@ _COMMON = {  # what is the same wherever it stands, and has no comment there
     "drop": "what is hidden of that which was found before: nothing, of the photograph, or of the features (OAA++)",
     "side": "of the square window or of the long side, pixels",
     "mirror": "mirror half of the views",
-    "integral": "of the second network, which learns the cumulative maps (OAA+)",
+    "integral": "of the second network (OAA+), which is as the first one in what is not set for it",
     "crops": "how many small crops a photograph has",
     "colour_jitter": "change brightness, contrast, saturation and hue at random",
     "auxiliary_weight": "of the loss of the earlier block",

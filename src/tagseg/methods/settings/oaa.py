@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from tagseg.methods.settings.cam import ClassifierSettings
 from tagseg.settings import ScaleRange, SidePixels
@@ -54,9 +54,25 @@ class OAALocalisationSettings(AccumulationSettings):
 
 
 class OAASettings(AccumulationSettings):
-    """Settings of OAA, and of what comes after it, if anything does."""
+    """Settings of OAA, and of what comes after it, if anything does.
+
+    What is set for the first network, and not for the second (`integral`), holds for both.
+    """
 
     integral: IntegralSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _second_is_as_the_first(cls, given: Any) -> Any:
+        integral = given.get("integral", cls.model_fields["integral"].default) if isinstance(given, dict) else None
+        if isinstance(integral, IntegralSettings):
+            integral = integral.model_dump(exclude_unset=True)
+        if not isinstance(integral, dict):
+            return given
+        shared = {name for name in NetworkSettings.model_fields if name in given}
+        if "optimiser" in integral:
+            shared -= {"hold", "drops"}  # which belong to an optimiser
+        return {**given, "integral": {**{name: given[name] for name in shared}, **integral}}
 
     @property
     def successor(self) -> IntegralSettings | None:
