@@ -192,6 +192,12 @@ def test_random_weights_are_not_held(method: str):
         check_networks(resolve(method, {**TINY, "train.early_stride": "all"}), names(3))
 
 
+@pytest.mark.parametrize("part", ["segment", "train.integral"])
+def test_nor_are_those_of_a_network_that_comes_after_it(part: str):
+    with pytest.raises(BadInput, match=f"{part}.early_stride=all: random weights would never learn"):
+        check_networks(resolve("oaa+", {**TINY, f"{part}.early_stride": "all"}), names(3))
+
+
 def test_what_does_nothing_where_a_backbone_stays():
     """SPG's guidance would teach nothing that makes its maps, and nothing is dropped."""
     held = {"train.early_stride": "all"}

@@ -42,11 +42,7 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         raise BadInput(f"train.frozen=true: '{s.method}' learns from more than features; set train.frozen=false.")
     if s.accumulate > 1 and method.whole_batches:
         raise BadInput(f"accumulate {s.accumulate}: '{s.method}' needs whole batches; set accumulate=1.")
-    if s.weights == "random" and getattr(s.train, "early_stride", 0) == "all":
-        raise BadInput(
-            "train.early_stride=all: random weights would never learn anything; give pretrained ones (--weights), or "
-            "set train.early_stride=0."
-        )
+    _check_held(s)
     features, views = 0.0, s.cache.bits / 8 * (1 + s.cache.mirrored + s.cache.parts)
     if needs_encoder(s):
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
@@ -131,6 +127,23 @@ def _stored(backbone: Backbone, side: int) -> float:
     """The features of a square photograph, in millions of numbers."""
     height, width = backbone.grid.cells(*backbone.grid.fit(side, side))
     return backbone.channels * height * width / 1e6
+
+
+def _check_held(settings: FitSettings) -> None:
+    """Refuses random weights that would stay as they are."""
+    parts: dict[str, tuple[Any, str]] = {
+        "train": (settings.train, settings.weights),
+        "train.integral": (settings.train.successor, settings.weights),
+    }
+    if settings.segment.network != "decoder" and not segments_itself(settings):
+        parts["segment"] = (settings.segment, backbone_of(settings.segment, settings)[1])
+    for part, (own, weights) in parts.items():
+        if weights == "random" and getattr(own, "early_stride", 0) == "all":
+            option = "--weights" if weights == settings.weights else f"{part}.weights"
+            raise BadInput(
+                f"{part}.early_stride=all: random weights would never learn anything; give pretrained ones ({option}), "
+                f"or set {part}.early_stride=0."
+            )
 
 
 def _check_segmentation(settings: FitSettings) -> float:
