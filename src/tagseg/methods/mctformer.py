@@ -48,6 +48,7 @@ class MCTformerV1(Method):
     def __init__(self, backbone: str, weights: str, classes: Sequence[str], settings: Any, steps: int) -> None:
         super().__init__(classes, settings, steps)
         self.backbone = ClassTokenTransformer(backbone, weights, self.num_classes, settings.drop_path)
+        self.backbone.keep_pretrained(settings.early_stride, "batch")
 
     def seen(self, images: torch.Tensor) -> ClassTokens:
         """Returns what the transformer says of images `(B, 3, H, W)`."""

@@ -64,6 +64,11 @@ class ClassTokenTransformer(Transformer):
                 block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
         self._try(self.with_classes)
 
+    def hold(self) -> None:
+        """Keeps all that is pretrained as it is, for good; class tokens are new, and learn."""
+        super().hold()
+        self.class_tokens.requires_grad_(True)
+
     def with_classes(self, images: torch.Tensor, summary: Summary | None = None) -> ClassTokens:
         """Returns what the transformer says of images `(B, 3, H, W)`, H and W multiples of the patch.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from tagseg.settings import Count, ScaleRange, SidePixels, TrainSettings
+from tagseg.settings import Count, EarlyStride, ScaleRange, SidePixels, TrainSettings
 
 
 class ClassTokenSettings(TrainSettings):
@@ -13,12 +16,16 @@ class ClassTokenSettings(TrainSettings):
     The schedule suits a few hundred to a few thousand photographs; recipes of `voc` hold the published ones.
     """
 
+    later: ClassVar[Mapping[str, Any]] = {"early_stride": 0}
+
     epochs: Count = 20
     batch_size: Count = 8
     side: SidePixels = 224
     scales: ScaleRange = (1.0, 2.0)  # long side of the photograph over `side`
     colour_jitter: bool = False
     drop_path: float = Field(default=0.1, ge=0, lt=1)  # how often the last block is left out while it learns
+    # as of convolutional networks; "all": the pretrained transformer stays as it is, and its class tokens learn
+    early_stride: EarlyStride = 0
     learning_rate: PositiveFloat = 6e-5
     weight_decay: NonNegativeFloat = 0.05
     rise: float = Field(default=0.083, ge=0, lt=1)  # share of the steps in which the rate rises
