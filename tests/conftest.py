@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tagseg.data.synthetic import make_synthetic
+from tagseg.methods import table
 
 # A network of half a million weights and windows of 49 pixels: the whole job within seconds.
 TINY: dict[str, Any] = {
@@ -60,6 +61,13 @@ def interrupted_in(kind: Any, epoch: int) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _methods_of_files_are_forgotten() -> Iterator[None]:
+    """Those that a test uses are no other test's."""
+    yield
+    table._own.clear()
 
 
 @pytest.fixture(scope="session")
