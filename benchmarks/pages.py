@@ -26,6 +26,7 @@ WHERE = {
     "heads_500_updates": "What stands on a network learns from views, for a shorter time",
     "cnn": "A convolutional network, fine-tuned",
     "cnn_short": "A convolutional network, fine-tuned for a short time",
+    "cnn_short_more": "A convolutional network, fine-tuned for a short time, on another machine: further rows",
     "transformers": "A plain transformer, fine-tuned",
     "transformers_slower": "A plain transformer, fine-tuned at a lower rate",
     "transformers_kept": "What stands on a plain transformer learns from views; the transformer stays as it is",
