@@ -30,6 +30,7 @@ WHERE = {
     "transformers": "A plain transformer, fine-tuned",
     "transformers_slower": "A plain transformer, fine-tuned at a lower rate",
     "transformers_kept": "What stands on a plain transformer learns from views; the transformer stays as it is",
+    "transformers_kept_100_seconds": "The same, at equal time",
     "gcn": "Spread by a graph network, which learns from the maps",
 }
 NUMBERS = {
