@@ -21,8 +21,8 @@ def compiled(functions: dict[str, Callable[..., None]], parallel: bool, *, reord
         functions: the kernels.
         parallel: whether they are for all cores.
         reordered: whether sums may be reordered ("fastmath"). Numba then makes other code of a parallel kernel when it
-            compiles it than when it reads it from the disk, so that results differ in their last bits between the first
-            run on a machine and the next: not for what training depends on.
+            compiles it than when it reads it from the disk, so that results may differ in their last bits between the
+            first run on a machine and the next: not for a kernel of which that is known, and that training depends on.
     """
     kernels = SimpleNamespace(parallel=parallel)
     for name, function in functions.items():

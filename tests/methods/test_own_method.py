@@ -25,7 +25,6 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert code.count("\n") <= 60
     path = tmp_path / "class_tokens.py"
     path.write_text(code, encoding="utf-8")
-    monkeypatch.setattr(table, "_own", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "class_tokens", raising=False)
     yield path

@@ -42,7 +42,8 @@ def check_networks(settings: FitSettings, classes: Sequence[str]) -> tuple[float
         raise BadInput(f"train.frozen=true: '{s.method}' learns from more than features; set train.frozen=false.")
     if s.accumulate > 1 and method.whole_batches:
         raise BadInput(f"accumulate {s.accumulate}: '{s.method}' needs whole batches; set accumulate=1.")
-    _check_held(s)
+    for part, network in (("train", s.train), ("train.integral", s.train.successor)):
+        _check_held(part, network, s.weights, "--weights")
     features, views = 0.0, s.cache.bits / 8 * (1 + s.cache.mirrored + s.cache.parts)
     if needs_encoder(s):
         encoder = Levels(s.encoder.name, stand_in(s.encoder.name, s.encoder.weights))
@@ -129,21 +130,13 @@ def _stored(backbone: Backbone, side: int) -> float:
     return backbone.channels * height * width / 1e6
 
 
-def _check_held(settings: FitSettings) -> None:
-    """Refuses random weights that would stay as they are."""
-    parts: dict[str, tuple[Any, str]] = {
-        "train": (settings.train, settings.weights),
-        "train.integral": (settings.train.successor, settings.weights),
-    }
-    if settings.segment.network != "decoder" and not segments_itself(settings):
-        parts["segment"] = (settings.segment, backbone_of(settings.segment, settings)[1])
-    for part, (own, weights) in parts.items():
-        if weights == "random" and getattr(own, "early_stride", 0) == "all":
-            option = "--weights" if weights == settings.weights else f"{part}.weights"
-            raise BadInput(
-                f"{part}.early_stride=all: random weights would never learn anything; give pretrained ones ({option}), "
-                f"or set {part}.early_stride=0."
-            )
+def _check_held(part: str, own: Any, weights: str, option: str) -> None:
+    """Refuses random weights that would stay as they are; `option` gives others."""
+    if weights == "random" and getattr(own, "early_stride", 0) == "all":
+        raise BadInput(
+            f"{part}.early_stride=all: random weights would never learn anything; give pretrained ones ({option}), or "
+            f"set {part}.early_stride=0."
+        )
 
 
 def _check_segmentation(settings: FitSettings) -> float:
@@ -156,6 +149,7 @@ def _check_segmentation(settings: FitSettings) -> float:
     if settings.segment.clip_from is not None and settings.accumulate > 1:
         raise BadInput(f"accumulate {settings.accumulate}: segment.clip_from needs whole batches; set accumulate=1.")
     own = settings.segment
+    _check_held("segment", own, weights, "segment.weights" if own.weights else "--weights")
     with _weights_of("segment.weights"):
         backbone = Backbone(name, stand_in(name, weights), own.output_stride)
     return own.networks * _megabytes(DeepLab(backbone, own.head, 1))
